@@ -1,0 +1,1 @@
+"""The ``hetero-noise`` command; its sub-commands are loaded when they are called."""

@@ -1,0 +1,134 @@
+"""NoiseRule: which sites get which error, how much, and where."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from hetero_plugin.config_errors import ConfigError, did_you_mean
+from hetero_plugin.config_model import Frozen, Number
+
+__all__ = ["ERROR_MODELS", "NoiseRule", "add_error_model"]
+
+# Names and formulas (x the clean value, s the scale, z standard normal). The implementations
+# are in the room `errors`, which may not be imported from here; its registry adds what it has.
+ERROR_MODELS: dict[str, str] = {
+    "relative_gaussian": "z·|x|·s",
+    "absolute_gaussian": "z·s",
+    "systematic_bias": "sign(x)·s, or sign(x)·|x|·s with relative: true",
+    "truncation": "floor(x/s)·s − x",
+    "deadzone": "−x where |x| < s·max|x|, else 0",
+}
+
+
+def add_error_model(name: str, formula: str) -> None:
+    """Makes ``name`` a valid ``error`` of a rule. Called by the registry of error models."""
+    ERROR_MODELS[name] = formula
+
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+class NoiseRule(Frozen):
+    """Which sites get which error, how much, and where.
+
+    Raises:
+        ConfigError: unknown key or error model, negative or non-finite scale, bad layer range,
+            bad pattern, or settings that contradict each other.
+    """
+
+    targets: tuple[str, ...] = ("linear",)
+    """Kinds, site names, globs or ``re:`` patterns (which match the whole name). ``linear``
+    covers the kinds linear and lm_head."""
+    exclude: tuple[str, ...] = ()
+    """Same words as ``targets``; taken out of what they select."""
+    error: str = "relative_gaussian"
+    scale: Number
+    """s of the error model's formula; 0 is exactly the clean model."""
+    relative: bool = False
+    """``systematic_bias`` only: s is a share of |x| rather than an absolute size."""
+    point: Literal["input", "output", "weight"] = "output"
+    direction: Literal["forward", "backward", "both"] = "both"
+    phase: Literal["rollout", "train", "both"] = "both"
+    layers: tuple[int | str, ...] | None = None
+    """Layer numbers and ranges such as "2-5" (both ends included); None is every layer and the
+    sites outside the layers (final norm, lm_head), which no number names."""
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+
+    @field_validator("targets", "exclude", mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_layer(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | str) else value
+
+    @field_validator("targets", "exclude")
+    @classmethod
+    def _check_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not word.strip():
+                raise ConfigError(f"got {word!r}; it should be a kind, a site name or a pattern.")
+            if word.startswith("re:"):
+                try:
+                    re.compile(word[3:])
+                except re.error as error:
+                    raise ConfigError(
+                        f"got {word!r}, which is not a regular expression: {error}."
+                    ) from None
+        return words
+
+    @field_validator("error")
+    @classmethod
+    def _check_error(cls, name: str) -> str:
+        if name not in ERROR_MODELS:
+            raise ConfigError(
+                f"got {name!r}, which is not an error model.{did_you_mean(name, ERROR_MODELS)} "
+                f"There are: {', '.join(ERROR_MODELS)}."
+            )
+        return name
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+        if layers is not None:
+            if not layers:
+                raise ConfigError("got an empty list; leave it out to mean every layer.")
+            for entry in layers:
+                _layer_range(entry)
+        return layers
+
+    @model_validator(mode="after")
+    def _check_together(self) -> NoiseRule:
+        if not self.targets:
+            raise ConfigError("targets: got none; a rule without targets would add no error.")
+        if self.relative and self.error != "systematic_bias":
+            raise ConfigError(
+                f"relative: true belongs to the error model systematic_bias; the model here is "
+                f"{self.error!r}. Leave it out."
+            )
+        return self
+
+    def layer_set(self) -> frozenset[int] | None:
+        """The layers as numbers; None for all of them."""
+        if self.layers is None:
+            return None
+        return frozenset(i for entry in self.layers for i in _layer_range(entry))
+
+
+def _layer_range(entry: int | str) -> range:
+    """The layers that one entry of ``layers`` names: 3, "3" or "2-5", both ends included."""
+    text = str(entry).strip()
+    match = None if isinstance(entry, bool) else _RANGE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f'got {entry!r}; it should be a layer number ≥ 0 or a range like "2-5".')
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise ConfigError(
+            f'got {entry!r}, which ends before it starts; it should be "{last}-{first}".'
+        )
+    return range(first, last + 1)

@@ -1,0 +1,5 @@
+"""AQN: per-step Gaussian noise on RMSNorm weights (QeRL, arXiv 2510.11696), held in offsets."""
+
+from hetero_plugin.aqn.controller import AQNController
+
+__all__ = ["AQNController"]

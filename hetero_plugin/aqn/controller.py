@@ -1,0 +1,66 @@
+"""Writes AQN's offsets; no parameter is ever touched."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hetero_plugin import random
+from hetero_plugin.config import AQNConfig
+from hetero_plugin.state import AQNState, NoiseState
+
+
+class AQNController:
+    """Sets the norm offsets of one model to σ(step)·z, z keyed by (seed, step, norm, feature).
+
+    Every tensor-parallel rank and every engine that is given the same step draws the same z.
+    """
+
+    def __init__(self, config: AQNConfig, state: NoiseState) -> None:
+        self.config = config
+        self.state = state
+        self.offsets: AQNState = state.attach_aqn()
+        with torch.inference_mode(False):
+            # One row a norm, the rows padded to the widest: one launch draws them all.
+            sites = self.offsets.sites
+            self._width = max(site.features for site in sites)
+            self._site_keys = torch.tensor(
+                [random.site_key(site.name, "aqn") for site in sites], dtype=torch.int64
+            )
+            self._uniform = all(site.features == self._width for site in sites)
+
+    @property
+    def sigma(self) -> float:
+        """The σ in force."""
+        return self.offsets.sigma
+
+    def noise(self, step: int) -> Tensor:
+        """z of a step for every norm: float32, flat, in the order of the offsets."""
+        rows = torch.zeros_like(self._site_keys)
+        clock = torch.full_like(rows, random.clock_key(self.config.seed, step))
+        z = torch.ops.hetero_noise.stream(clock, self._site_keys, rows, 0, self._width, 2)
+        if self._uniform:
+            return z.reshape(-1)
+        return torch.cat([z[i, : site.features] for i, site in enumerate(self.offsets.sites)])
+
+    @torch.no_grad()
+    def step(self, step: int) -> float:
+        """Sets σ and z of a training step; replaces what was there.
+
+        Returns:
+            σ of that step (0 in a warm-up stage: then the offsets are exactly 0).
+        """
+        sigma = self.config.sigma(step)
+        offsets = self.offsets
+        if sigma == 0.0:
+            offsets.offsets.zero_()
+        else:
+            offsets.offsets.copy_(self.noise(step).mul_(sigma))
+        offsets.sigma, offsets.step = sigma, step
+        return sigma
+
+    @torch.no_grad()
+    def off(self) -> None:
+        """No offset: the clean weights, bit for bit."""
+        self.offsets.offsets.zero_()
+        self.offsets.sigma, self.offsets.step = 0.0, None

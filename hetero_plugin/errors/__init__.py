@@ -1,0 +1,32 @@
+"""The registry of error models: name -> `ErrorModel`.
+
+A new one is a function in a file of this folder, a line in `MODELS` and a row in
+``tests/errors/test_models.py``; see docs/error_models.md.
+"""
+
+from __future__ import annotations
+
+from hetero_plugin.errors.base import ErrorModel
+from hetero_plugin.errors.deterministic import BIAS, DEADZONE, RELATIVE_BIAS, TRUNCATION
+from hetero_plugin.errors.gaussian import ABSOLUTE, RELATIVE
+
+MODELS: dict[str, ErrorModel] = {
+    model.name: model for model in (RELATIVE, ABSOLUTE, BIAS, RELATIVE_BIAS, TRUNCATION, DEADZONE)
+}
+
+
+def error_model(name: str, *, relative: bool = False) -> ErrorModel:
+    """The error model of a rule.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
+    """
+    if relative and name == BIAS.name:
+        name = RELATIVE_BIAS.name
+    if name not in MODELS:
+        known = ", ".join(sorted(set(MODELS) - {RELATIVE_BIAS.name}))
+        raise ValueError(f"unknown error model {name!r}; known: {known}")
+    return MODELS[name]
+
+
+__all__ = ["MODELS", "ErrorModel", "error_model"]

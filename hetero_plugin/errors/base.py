@@ -1,0 +1,34 @@
+"""What an error model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# (clean value x [T, N], scale s [], standard normals z [T, N] or None) -> [T, N], all of one
+# floating dtype: float32 in the operator, float64 in tests.
+Function = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """One kind of hardware error.
+
+    Attributes:
+        name: the word used in a rule's ``error``.
+        function: gives the error to add if `additive`, else the new value.
+        additive: the error is added, and the sum rounded stochastically by default; a model that
+            is not (truncation, a number format) rounds by itself and is rounded to nearest.
+        random: draws normals.
+        native: the C++ kernel knows it; others run as tensor operations.
+        help: one line for people.
+    """
+
+    name: str
+    function: Function
+    additive: bool
+    random: bool
+    native: bool
+    help: str

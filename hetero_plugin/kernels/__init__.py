@@ -1,0 +1,58 @@
+"""Implementations behind ``torch.ops.hetero_noise``: a reference for any device, C++ for CPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+import torch
+
+from hetero_plugin.kernels import build, reference
+
+log = logging.getLogger("hetero_noise")
+_library = torch.library.Library("hetero_noise", "DEF")
+_library.define(
+    "perturb(Tensor x, Tensor row_keys, Tensor clock, Tensor scales, Tensor segments, str error, "
+    "bool stochastic) -> Tensor"
+)
+# The same operator for error models without a native kernel, on any device.
+_library.define(
+    "perturb_reference(Tensor x, Tensor row_keys, Tensor clock, Tensor scales, Tensor segments, "
+    "str error, bool stochastic) -> Tensor"
+)
+_library.define(
+    "stream(Tensor clock, Tensor site, Tensor row, int start, int columns, int kind) -> Tensor"
+)
+_library.impl("perturb", reference.perturb, "CompositeExplicitAutograd")
+_library.impl("perturb_reference", reference.perturb, "CompositeExplicitAutograd")
+_library.impl("stream", reference.stream, "CompositeExplicitAutograd")
+
+
+def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _straight_through(ctx, grad):  # type: ignore[no-untyped-def]
+    return grad, None, None, None, None, None, None
+
+
+for _name in ("perturb", "perturb_reference"):
+    torch.library.register_fake(f"hetero_noise::{_name}", _same_shape, lib=_library)
+    # The error is a constant to autograd, and nothing is kept for the backward pass.
+    torch.library.register_autograd(f"hetero_noise::{_name}", _straight_through, lib=_library)
+
+
+def _load() -> str:
+    if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
+        return "reference"
+    try:
+        torch.ops.load_library(str(build.build()))
+    except (build.NoCompiler, RuntimeError, OSError) as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        return "reference"
+    return "cpp-" + torch.backends.cpu.get_cpu_capability().lower()
+
+
+KERNEL = _load()
+"""Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``."""

@@ -1,0 +1,286 @@
+// The CPU implementation of torch.ops.hetero_noise.perturb and of the addressed random numbers.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include "philox.h"
+
+namespace hetero {
+
+enum class Model { relative_gaussian, absolute_gaussian, bias, relative_bias, truncation };
+
+// ---- sixteen elements of a dtype, to and from float32 ----
+
+struct BF16 {
+  using storage = uint16_t;
+  static f32x16 load(const storage* p) {
+    u16x16 v;
+    std::memcpy(&v, p, 32);
+    return as_float(__builtin_convertvector(v, u32x16) << 16);
+  }
+  static void keep(storage* p, u32x16 bits) {
+    const u16x16 v = __builtin_convertvector(bits >> 16, u16x16);
+    std::memcpy(p, &v, 32);
+  }
+  static i32x16 special(u32x16 bits) { return (i32x16)((bits & 0x7F800000u) == splat(0x7F800000u)); }
+  static void nearest(storage* p, f32x16 v) {
+    const u32x16 bits = as_bits(v);
+    const u32x16 even = bits + (splat(0x7FFFu) + ((bits >> 16) & 1u));
+    // A NaN must stay one: its payload could round away.
+    const u32x16 kept = bits | select((i32x16)(v != v), splat(0x00400000u), splat(0));
+    keep(p, select(special(bits), kept, even));
+  }
+  static void stochastic(storage* p, f32x16 v, u32x16 r, f32x16, f32x16) {
+    const u32x16 bits = as_bits(v);
+    const u32x16 kept = bits | select((i32x16)(v != v), splat(0x00400000u), splat(0));
+    keep(p, select(special(bits), kept, bits + r));
+  }
+};
+
+struct F16 {
+  using storage = uint16_t;
+  static f32x16 load(const storage* p) {
+#if defined(__AVX512F__)
+    __m256i v;
+    std::memcpy(&v, p, 32);
+    return (f32x16)_mm512_cvtph_ps(v);
+#else
+    f32x16 r;
+    for (int i = 0; i < LANES; ++i) r[i] = (float)c10::Half(p[i], c10::Half::from_bits());
+    return r;
+#endif
+  }
+  static void nearest(storage* p, f32x16 v) {
+#if defined(__AVX512F__)
+    const __m256i h = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    std::memcpy(p, &h, 32);
+#else
+    for (int i = 0; i < LANES; ++i) p[i] = c10::Half(v[i]).x;
+#endif
+  }
+  static void stochastic(storage* p, f32x16 v, u32x16 r, f32x16, f32x16) {
+    const u32x16 bits = as_bits(v);
+    const f32x16 normal = as_float((bits + (r >> 3)) & splat(~0x1FFFu));
+    // Below 2^-14 float16 is a fixed-point format with step 2^-24.
+    const f32x16 scaled = magnitude(v) * splatf(0x1p24f) + to_float(r) * splatf(0x1p-16f);
+    const i32x16 subnormal = (i32x16)(magnitude(v) < splatf(0x1p-14f));
+    const i32x16 whole = __builtin_convertvector(select(subnormal, scaled, f32x16{}), i32x16);
+    const f32x16 fixed = __builtin_convertvector(whole, f32x16) * splatf(0x1p-24f);
+    const f32x16 small = as_float(as_bits(fixed) | (bits & 0x80000000u));
+    const f32x16 rounded = select(subnormal, small, normal);
+    nearest(p, select(BF16::special(bits), v, rounded));
+  }
+};
+
+struct F32 {
+  using storage = float;
+  static f32x16 load(const storage* p) {
+    f32x16 v;
+    std::memcpy(&v, p, 64);
+    return v;
+  }
+  static void nearest(storage* p, f32x16 v) { std::memcpy(p, &v, 64); }
+  static void stochastic(storage* p, f32x16 v, u32x16 r, f32x16 clean, f32x16 error) {
+    const f32x16 virt = v - clean;  // TwoSum (Knuth): v + lost == clean + error
+    const f32x16 lost = (clean - (v - virt)) + (error - virt);
+    const u32x16 bits = as_bits(v);
+    const i32x16 away = (i32x16)((lost > f32x16{}) == (v > f32x16{}));
+    const f32x16 neighbour = as_float(select(away, bits + splat(1), bits - splat(1)));
+    const f32x16 gap = magnitude(neighbour - v);
+    const i32x16 move = (i32x16)(magnitude(lost) * splatf(65536.0f) > to_float(r) * gap) &
+                        (i32x16)(lost != f32x16{}) & (i32x16)(v != f32x16{}) & ~BF16::special(bits);
+    const f32x16 out = select(move, neighbour, v);
+    std::memcpy(p, &out, 64);
+  }
+};
+
+// ---- one group of 128 columns ----
+
+template <Model M, class D, bool SR>
+static inline void group(const typename D::storage* x, typename D::storage* y, const Address& at,
+                         uint32_t index, float scale) {
+  constexpr bool random = M == Model::relative_gaussian || M == Model::absolute_gaussian;
+  constexpr bool rounds = SR && M != Model::truncation;
+  u32x16 words[12], bits[SLOTS];
+  f32x16 z[SLOTS];
+  if constexpr (random && rounds) {
+    philox<0, 3>(at, index, words);
+  } else if constexpr (random) {
+    philox<0, 2>(at, index, words);
+  } else if constexpr (rounds) {
+    philox<2, 1>(at, index, words + 8);
+  }
+  if constexpr (random) normals(words, z);
+  if constexpr (rounds) halves(words + 8, bits);
+  const f32x16 s = splatf(scale);
+#pragma GCC unroll 8
+  for (int k = 0; k < SLOTS; ++k) {
+    const f32x16 v = D::load(x + k * LANES);
+    f32x16 error;
+    if constexpr (M == Model::relative_gaussian) error = z[k] * s * magnitude(v);
+    if constexpr (M == Model::absolute_gaussian) error = z[k] * s;
+    if constexpr (M == Model::relative_bias) error = v * s;
+    if constexpr (M == Model::bias) {
+      const u32x16 signed_scale = as_bits(s) | (as_bits(v) & 0x80000000u);
+      error = as_float(select((i32x16)(v == f32x16{}), splat(0), signed_scale));
+      error = select((i32x16)(v != v), v, error);
+    }
+    if constexpr (M == Model::truncation) {
+      f32x16 cut = v / s;
+      for (int i = 0; i < LANES; ++i) cut[i] = __builtin_floorf(cut[i]);
+      cut = cut * s;
+      D::nearest(y + k * LANES, select(BF16::special(as_bits(cut)), v, cut));
+    } else {
+      const f32x16 sum = v + error;
+      if constexpr (rounds) {
+        D::stochastic(y + k * LANES, sum, bits[k], v, error);
+      } else {
+        D::nearest(y + k * LANES, sum);
+      }
+    }
+  }
+}
+
+template <Model M, class D, bool SR>
+static void rows(const at::Tensor& x, at::Tensor& y, const int64_t* keys, int64_t clock,
+                 const float* scales, const int64_t* segments, int64_t count) {
+  using T = typename D::storage;
+  const int64_t N = x.size(-1), R = N ? x.numel() / N : 0;
+  const T* in = static_cast<const T*>(x.const_data_ptr());
+  T* out = static_cast<T*>(y.mutable_data_ptr());
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(N, 1));
+  at::parallel_for(0, R, grain, [&](int64_t begin, int64_t end) {
+    alignas(64) T from[GROUP] = {}, to[GROUP];
+    for (int64_t r = begin; r < end; ++r) {
+      const T* a = in + r * N;
+      T* b = out + r * N;
+      for (int64_t g = 0; g < count; ++g) {
+        const int64_t* segment = segments + 4 * g;
+        const int64_t width = segment[0], offset = segment[2];
+        const float scale = scales[segment[3]];
+        if (scale == 0.0f) {
+          std::memcpy(b, a, width * sizeof(T));
+        } else {
+          const Address at(clock, segment[1], keys[r]);
+          int64_t column = 0;
+          while (column < width) {
+            const int64_t global = offset + column, inside = global % GROUP;
+            const int64_t n = std::min<int64_t>(GROUP - inside, width - column);
+            const uint32_t index = (uint32_t)(global / GROUP);
+            if (n == GROUP) {
+              group<M, D, SR>(a + column, b + column, at, index, scale);
+            } else {
+              std::memcpy(from + inside, a + column, n * sizeof(T));
+              group<M, D, SR>(from, to, at, index, scale);
+              std::memcpy(b + column, to + inside, n * sizeof(T));
+            }
+            column += n;
+          }
+        }
+        a += width;
+        b += width;
+      }
+    }
+  });
+}
+
+template <Model M>
+static void by_dtype(bool sr, const at::Tensor& x, at::Tensor& y, const int64_t* keys,
+                     int64_t clock, const float* scales, const int64_t* segments, int64_t count) {
+#define HETERO_CASE(TYPE, D)                                                              \
+  case at::TYPE:                                                                          \
+    return sr ? rows<M, D, true>(x, y, keys, clock, scales, segments, count)              \
+              : rows<M, D, false>(x, y, keys, clock, scales, segments, count)
+  switch (x.scalar_type()) {
+    HETERO_CASE(kBFloat16, BF16);
+    HETERO_CASE(kHalf, F16);
+    HETERO_CASE(kFloat, F32);
+    default:
+      TORCH_CHECK_TYPE(false, "hetero_noise::perturb takes bfloat16, float16 or float32, got ", x.scalar_type());
+  }
+#undef HETERO_CASE
+}
+
+at::Tensor perturb(const at::Tensor& x_any, const at::Tensor& row_keys, const at::Tensor& clock,
+                   const at::Tensor& scales, const at::Tensor& segments, std::string_view error,
+                   bool stochastic) {
+  const at::Tensor x = x_any.contiguous();
+  at::Tensor y = at::empty_like(x);
+  const int64_t N = x.dim() ? x.size(-1) : 0, count = segments.size(0);
+  const int64_t* segment = segments.const_data_ptr<int64_t>();
+  int64_t width = 0;
+  for (int64_t g = 0; g < count; ++g) {
+    width += segment[4 * g];
+    TORCH_CHECK(segment[4 * g + 3] >= 0 && segment[4 * g + 3] < scales.numel(),
+                "hetero_noise::perturb: slot ", segment[4 * g + 3], " is outside the scale table of ", scales.numel());
+  }
+  TORCH_CHECK(width == N, "hetero_noise::perturb: the segments cover ", width, " columns, the tensor has ", N);
+  const int64_t R = N ? x.numel() / N : 0;
+  TORCH_CHECK(row_keys.numel() >= R, "hetero_noise::perturb: ", R, " rows but ", row_keys.numel(), " row keys");
+  TORCH_CHECK(row_keys.is_contiguous() && scales.is_contiguous() && segments.is_contiguous(),
+              "hetero_noise::perturb: keys, scales and segments must be contiguous");
+  const auto go = [&](auto run) {
+    run(stochastic, x, y, row_keys.const_data_ptr<int64_t>(), *clock.const_data_ptr<int64_t>(),
+        scales.const_data_ptr<float>(), segment, count);
+  };
+  if (error == "relative_gaussian") go(by_dtype<Model::relative_gaussian>);
+  else if (error == "absolute_gaussian") go(by_dtype<Model::absolute_gaussian>);
+  else if (error == "systematic_bias") go(by_dtype<Model::bias>);
+  else if (error == "systematic_bias_relative") go(by_dtype<Model::relative_bias>);
+  else if (error == "truncation") go(by_dtype<Model::truncation>);
+  else TORCH_CHECK_VALUE(false, "hetero_noise::perturb has no native error model '", error, "'");
+  return y;
+}
+
+// kind 0: the 32-bit words of the normals; 1: the 16-bit words of rounding (int32 both);
+// 2: the normals (float32). clock, site, row: int64 [T]. Result: [T, columns].
+at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Tensor& row,
+                  int64_t start, int64_t columns, int64_t kind) {
+  const int64_t R = row.numel();
+  TORCH_CHECK(clock.numel() == R && site.numel() == R, "hetero_noise::stream: one clock and site a row");
+  at::Tensor out = at::empty({R, columns}, row.options().dtype(kind == 2 ? at::kFloat : at::kInt));
+  uint32_t* base = static_cast<uint32_t*>(out.mutable_data_ptr());
+  const int64_t *c = clock.const_data_ptr<int64_t>(), *s = site.const_data_ptr<int64_t>(), *k = row.const_data_ptr<int64_t>();
+  at::parallel_for(0, R, std::max<int64_t>(1, 8192 / std::max<int64_t>(columns, 1)), [&](int64_t begin, int64_t end) {
+    u32x16 words[8];
+    u32x16 values[SLOTS];
+    f32x16 z[SLOTS];
+    for (int64_t r = begin; r < end; ++r) {
+      const Address at(c[r], s[r], k[r]);
+      int64_t column = 0;
+      while (column < columns) {
+        const int64_t global = start + column, inside = global % GROUP;
+        const int64_t n = std::min<int64_t>(GROUP - inside, columns - column);
+        const uint32_t index = (uint32_t)(global / GROUP);
+        const void* source = values;
+        if (kind == 1) {
+          philox<2, 1>(at, index, words);
+          halves(words, values);
+        } else {
+          philox<0, 2>(at, index, words);
+          source = words;
+          if (kind == 2) {
+            normals(words, z);
+            source = z;
+          }
+        }
+        std::memcpy(base + r * columns + column, (const uint32_t*)source + inside, n * 4);
+        column += n;
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace hetero
+
+TORCH_LIBRARY_IMPL(hetero_noise, CPU, m) {
+  m.impl("perturb", hetero::perturb);
+  m.impl("stream", hetero::stream);
+}

@@ -1,0 +1,181 @@
+// Philox4x32-7, Box-Muller and stochastic rounding for sixteen lanes at a time.
+//
+// The definition is hetero_plugin/random.py; the integers here are its integers. GCC and Clang lower
+// the vector types to whatever the target has: one AVX-512 register, two AVX2 or four NEON ones.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace hetero {
+
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+constexpr int LANES = 16, SLOTS = 8, GROUP = LANES * SLOTS, ROUNDS = 7;
+
+static inline u32x16 splat(uint32_t v) { return v - u32x16{}; }
+static inline f32x16 splatf(float v) { return v - f32x16{}; }
+static inline f32x16 as_float(u32x16 v) { return (f32x16)v; }
+static inline u32x16 as_bits(f32x16 v) { return (u32x16)v; }
+static inline u32x16 select(i32x16 mask, u32x16 a, u32x16 b) {
+  return (a & (u32x16)mask) | (b & ~(u32x16)mask);
+}
+static inline f32x16 select(i32x16 mask, f32x16 a, f32x16 b) {
+  return as_float(select(mask, as_bits(a), as_bits(b)));
+}
+static inline f32x16 magnitude(f32x16 v) { return as_float(as_bits(v) & splat(0x7FFFFFFFu)); }
+
+// High and low words of a * m. The widening multiply is the one thing that compilers do not find.
+static inline void mulhilo(u32x16 a, uint32_t m, u32x16& hi, u32x16& lo) {
+#if defined(__AVX512F__)
+  const __m512i v = (__m512i)a, k = _mm512_set1_epi32((int)m);
+  const __m512i even = _mm512_mul_epu32(v, k);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(v, 32), k);
+  hi = (u32x16)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+  lo = (u32x16)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+#elif defined(__AVX2__)
+  __m256i v[2], h[2], l[2];
+  std::memcpy(v, &a, 64);
+  const __m256i k = _mm256_set1_epi32((int)m);
+  for (int i = 0; i < 2; ++i) {
+    const __m256i even = _mm256_mul_epu32(v[i], k);
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(v[i], 32), k);
+    h[i] = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    l[i] = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  }
+  std::memcpy(&hi, h, 64);
+  std::memcpy(&lo, l, 64);
+#else
+  for (int i = 0; i < LANES; ++i) {
+    const uint64_t p = (uint64_t)a[i] * m;
+    hi[i] = (uint32_t)(p >> 32);
+    lo[i] = (uint32_t)p;
+  }
+#endif
+}
+
+struct Address {  // one row of one site
+  uint32_t k0, k1, row_lo, row_hi, site_lo;
+  Address(int64_t clock, int64_t site, int64_t row)
+      : k0((uint32_t)clock ^ (uint32_t)((uint64_t)site >> 32)),
+        k1((uint32_t)((uint64_t)clock >> 32)),
+        row_lo((uint32_t)row),
+        row_hi((uint32_t)((uint64_t)row >> 32)),
+        site_lo((uint32_t)site) {}
+};
+
+// The words of CALLS consecutive Philox calls, interleaved so that their latencies overlap.
+template <int FIRST, int CALLS>
+static inline void philox(const Address& at, uint32_t group, u32x16* words) {
+  const u32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  u32x16 c0[CALLS], c1[CALLS], c2[CALLS], c3[CALLS];
+  for (int j = 0; j < CALLS; ++j) {
+    c0[j] = lane + (group * LANES + ((uint32_t)(FIRST + j) << 30));
+    c1[j] = splat(at.row_lo);
+    c2[j] = splat(at.row_hi);
+    c3[j] = splat(at.site_lo);
+  }
+  uint32_t k0 = at.k0, k1 = at.k1;
+#pragma GCC unroll 7
+  for (int r = 0; r < ROUNDS; ++r) {
+#pragma GCC unroll 3
+    for (int j = 0; j < CALLS; ++j) {
+      u32x16 h0, l0, h1, l1;
+      mulhilo(c0[j], 0xD2511F53u, h0, l0);
+      mulhilo(c2[j], 0xCD9E8D57u, h1, l1);
+      c0[j] = h1 ^ c1[j] ^ k0;
+      c1[j] = l1;
+      c2[j] = h0 ^ c3[j] ^ k1;
+      c3[j] = l0;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int j = 0; j < CALLS; ++j) {
+    words[4 * j] = c0[j];
+    words[4 * j + 1] = c1[j];
+    words[4 * j + 2] = c2[j];
+    words[4 * j + 3] = c3[j];
+  }
+}
+
+static inline f32x16 root(f32x16 v) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_sqrt_ps((__m512)v);
+#else
+  f32x16 r;
+  for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(v[i]);
+  return r;
+#endif
+}
+
+static inline f32x16 to_float(u32x16 v) { return __builtin_convertvector(v, f32x16); }
+
+// -2 ln(u) for u in (0, 1]: exponent and a mantissa in [1/sqrt 2, sqrt 2), then the series of
+// ln(1 + f) fitted there (coefficients as in Cephes logf, S. Moshier).
+static inline f32x16 minus_two_log(f32x16 u) {
+  const u32x16 bits = as_bits(u);
+  const u32x16 shifted = bits - splat(0x3F3504F3u);  // 1/sqrt 2
+  const i32x16 exponent = (i32x16)shifted >> 23;
+  const f32x16 m = as_float(bits - ((u32x16)exponent << 23));
+  const f32x16 f = m - splatf(1.0f), e = __builtin_convertvector(exponent, f32x16);
+  f32x16 p = splatf(7.0376836292e-2f);
+  p = p * f + splatf(-1.1514610310e-1f);
+  p = p * f + splatf(1.1676998740e-1f);
+  p = p * f + splatf(-1.2420140846e-1f);
+  p = p * f + splatf(1.4249322787e-1f);
+  p = p * f + splatf(-1.6668057665e-1f);
+  p = p * f + splatf(2.0000714765e-1f);
+  p = p * f + splatf(-2.4999993993e-1f);
+  p = p * f + splatf(3.3333331174e-1f);
+  const f32x16 f2 = f * f;
+  // e * ln 2 in two parts, so that small results near u = 1 keep their bits.
+  f32x16 y = p * f2 * f + e * splatf(-2.12194440e-4f);
+  y = y - splatf(0.5f) * f2 + f;
+  y = y + e * splatf(0.693359375f);
+  return splatf(-2.0f) * y;
+}
+
+// Two words -> two independent standard normals.
+static inline void box_muller(u32x16 radius_word, u32x16 angle_word, f32x16& a, f32x16& b) {
+  const f32x16 u = to_float(radius_word) * splatf(0x1p-32f) + splatf(0x1p-33f);
+  // u rounds to 1 at the top, where -2 ln u is a zero that may carry a sign.
+  const f32x16 radius = root(magnitude(minus_two_log(u)));
+  const u32x16 quadrant = (angle_word + splat(1u << 29)) >> 30;
+  const i32x16 rest = (i32x16)(angle_word - (quadrant << 30));
+  const f32x16 x = __builtin_convertvector(rest, f32x16) * splatf(1.4629180792671596e-9f);  // 2 pi / 2^32
+  const f32x16 x2 = x * x;
+  f32x16 s = splatf(-1.9515295891e-4f);  // Cephes sinf, cosf on [-pi/4, pi/4]
+  s = s * x2 + splatf(8.3321608736e-3f);
+  s = s * x2 + splatf(-1.6666654611e-1f);
+  s = s * x2 * x + x;
+  f32x16 c = splatf(2.443315711809948e-5f);
+  c = c * x2 + splatf(-1.388731625493765e-3f);
+  c = c * x2 + splatf(4.166664568298827e-2f);
+  c = c * x2 * x2 - splatf(0.5f) * x2 + splatf(1.0f);
+  const i32x16 odd = -(i32x16)(quadrant & splat(1));
+  const f32x16 first = select(odd, s, c), second = select(odd, c, s);
+  a = radius * as_float(as_bits(first) ^ (((quadrant + splat(1)) & splat(2)) << 30));
+  b = radius * as_float(as_bits(second) ^ ((quadrant & splat(2)) << 30));
+}
+
+// The eight normals of a group: z[slot][lane] belongs to column group * 128 + slot * 16 + lane.
+static inline void normals(const u32x16* words, f32x16* z) {
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) box_muller(words[2 * k], words[2 * k + 1], z[2 * k], z[2 * k + 1]);
+}
+
+static inline void halves(const u32x16* words, u32x16* bits) {
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    bits[2 * k] = words[k] & splat(0xFFFF);
+    bits[2 * k + 1] = words[k] >> 16;
+  }
+}
+
+}  // namespace hetero

@@ -1,0 +1,104 @@
+"""The operator in plain tensor arithmetic: what the fast kernels are checked against.
+
+It also runs every error model that has no native kernel. Slow, on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hetero_plugin import random
+from hetero_plugin.errors import MODELS
+
+
+def stochastic_round(
+    value: Tensor, bits: Tensor, dtype: torch.dtype, clean: Tensor, error: Tensor
+) -> Tensor:
+    """`value` rounded to a neighbour in `dtype`, with probabilities that keep the mean.
+
+    Args:
+        value: float32 [T, N], the clean value plus its error.
+        bits: int64 [T, N], 16 random bits.
+        dtype: bfloat16, float16 or float32.
+        clean, error: float32 [T, N] whose sum is `value`; float32 output needs the part of the sum
+            that float32 could not hold.
+    """
+    raw = value.contiguous().view(torch.int32)
+    special = (raw & 0x7F800000) == 0x7F800000
+    if dtype == torch.bfloat16:
+        up = ((raw.to(torch.int64) + bits) & ~0xFFFF).to(torch.int32).view(torch.float32)
+        return torch.where(special, value, up).to(dtype)
+    if dtype == torch.float16:
+        up = ((raw.to(torch.int64) + (bits >> 3)) & ~0x1FFF).to(torch.int32).view(torch.float32)
+        # Below 2**-14 float16 is a fixed-point format with step 2**-24.
+        fixed = torch.floor(value.abs() * 2.0**24 + bits.to(torch.float32) * 2.0**-16) * 2.0**-24
+        up = torch.where(value.abs() < 2.0**-14, torch.copysign(fixed, value), up)
+        return torch.where(special, value, up).to(dtype)
+    if dtype == torch.float32:
+        # TwoSum (Knuth): value + lost == clean + error exactly.
+        virtual = value - clean
+        lost = (clean - (value - virtual)) + (error - virtual)
+        away = (lost > 0) == (value > 0)
+        neighbour = torch.where(away, raw + 1, raw - 1).view(torch.float32)
+        gap = (neighbour - value).abs()
+        move = lost.abs() * 65536.0 > bits.to(torch.float32) * gap
+        move &= (lost != 0) & (value != 0) & ~special
+        return torch.where(move, neighbour, value)
+    raise TypeError(
+        f"stochastic rounding to {dtype} is not defined; use bfloat16, float16, float32"
+    )
+
+
+def perturb(
+    x: Tensor,
+    row_keys: Tensor,
+    clock: Tensor,
+    scales: Tensor,
+    segments: Tensor,
+    error: str,
+    stochastic: bool,
+) -> Tensor:
+    """See `hetero_plugin.perturb.perturb`, which this implements."""
+    columns = x.shape[-1]
+    x_TN = x.reshape(-1, columns)
+    rows = x_TN.shape[0]
+    model = MODELS[error]
+    out_TN = x_TN.clone()
+    if rows == 0:
+        return out_TN.reshape(x.shape)
+    keys = row_keys.reshape(-1)[:rows]
+    start = 0
+    for i in range(segments.shape[0]):
+        width, site, offset, slot = segments[i].unbind()
+        n, first = int(width), int(offset)
+        x_Tn = x_TN[:, start : start + n]
+        scale = scales[slot]
+        clean = x_Tn.to(torch.float32)
+        z = random.normal(clock, site, keys, first, n) if model.random else None
+        if model.additive:
+            addend = model.function(clean, scale, z)
+            value = clean + addend
+            if stochastic:
+                bits = random.rounding_bits(clock, site, keys, first, n)
+                rounded = stochastic_round(value, bits, x.dtype, clean, addend)
+            else:
+                rounded = value.to(x.dtype)
+        else:
+            rounded = model.function(clean, scale, z).to(x.dtype)
+        out_TN[:, start : start + n] = torch.where(scale == 0, x_Tn, rounded)
+        start += n
+    return out_TN.reshape(x.shape)
+
+
+def stream(clock: Tensor, site: Tensor, row: Tensor, start: int, columns: int, kind: int) -> Tensor:
+    """Bits or normals by address, [T, columns]; clock, site, row: int64 [T].
+
+    kind 0: the words of the normals (int32); 1: of rounding (int32); 2: the normals (float32).
+    """
+    if kind == 2:
+        return random.normal(clock, site, row, start, columns).contiguous()
+    words = (random.rounding_bits if kind == 1 else random.normal_bits)(
+        clock, site, row, start, columns
+    )
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).contiguous()

@@ -1,0 +1,191 @@
+"""The operator: a clean value, an error model and keys in; the perturbed value out.
+
+`perturb` is one opaque torch operator. The compiler may not look inside: traced arithmetic of keyed
+noise gets hoisted above the in-place GEMMs that write its operand.
+
+A `Chain` is what a layer holds: the operator calls of all rules at one point of it, with their
+segments. Shapes: T rows (tokens), N columns (features); x_TN is [..., N] with the leading
+dimensions flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hetero_plugin import random
+from hetero_plugin.errors import error_model
+from hetero_plugin.kernels import KERNEL
+
+if TYPE_CHECKING:
+    from hetero_plugin.state import NoiseState
+
+__all__ = ["KERNEL", "Chain", "Part", "chain", "perturb", "perturb_gradient", "record"]
+
+Part = tuple[str, int, int]
+"""Site name, columns it takes in the tensor, global index of its first column."""
+
+
+def perturb(
+    x: Tensor,
+    row_keys: Tensor,
+    clock: Tensor,
+    scales: Tensor,
+    segments: Tensor,
+    error: str = "relative_gaussian",
+    stochastic: bool = True,
+) -> Tensor:
+    """`x` with error.
+
+    Args:
+        x: [..., N], bfloat16, float16 or float32; the leading dimensions hold T rows.
+        row_keys: int64 [>= T], who each row is (`hetero_plugin.random.row_keys`).
+        clock: int64 [1], seed and resample key (`hetero_plugin.random.clock_key`).
+        scales: float32 [slots], the scale table; a scale of 0 copies x bit for bit.
+        segments: int64 [S, 4], the consecutive column ranges of x: width, site key, global index of
+            the first column, slot in `scales`. The widths add up to N.
+        error: name of an error model (`hetero_plugin.errors.MODELS`).
+        stochastic: round an added error stochastically rather than to nearest.
+
+    Returns:
+        A new tensor like x. Its gradient is passed straight through.
+    """
+    return torch.ops.hetero_noise.perturb(x, row_keys, clock, scales, segments, error, stochastic)
+
+
+@dataclass
+class Stage:
+    """One operator call: what one rule does at this point."""
+
+    error: str
+    native: bool
+    stochastic: bool
+    segments: Tensor
+
+
+Recorder = Callable[[tuple[str, ...], str, Tensor, Tensor], None]
+_recorder: Recorder | None = None
+
+
+@contextmanager
+def record(callback: Recorder) -> Iterator[None]:
+    """Calls ``callback(site names, stream, before, after)`` at every chain that runs in eager mode.
+
+    This is how realised error is measured on real activations. Not for compiled code, whose graph
+    holds the operator alone.
+    """
+    global _recorder
+    previous, _recorder = _recorder, callback
+    try:
+        yield
+    finally:
+        _recorder = previous
+
+
+@dataclass
+class Chain:
+    """All rules at one point of one layer, applied in the order of the spec.
+
+    ``chain(x)`` gives x with the errors of every rule; false when no rule selects anything there.
+    """
+
+    state: NoiseState
+    stream: str
+    parts: tuple[Part, ...]
+    stages: list[Stage] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.stages)
+
+    @property
+    def width(self) -> int:
+        return sum(part[1] for part in self.parts)
+
+    def __call__(
+        self, x: Tensor, row_keys: Tensor | None = None, clock: Tensor | None = None
+    ) -> Tensor:
+        """Applies the chain.
+
+        Args:
+            x: [..., N] with N the sum of the parts' columns.
+            row_keys: int64, at least as many as x has rows; default: the state's static buffer.
+            clock: int64 [1]; default: the state's.
+        """
+        state = self.state
+        keys = state.row_keys if row_keys is None else row_keys
+        time = state.clock if clock is None else clock
+        y = x
+        for stage in self.stages:
+            op = (
+                torch.ops.hetero_noise.perturb
+                if stage.native
+                else torch.ops.hetero_noise.perturb_reference
+            )
+            y = op(y, keys, time, state.scales, stage.segments, stage.error, stage.stochastic)
+        if _recorder is not None and not torch.compiler.is_compiling():
+            _recorder(tuple(part[0] for part in self.parts), self.stream, x.detach(), y.detach())
+        return y
+
+    def to(self, device: torch.device) -> None:
+        for stage in self.stages:
+            stage.segments = stage.segments.to(device)
+
+
+def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
+    """The chain of one tensor of a layer.
+
+    Args:
+        state: the model's state; the chain follows it when it moves to another device.
+        stream: ``output``, ``input``, ``weight``, ``grad_input`` or ``grad_weight``.
+        parts: the consecutive column ranges of the tensor: one for a plain layer, three for a fused
+            qkv projection. Parts that no rule selects stay clean.
+    """
+    made = Chain(state, stream, tuple(parts))
+    for index, rule in enumerate(state.config.rules):
+        rows = []
+        hit = False
+        for name, columns, offset in parts:
+            slot = state.slot(name, index, stream)
+            hit |= slot is not None
+            rows.append([columns, random.site_key(name, stream, index), offset, slot or 0])
+        if hit:
+            model = error_model(rule.error, relative=rule.relative)
+            with torch.inference_mode(False):
+                segments = torch.tensor(rows, dtype=torch.int64, device=state.device)
+            made.stages.append(
+                Stage(model.name, model.native, rule.rounding == "stochastic", segments)
+            )
+    state.chains.append(made)
+    return made
+
+
+class _PerturbGradient(torch.autograd.Function):
+    """Nothing forward; backward, error on the gradient that passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor) -> Tensor:
+        ctx.chain = chain
+        ctx.save_for_backward(row_keys, clock)  # shared by every site of the forward pass
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        row_keys, clock = ctx.saved_tensors
+        return ctx.chain(grads[0], row_keys, clock), None, None, None
+
+
+def perturb_gradient(x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor) -> Tensor:
+    """`x` itself, whose gradient gets the error of `chain` on its way back.
+
+    Args:
+        x: [..., N].
+        chain: of stream ``grad_input`` or ``grad_weight``.
+        row_keys, clock: as in `Chain.__call__`; kept for the backward pass, so they must not be
+            overwritten before it.
+    """
+    return _PerturbGradient.apply(x, chain, row_keys, clock)

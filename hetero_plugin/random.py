@@ -1,0 +1,201 @@
+"""Addressed random numbers: keys in, bits / uniforms / normals out; nothing is stateful.
+
+The generator is Philox4x32 with seven rounds (Salmon, Moraes, Dror, Shaw: "Parallel random
+numbers: as easy as 1, 2, 3", SC11; seven rounds are Crush-resistant there). An address is
+
+    clock     64 bits   seed and resample key (step, call, or nothing), mixed
+    site key  64 bits   canonical site name, stream (direction and point), rule index
+    row key   64 bits   token id in the low word, position in the high word
+    column    29+3 bits global feature index, before tensor-parallel sharding
+
+and is laid out as Philox key (clock.lo ^ site.hi, clock.hi) and counter
+(block | call << 30, row.lo, row.hi, site.lo).
+
+One block is three Philox calls and serves eight columns: calls 0 and 1 give the eight 32-bit words
+of the normals, call 2 the eight 16-bit words of the stochastic rounding. Columns are dealt to
+blocks so that sixteen *neighbouring* columns use the same word of sixteen neighbouring blocks:
+a SIMD register (or half a warp) then holds neighbouring columns without any shuffling.
+
+    group = column >> 7;  lane = column & 15;  slot = (column >> 4) & 7
+    block = group * 16 + lane;  normal word = call (slot >> 2), word (slot & 3)
+    Box-Muller pairs slot 2k (radius) with slot 2k+1 (angle): columns j and j + 16.
+
+Everything here is plain tensor arithmetic and serves as the definition that the fast kernels must
+reproduce bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+ROUNDS = 7
+GROUP = 128  # columns served by 16 blocks
+_MASK = 0xFFFFFFFF
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57  # Philox4x32 multipliers
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85  # Weyl increments of the key
+_U64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The int64 whose bits are the given unsigned 64-bit number."""
+    value &= _U64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def mix64(value: int) -> int:
+    """A bijective, strongly mixing function of 64 bits (Stafford's variant 13; SplitMix64)."""
+    value &= _U64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _U64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _U64
+    return value ^ (value >> 31)
+
+
+def mix64_tensor(value: Tensor) -> Tensor:
+    """`mix64` of every element of an int64 tensor."""
+
+    def shift(v: Tensor, n: int) -> Tensor:  # logical, not arithmetic
+        return (v >> n) & ((1 << (64 - n)) - 1)
+
+    value = (value ^ shift(value, 30)) * _signed(0xBF58476D1CE4E5B9)
+    value = (value ^ shift(value, 27)) * _signed(0x94D049BB133111EB)
+    return value ^ shift(value, 31)
+
+
+def seed_base(seed: int) -> int:
+    """The seed's share of the clock, an int64."""
+    return _signed(mix64((seed & _U64) + 0x9E3779B97F4A7C15))
+
+
+def clock_key(seed: int, resample: int | None) -> int:
+    """The int64 clock of a seed and a resample key (step or call number; None: fixed hardware).
+
+    For one seed, different resample keys always give different clocks.
+    """
+    tag = 0 if resample is None else (resample & _U64) * 2 + 1
+    return _signed(mix64((seed_base(seed) ^ tag) & _U64))
+
+
+def site_key(name: str, stream: str, rule: int = 0) -> int:
+    """The int64 key of one stream of one site: a hash of its canonical name.
+
+    Args:
+        name: canonical site name, e.g. ``model.layers.3.self_attn.q_proj``.
+        stream: what is perturbed, e.g. ``output``, ``grad_input``.
+        rule: index of the rule in the spec, so that two rules on one site are independent.
+    """
+    text = f"hetero-noise/1\0{name}\0{stream}\0{rule}".encode()
+    return _signed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))
+
+
+def row_keys(token_ids: Tensor, positions: Tensor) -> Tensor:
+    """Row keys, int64, of tokens: the id in the low 32 bits, the position in the high 32.
+
+    Args:
+        token_ids, positions: integer tensors of the same (or broadcastable) shape.
+    """
+    ids = token_ids.to(torch.int64)
+    # Ids beyond 32 bits fold in rather than being cut off; no real tokenizer has them.
+    folded = (ids ^ (ids >> 32)) & _MASK
+    return folded | (positions.to(torch.int64) << 32)
+
+
+def batch_key(keys: Tensor) -> Tensor:
+    """One int64 for a set of rows, whatever their order: identifies a micro-batch by its content."""
+    return mix64_tensor(mix64_tensor(keys.reshape(-1)).sum())
+
+
+def philox(
+    counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int = ROUNDS
+) -> tuple[Tensor, ...]:
+    """Philox4x32 on int64 tensors that hold unsigned 32-bit words; shapes broadcast."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        p0, p1 = c0 * _M0, c2 * _M1  # the wrapped 64-bit product has the right bits
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return c0, c1, c2, c3
+
+
+def _words(
+    clock: Tensor, site: Tensor, rows: Tensor, first_group: int, groups: int, calls: tuple[int, ...]
+) -> Tensor:
+    """Words of whole groups: int64 [rows, groups, len(calls) * 4, 16], each in [0, 2**32)."""
+    clock, site, rows = (v.reshape(-1, 1, 1) for v in (clock, site, rows))
+    block = (torch.arange(groups, device=rows.device)[:, None] + first_group) * 16 + torch.arange(
+        16, device=rows.device
+    )
+    k0 = (clock ^ (site >> 32)) & _MASK
+    k1 = (clock >> 32) & _MASK
+    words: list[Tensor] = []
+    for call in calls:
+        counter = (block + (call << 30), rows & _MASK, (rows >> 32) & _MASK, site & _MASK)
+        words += torch.broadcast_tensors(*philox(counter, (k0, k1)))
+    return torch.stack(words, dim=2)
+
+
+def _span(start: int, columns: int) -> tuple[int, int, slice]:
+    first = start // GROUP
+    groups = -(-(start + columns) // GROUP) - first
+    return first, groups, slice(start - first * GROUP, start - first * GROUP + columns)
+
+
+def normal_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int) -> Tensor:
+    """The 32-bit words behind the normals, as int64 [T, columns].
+
+    Args:
+        clock, site, rows: int64 tensors with one element, or T elements, each.
+        start: global index of the first column; columns: how many.
+    """
+    first, groups, cut = _span(start, columns)
+    words = _words(clock, site, rows, first, groups, (0, 1))
+    return words.reshape(words.shape[0], -1)[:, cut]
+
+
+def rounding_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int) -> Tensor:
+    """The 16-bit words of stochastic rounding, as int64 [T, columns]; arguments as `normal_bits`."""
+    first, groups, cut = _span(start, columns)
+    words = _words(clock, site, rows, first, groups, (2,))
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=3)  # slot 2k: low half; 2k+1: high half
+    return halves.reshape(words.shape[0], -1)[:, cut]
+
+
+def normal(
+    clock: Tensor,
+    site: Tensor,
+    rows: Tensor,
+    start: int,
+    columns: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normals [T, columns] by Box-Muller; tails reach 6.76 sigma.
+
+    Arguments as `normal_bits`. ``dtype=torch.float64`` gives the reference values that the float32
+    kernels are measured against.
+    """
+    first, groups, cut = _span(start, columns)
+    words = _words(clock, site, rows, first, groups, (0, 1))
+    radius_word, angle_word = words[:, :, 0::2], words[:, :, 1::2]
+    uniform = radius_word.to(dtype) * 2.0**-32 + 2.0**-33
+    radius = torch.sqrt(-2.0 * torch.log(uniform))
+    # Reduced to an eighth turn in integers, where it costs nothing in accuracy.
+    quadrant = ((angle_word + (1 << 29)) >> 30) & 3
+    rest = angle_word - (quadrant << 30)
+    rest = torch.where(rest >= 1 << 31, rest - (1 << 32), rest)
+    angle = rest.to(dtype) * (2.0 * math.pi / 2.0**32)
+    sine, cosine = torch.sin(angle), torch.cos(angle)
+    odd = (quadrant & 1).bool()
+    a, b = torch.where(odd, sine, cosine), torch.where(odd, cosine, sine)
+    a = torch.where(((quadrant + 1) & 2).bool(), -a, a)  # cosine is negative in quadrants 1, 2
+    b = torch.where((quadrant & 2).bool(), -b, b)  # sine is negative in quadrants 2, 3
+    pairs = torch.stack([radius * a, radius * b], dim=3)
+    return pairs.reshape(words.shape[0], -1)[:, cut]

@@ -1,0 +1,334 @@
+"""The tensors that compiled code reads: scales, clock, row keys, AQN offsets.
+
+They belong to no module: a cast, a move, a state dict, a wrapper that shards parameters can't touch
+them. They are written in place and never replaced (but by `NoiseState.to`), so a compiled or
+captured graph that read them once follows every later setting without being compiled again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from hetero_plugin import random
+from hetero_plugin.config import ConfigError, NoiseConfig, NoiseRule
+from hetero_plugin.sites import Selected, Site, counts, select
+
+if TYPE_CHECKING:
+    from hetero_plugin.perturb import Chain
+
+log = logging.getLogger("hetero_noise")
+Phase = Literal["rollout", "train"]
+GEMM_KINDS = ("linear", "lm_head")
+
+
+def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
+    """The streams in which a rule puts error at a site of this kind."""
+    found: tuple[str, ...] = ()
+    if rule.direction in ("forward", "both"):
+        found += (rule.point,)
+    if rule.direction in ("backward", "both"):
+        # What the backward of the operator computes: two GEMMs for a linear layer, one gradient else.
+        found += ("grad_input", "grad_weight") if kind in GEMM_KINDS else ("grad_input",)
+    return found
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One entry of the scale table: one stream of one rule at one site."""
+
+    index: int
+    site: Site
+    rule_index: int
+    rule: NoiseRule
+    stream: str
+
+
+class AQNState:
+    """The float32 offsets that AQN adds to RMSNorm weights, one flat tensor, one view a norm."""
+
+    def __init__(self, sites: Sequence[Site], device: torch.device) -> None:
+        self.sites = tuple(sites)
+        self._spans: dict[str, tuple[int, int]] = {}
+        start = 0
+        for site in self.sites:
+            self._spans[site.name] = (start, start + site.features)
+            start += site.features
+        with torch.inference_mode(False):
+            self.offsets = torch.zeros(start, dtype=torch.float32, device=device)
+        self._make_views()
+        self.sigma = 0.0
+        self.step: int | None = None
+
+    def _make_views(self) -> None:
+        with torch.inference_mode(False):
+            self._views = {name: self.offsets[a:b] for name, (a, b) in self._spans.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._spans
+
+    def view(self, name: str) -> Tensor:
+        """The offset of one norm, float32 [features]: a view into `offsets`."""
+        return self._views[name]
+
+    def to(self, device: torch.device) -> None:
+        self.offsets = self.offsets.to(device)
+        self._make_views()
+
+
+class NoiseState:
+    """Everything that one model's noise depends on at run time.
+
+    Args:
+        config: the spec.
+        sites: the sites of the loaded model; a rule that hits none of them is an error.
+        device: where the model computes.
+        max_rows: rows of the static row-key buffer, for engines with static input buffers.
+    """
+
+    def __init__(
+        self,
+        config: NoiseConfig,
+        sites: Sequence[Site],
+        device: str | torch.device = "cpu",
+        max_rows: int | None = None,
+    ) -> None:
+        self.config = config
+        self.sites = tuple(sites)
+        self.device = torch.device(device)
+        self.selected: tuple[Selected, ...] = select(config, self.sites)
+        self.slots: list[Slot] = []
+        for chosen in self.selected:
+            for rule_index, rule in chosen.rules:
+                for stream in streams(rule, chosen.site.kind):
+                    self.slots.append(
+                        Slot(len(self.slots) + 1, chosen.site, rule_index, rule, stream)
+                    )
+        self._by_address = {(s.site.name, s.rule_index, s.stream): s.index for s in self.slots}
+        self._base = [0.0] + [slot.rule.scale for slot in self.slots]
+        self._on = [True] * (len(self.slots) + 1)
+        self.enabled = True
+        self.phase: Phase | None = None
+        self.step = 0
+        self.chains: list[Chain] = []
+        with torch.inference_mode(False):
+            self.scales = torch.zeros(len(self.slots) + 1, dtype=torch.float32, device=self.device)
+            self.clock = torch.zeros(1, dtype=torch.int64, device=self.device)
+            self.row_keys = torch.zeros(max_rows or 0, dtype=torch.int64, device=self.device)
+            self._calls = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.aqn: AQNState | None = None
+        if config.aqn is not None:
+            self.attach_aqn()
+        self._write_scales()
+        self.set_step(0)
+
+    # ---- addresses ----
+
+    @property
+    def fingerprint(self) -> str:
+        return self.config.fingerprint
+
+    def slot(self, site: str, rule_index: int, stream: str) -> int | None:
+        """The entry of the scale table for a stream, or None where no rule puts error."""
+        return self._by_address.get((site, rule_index, stream))
+
+    def attach_aqn(self, names: Sequence[str] | None = None) -> AQNState:
+        """Makes the offsets of the named norms (default: every norm of the model)."""
+        if self.aqn is None:
+            norms = [
+                s for s in self.sites if s.kind == "norm" and (names is None or s.name in names)
+            ]
+            if not norms:
+                raise ConfigError(
+                    "AQN needs RMSNorm layers, and this model has none among its sites"
+                )
+            self.aqn = AQNState(norms, self.device)
+        return self.aqn
+
+    # ---- settings, written in place ----
+
+    @property
+    def phase_bound(self) -> bool:
+        """Whether some rule applies in one phase only."""
+        return any(rule.phase != "both" for rule in self.config.rules)
+
+    def _write_scales(self) -> None:
+        values = [0.0] * len(self._base)
+        for slot in self.slots:
+            applies = slot.rule.phase in ("both", self.phase)
+            if self.enabled and applies and self._on[slot.index]:
+                values[slot.index] = self._base[slot.index]
+        self.scales.copy_(torch.tensor(values, dtype=torch.float32))
+
+    def set_step(self, step: int) -> None:
+        """Sets the noise step: the resample key of ``resample: step``."""
+        self.step = int(step)
+        self._write_clock()
+
+    def _write_clock(self) -> None:
+        if self.config.resample == "call":
+            # On the device, because a captured graph replays it and a compiled one must not guard
+            # on a Python counter. The same arithmetic as `random.clock_key`.
+            base = random.seed_base(self.config.seed)
+            self.clock.copy_(random.mix64_tensor((self._calls * 2 + 1) ^ base))
+        else:
+            key = self.step if self.config.resample == "step" else None
+            self.clock.fill_(random.clock_key(self.config.seed, key))
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Off: every operator copies its input bit for bit."""
+        self.enabled = bool(enabled)
+        self._write_scales()
+
+    def set_phase(self, phase: Phase | None) -> None:
+        """Says what the model is doing, for rules bound to a phase."""
+        if phase not in (None, "rollout", "train"):
+            raise ConfigError(f"phase is {phase!r}; it must be 'rollout', 'train' or None")
+        self.phase = phase
+        self._write_scales()
+
+    def check_phase(self) -> None:
+        """Raises ConfigError if a rule depends on the phase and nobody has set it."""
+        if self.phase is None and self.enabled and self.phase_bound:
+            bound = [i for i, rule in enumerate(self.config.rules) if rule.phase != "both"]
+            raise ConfigError(
+                f"rule(s) {bound} apply in one phase only, and no phase is set: run the model inside "
+                "`with phase(model, 'train')` or `with phase(model, 'rollout')`, or give the rules "
+                "phase='both'"
+            )
+
+    def set_scale(
+        self,
+        scale: float | None = None,
+        *,
+        kind: str | None = None,
+        site: str | None = None,
+        enabled: bool | None = None,
+    ) -> int:
+        """Changes the scale of some entries, or switches them; all entries if neither kind nor site.
+
+        Returns:
+            How many entries were addressed.
+
+        Raises:
+            ConfigError: nothing to do, a bad scale, or a kind or site that the spec does not select.
+        """
+        if scale is None and enabled is None:
+            raise ConfigError("set_scale needs a scale, enabled, or both")
+        if scale is not None and not (0.0 <= float(scale) < float("inf")):
+            raise ConfigError(f"scale is {scale!r}; it must be a finite number >= 0")
+        hit = [
+            slot
+            for slot in self.slots
+            if (kind is None or slot.site.kind == kind) and (site is None or slot.site.name == site)
+        ]
+        if not hit:
+            kinds = ", ".join(sorted({slot.site.kind for slot in self.slots})) or "none"
+            wanted = ", ".join(
+                f"{key}={value!r}"
+                for key, value in (("kind", kind), ("site", site))
+                if value is not None
+            )
+            raise ConfigError(
+                f"no noisy site matches {wanted or 'this spec'}; the spec selects kinds: {kinds}. "
+                "A site that the spec does not select can't be switched on at run time: name it in "
+                "the spec with scale 0"
+            )
+        for slot in hit:
+            if scale is not None:
+                self._base[slot.index] = float(scale)
+            if enabled is not None:
+                self._on[slot.index] = bool(enabled)
+        self._write_scales()
+        return len(hit)
+
+    def reset_scales(self) -> None:
+        """Back to the scales of the spec, everything on."""
+        self._base = [0.0] + [slot.rule.scale for slot in self.slots]
+        self._on = [True] * len(self._base)
+        self.enabled = True
+        self._write_scales()
+
+    # ---- rows ----
+
+    def set_rows(self, token_ids: Tensor, positions: Tensor) -> None:
+        """Writes the keys of the coming forward pass into the static buffer's first rows.
+
+        Args:
+            token_ids, positions: integer [n], n <= max_rows.
+        """
+        n = token_ids.numel()
+        if n > self.row_keys.numel():
+            raise RuntimeError(
+                f"hetero_noise: a forward pass of {n} rows, but the row-key buffer holds "
+                f"{self.row_keys.numel()}: the engine's token limit was read wrongly"
+            )
+        self.row_keys[:n].copy_(random.row_keys(token_ids.reshape(-1), positions.reshape(-1)))
+        self.next_call()
+
+    def next_call(self) -> None:
+        """Counts a forward pass; under ``resample: call`` it draws new noise."""
+        if self.config.resample == "call":
+            self._calls.add_(1)
+            self._write_clock()
+
+    def to(self, device: str | torch.device) -> NoiseState:
+        """Moves every tensor; compiled graphs that read the old ones must be made anew."""
+        device = torch.device(device)
+        if device != self.device:
+            self.device = device
+            with torch.inference_mode(False):
+                self.scales = self.scales.to(device)
+                self.clock = self.clock.to(device)
+                self.row_keys = self.row_keys.to(device)
+                self._calls = self._calls.to(device)
+                for made in self.chains:
+                    made.to(device)
+                if self.aqn is not None:
+                    self.aqn.to(device)
+        return self
+
+    # ---- words ----
+
+    def status(self) -> dict[str, Any]:
+        """What is set, as JSON-able data: sites and scales by kind, step, sigma, fingerprint."""
+        from hetero_plugin.kernels import KERNEL
+
+        live = self.scales.tolist()
+        scales: dict[str, list[float]] = {}
+        for slot in self.slots:
+            scales.setdefault(slot.site.kind, []).append(live[slot.index])
+        return {
+            "sites": counts(self.selected),
+            "total": len(self.selected),
+            "scales": {kind: sorted(set(values)) for kind, values in scales.items()},
+            "active": sum(1 for value in live if value > 0),
+            "entries": len(self.slots),
+            "enabled": self.enabled,
+            "phase": self.phase,
+            "resample": self.config.resample,
+            "seed": self.config.seed,
+            "step": self.step,
+            "sigma": self.aqn.sigma if self.aqn else None,
+            "fingerprint": self.fingerprint,
+            "kernel": KERNEL,
+            "device": str(self.device),
+        }
+
+    def describe(self, where: str) -> str:
+        """The one line that every noisy process says."""
+        by_kind = Counter(chosen.site.kind for chosen in self.selected)
+        kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(by_kind.items())) or "none"
+        scales = sorted({rule.scale for rule in self.config.rules})
+        aqn = f", AQN {self.config.aqn.schedule}" if self.config.aqn is not None else ""
+        return (
+            f"hetero_noise: {where}: {len(self.selected)} sites ({kinds}), "
+            f"scale {', '.join(f'{s:g}' for s in scales)}{aqn}, resample {self.config.resample}, "
+            f"seed {self.config.seed}, spec {self.fingerprint}"
+        )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from hetero_plugin.config_errors import ConfigError, did_you_mean
-from hetero_plugin.config_model import Frozen, Number
+from hetero_plugin.config_model import Frozen, Number, no_bool
 
 __all__ = ["ERROR_MODELS", "NoiseRule", "add_error_model"]
 
@@ -65,7 +65,11 @@ class NoiseRule(Frozen):
     @field_validator("layers", mode="before")
     @classmethod
     def _one_layer(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | str) else value
+        entries = (value,) if isinstance(value, int | str) else value
+        if isinstance(entries, list | tuple):
+            for entry in entries:
+                no_bool(entry)
+        return entries
 
     @field_validator("targets", "exclude")
     @classmethod
@@ -123,7 +127,7 @@ class NoiseRule(Frozen):
 def _layer_range(entry: int | str) -> range:
     """The layers that one entry of ``layers`` names: 3, "3" or "2-5", both ends included."""
     text = str(entry).strip()
-    match = None if isinstance(entry, bool) else _RANGE.fullmatch(text)
+    match = _RANGE.fullmatch(text)
     if match is None:
         raise ConfigError(f'got {entry!r}; it should be a layer number ≥ 0 or a range like "2-5".')
     first, last = int(match[1]), int(match[2] or match[1])

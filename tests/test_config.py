@@ -1,0 +1,291 @@
+"""The specification: forms it is written in, precedence, errors, fingerprint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetero_plugin.config import (
+    ENVIRONMENT,
+    ERROR_MODELS,
+    PRESETS,
+    AQNConfig,
+    ConfigError,
+    NoiseConfig,
+    NoiseRule,
+    preset,
+    resolve,
+)
+
+
+def test_a_scale_alone_is_the_default_preset_with_that_scale() -> None:
+    config = NoiseConfig(scale=0.01)
+    assert config == preset("qerl-fp4", scale=0.01)
+    assert config.rules == (NoiseRule(targets=("linear",), exclude=("lm_head",), scale=0.01),)
+
+
+def test_flat_keys_make_one_rule() -> None:
+    config = NoiseConfig(
+        scale=5e-2, targets=["linear"], exclude=["lm_head"], direction="forward", seed=3
+    )
+    assert config.seed == 3
+    assert len(config.rules) == 1
+    assert config.rules[0].direction == "forward"
+    # Targets of one's own bring no exclusion along.
+    assert NoiseConfig(scale=1, targets="linear").rules[0].exclude == ()
+
+
+def test_a_preset_with_changes() -> None:
+    config = NoiseConfig(preset="all", scale=0.1, seed=9, layers=["0-3"])
+    assert config.rules[0].targets == ("linear", "norm")
+    assert (config.rules[0].scale, config.rules[0].layers, config.seed) == (0.1, ("0-3",), 9)
+    assert PRESETS["all"]["scale"] == 5e-2  # the preset itself is not changed
+
+
+def test_all_forms_give_the_same(tmp_path: Path) -> None:
+    data = {"preset": "mlp", "scale": 0.02, "seed": 4, "aqn": {"total_steps": 50}}
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    (tmp_path / "a.yaml").write_text("preset: mlp\nscale: 2e-2\nseed: 4\naqn:\n  total_steps: 50\n")
+    expected = NoiseConfig(**data)
+    for form in (
+        data,
+        expected,
+        json.dumps(data),
+        tmp_path / "a.json",
+        str(tmp_path / "a.yaml"),
+        expected.model_dump(),
+        expected.model_dump_json(),
+    ):
+        assert NoiseConfig.parse(form) == expected
+    assert pickle.loads(pickle.dumps(expected)) == expected
+
+
+def test_hydra_containers_are_taken() -> None:
+    omegaconf = pytest.importorskip("omegaconf")
+    data = {"rules": [{"targets": ["norm"], "scale": 0.1, "layers": [1, "2-3"]}], "seed": 1}
+    assert NoiseConfig.parse(omegaconf.OmegaConf.create(data)) == NoiseConfig(**data)
+
+
+def test_nothing_means_the_default_preset_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    for value in (None, {}):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="hetero_plugin"):
+            assert NoiseConfig.parse(value) == preset("qerl-fp4")
+        assert [("qerl-fp4" in r.message) for r in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"scal": 1}, r"unknown key 'scal'\. Did you mean 'scale'"),
+        ({"rules": [{"scale": 1, "taget": ["x"]}]}, r"rules\[0\].*'taget'.*'targets'"),
+        ({"scale": -1}, r"scale: got -1"),
+        ({"scale": float("nan")}, "scale: got nan"),
+        ({"scale": float("inf")}, "scale: got inf"),
+        ({"scale": True}, "scale: got True"),
+        ({"scale": "much"}, "scale: got 'much'"),
+        ({"rules": [{"targets": ["norm"]}]}, r"rules\[0\]\.scale: is required"),
+        ({"preset": "qerl"}, "preset: got 'qerl'.*Did you mean 'qerl-fp4'"),
+        ({"preset": "all", "rules": []}, "rules and preset are both given"),
+        ({"scale": 1, "rules": [{"scale": 1}]}, "rules and scale are both given"),
+        ({"scale": 1, "error": "gaussian_relative"}, "is not an error model"),
+        ({"scale": 1, "relative": True}, "systematic_bias"),
+        ({"scale": 1, "targets": []}, "targets: got none"),
+        ({"scale": 1, "targets": [" "]}, "targets"),
+        ({"scale": 1, "targets": ["re:("]}, "regular expression"),
+        ({"scale": 1, "layers": []}, "layers"),
+        ({"scale": 1, "layers": [-1]}, "layers"),
+        ({"scale": 1, "layers": ["5-2"]}, 'it should be "2-5"'),
+        ({"scale": 1, "layers": [True]}, "layers"),
+        ({"scale": 1, "point": "middle"}, "point: got 'middle'.*'input'"),
+        ({"scale": 1, "phase": "eval"}, "phase: got 'eval'"),
+        ({"scale": 1, "direction": "sideways"}, "direction"),
+        ({"scale": 1, "rounding": "floor"}, "rounding"),
+        ({"scale": 1, "resample": "always"}, "resample"),
+        ({"scale": 1, "seed": -1}, "seed"),
+        ({"scale": 1, "seed": 2**63}, "seed"),
+        ({"scale": 1, "seed": True}, "seed"),
+        ({"scale": 1, "aqn": {"schedul": "global"}}, r"aqn: unknown key 'schedul'"),
+        ({"rules": []}, "clean run"),
+        ({"aqn": {}}, "aqn is given without rules"),
+        ('{"scale": 0.1', "not valid JSON"),
+        ("qerl-fp5", "Did you mean 'qerl-fp4'"),
+        ("nowhere.yaml", "nowhere.yaml: can't be read"),
+        (0.05, "float"),
+    ],
+)
+def test_bad_input_says_what_and_where(data: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        NoiseConfig.parse(data)
+
+
+def test_bad_files_name_the_file(tmp_path: Path) -> None:
+    for name, text, words in (
+        ("a.yaml", "rules: [", "not valid YAML"),
+        ("b.json", "[1]", "got list"),
+        ("c.yaml", "scale: -1", "scale: got -1"),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=f"{name}.*{words}"):
+            NoiseConfig.parse(path)
+    with pytest.raises(ConfigError, match=r"spec\.toml.*suffix"):
+        NoiseConfig.parse(tmp_path / "spec.toml")
+
+
+def test_a_config_error_is_a_value_error_and_survives_a_process_boundary() -> None:
+    with pytest.raises(ValueError) as caught:
+        NoiseConfig(scale=-1)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(copy, ConfigError)
+    assert (str(copy), copy.problems) == (str(caught.value), caught.value.problems)
+
+
+def test_a_specification_cannot_be_changed_only_replaced() -> None:
+    config = NoiseConfig(scale=0.1)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+    assert config.replace(seed=3).rules == config.rules
+    with pytest.raises(ConfigError, match="seed"):
+        config.replace(seed=-3)
+
+
+def test_fingerprint_is_of_the_meaning() -> None:
+    one = NoiseConfig(scale=0.1, targets=["norm", "linear"], layers=["0-2"])
+    same = NoiseConfig.parse(
+        {"layers": [2, 1, 0], "targets": ["linear", "norm", "norm"], "scale": "1e-1"}
+    )
+    assert one.fingerprint == same.fingerprint
+    assert len(one.fingerprint) == 16 and int(one.fingerprint, 16) >= 0
+    assert NoiseConfig(scale=-0.0).fingerprint == NoiseConfig(scale=0).fingerprint
+    # It is stored with results, so it may not change unnoticed.
+    assert preset("qerl-fp4").fingerprint == "01e69472a782f99f"
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"scale": 0.2},
+    {"seed": 1},
+    {"resample": "never"},
+    {"unmapped": "warn"},
+    {"partial": True},
+    {"targets": ["linear"]},
+    {"exclude": ["model.norm", "lm_head"]},
+    {"error": "absolute_gaussian"},
+    {"error": "systematic_bias"},
+    {"error": "systematic_bias", "relative": True},
+    {"point": "input"},
+    {"direction": "forward"},
+    {"phase": "train"},
+    {"layers": [0]},
+    {"rounding": "nearest"},
+    {"aqn": {"total_steps": 100}},
+    {"aqn": {"total_steps": 100, "seed": 1}},
+]
+
+
+def test_fingerprint_differs_with_every_setting() -> None:
+    prints = [NoiseConfig(**{"preset": "all", "scale": 0.1, **change}) for change in CHANGES]
+    prints.append(NoiseConfig(preset="all", scale=0.1))
+    assert len({config.fingerprint for config in prints}) == len(prints)
+
+
+@given(
+    scale=st.floats(0, 10),
+    seed=st.integers(0, 2**63 - 1),
+    error=st.sampled_from(sorted(ERROR_MODELS)),
+    targets=st.lists(st.sampled_from(["linear", "norm", "*.q_proj"]), min_size=1),
+    layers=st.none() | st.lists(st.integers(0, 99) | st.just("2-7"), min_size=1),
+    aqn=st.none() | st.just(AQNConfig(schedule="epoch", epoch_ranges=[(0.05, 0.01)])),
+)
+def test_every_form_of_writing_round_trips(**settings: Any) -> None:
+    config = NoiseConfig(**settings)
+    assert NoiseConfig.parse(config.model_dump()) == config
+    assert NoiseConfig.parse(config.model_dump_json()) == config
+    again = NoiseConfig.parse(config.canonical)
+    assert again.canonical == config.canonical and again.fingerprint == config.fingerprint
+
+
+def test_resolve_takes_each_place() -> None:
+    spec = {"scale": 0.1}
+    expected = NoiseConfig(**spec)
+    assert resolve(environ={}) is None
+    assert resolve(environ={ENVIRONMENT: "  "}) is None
+    assert resolve(argument=spec, environ={}) == expected
+    checkpoint = {"quant_method": "hetero_noise", **spec}
+    assert resolve(model_config=checkpoint, environ={}) == expected
+    assert resolve(additional_config={"hetero_noise": spec, "other": 1}, environ={}) == expected
+    assert resolve(environ={ENVIRONMENT: '{"scale": 0.1}'}) == expected
+    # The same meaning in two places is no conflict, however it is written.
+    assert (
+        resolve(
+            model_config=checkpoint,
+            additional_config={"hetero_noise": '{"preset": "qerl-fp4", "scale": 1e-1}'},
+            environ={},
+        )
+        == expected
+    )
+    # Another quantization method is not ours; a bare one of ours is the default.
+    assert resolve(model_config={"quant_method": "awq", "bits": 4}, environ={}) is None
+    bare = resolve(model_config={"quant_method": "hetero_noise"}, environ={})
+    assert bare == preset("qerl-fp4")
+
+
+def test_the_process_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "rmsnorm")
+    assert resolve() == preset("rmsnorm")
+
+
+def test_an_argument_overrides_the_environment_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="hetero_plugin"):
+        config = resolve(argument={"scale": 0.1}, environ={ENVIRONMENT: "all"})
+    assert config == NoiseConfig(scale=0.1)
+    assert len(caplog.records) == 1
+    assert "overrides" in caplog.text and ENVIRONMENT in caplog.text
+
+
+ARGUMENT = {"argument": {"scale": 0.1}}
+MODEL = {"model_config": {"quant_method": "hetero_noise", "scale": 0.2}}
+ADDITIONAL = {"additional_config": {"hetero_noise": {"scale": 0.3}}}
+ENVIRON = {"environ": {ENVIRONMENT: '{"scale": 0.4}'}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        (ARGUMENT, MODEL, ("argument", "quantization_config")),
+        (ARGUMENT, ADDITIONAL, ("argument", "additional_config")),
+        (MODEL, ADDITIONAL, ("quantization_config", "additional_config")),
+        (MODEL, ENVIRON, ("quantization_config", ENVIRONMENT)),
+        (ADDITIONAL, ENVIRON, ("additional_config", ENVIRONMENT)),
+    ],
+)
+def test_any_other_two_that_differ_are_an_error_that_names_both(
+    one: dict[str, Any], other: dict[str, Any], names: tuple[str, str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(**{"environ": {}, **one, **other})
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_an_argument_settles_nothing_between_two_others() -> None:
+    # The environment may be overridden, but the model's own word may not.
+    with pytest.raises(ConfigError, match="quantization_config"):
+        resolve(**ARGUMENT, **MODEL, **ENVIRON)
+
+
+def test_an_error_in_a_place_names_the_place() -> None:
+    with pytest.raises(ConfigError, match=ENVIRONMENT):
+        resolve(environ={ENVIRONMENT: '{"scale": -1}'})
+    with pytest.raises(ConfigError, match=r'additional_config\["hetero_noise"\]: .*scale'):
+        resolve(additional_config={"hetero_noise": {"scale": -1}}, environ={})
+    with pytest.raises(ConfigError, match=r"under the key 'hetero_noise'"):
+        resolve(additional_config={"scale": 0.05}, environ={})

@@ -104,7 +104,7 @@ def row_keys(token_ids: Tensor, positions: Tensor) -> Tensor:
 
 
 def batch_key(keys: Tensor) -> Tensor:
-    """One int64 for a set of rows, whatever their order: identifies a micro-batch by its content."""
+    """One int64 for a set of rows in any order: what a micro-batch is, by its content."""
     return mix64_tensor(mix64_tensor(keys.reshape(-1)).sum())
 
 
@@ -162,7 +162,7 @@ def normal_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: 
 
 
 def rounding_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int) -> Tensor:
-    """The 16-bit words of stochastic rounding, as int64 [T, columns]; arguments as `normal_bits`."""
+    """The 16-bit words of stochastic rounding, int64 [T, columns]; see `normal_bits`."""
     first, groups, cut = _span(start, columns)
     words = _words(clock, site, rows, first, groups, (2,))
     halves = torch.stack([words & 0xFFFF, words >> 16], dim=3)  # slot 2k: low half; 2k+1: high half

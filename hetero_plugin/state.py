@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.config import ConfigError, NoiseConfig, NoiseRule
-from hetero_plugin.sites import Selected, Site, counts, select
+from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, NoiseRule
+from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
 
 if TYPE_CHECKING:
     from hetero_plugin.perturb import Chain
@@ -34,7 +34,7 @@ def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
     if rule.direction in ("forward", "both"):
         found += (rule.point,)
     if rule.direction in ("backward", "both"):
-        # What the backward of the operator computes: two GEMMs for a linear layer, one gradient else.
+        # What the operator's backward computes: two GEMMs for a linear layer, else one.
         found += ("grad_input", "grad_weight") if kind in GEMM_KINDS else ("grad_input",)
     return found
 
@@ -138,12 +138,19 @@ class NoiseState:
         """The entry of the scale table for a stream, or None where no rule puts error."""
         return self._by_address.get((site, rule_index, stream))
 
-    def attach_aqn(self, names: Sequence[str] | None = None) -> AQNState:
-        """Makes the offsets of the named norms (default: every norm of the model)."""
+    def attach_aqn(self, config: AQNConfig | None = None) -> AQNState:
+        """Makes the offsets of the norms that an AQN configuration targets, once.
+
+        Args:
+            config: default: the spec's own; with none there, every norm of the model.
+
+        Raises:
+            ConfigError: the model has no norm, or a target is not one.
+        """
         if self.aqn is None:
-            norms = [
-                s for s in self.sites if s.kind == "norm" and (names is None or s.name in names)
-            ]
+            config = config or self.config.aqn or AQNConfig(schedule="constant", sigma_start=0.0)
+            spec = NoiseConfig(rules=(), aqn=config)
+            norms = aqn_sites(spec, self.sites)
             if not norms:
                 raise ConfigError(
                     "AQN needs RMSNorm layers, and this model has none among its sites"
@@ -198,9 +205,9 @@ class NoiseState:
         if self.phase is None and self.enabled and self.phase_bound:
             bound = [i for i, rule in enumerate(self.config.rules) if rule.phase != "both"]
             raise ConfigError(
-                f"rule(s) {bound} apply in one phase only, and no phase is set: run the model inside "
-                "`with phase(model, 'train')` or `with phase(model, 'rollout')`, or give the rules "
-                "phase='both'"
+                f"rule(s) {bound} apply in one phase only, and no phase is set: run the model "
+                "inside `with phase(model, 'train')` or `with phase(model, 'rollout')`, or give "
+                "the rules phase='both'"
             )
 
     def set_scale(
@@ -211,13 +218,13 @@ class NoiseState:
         site: str | None = None,
         enabled: bool | None = None,
     ) -> int:
-        """Changes the scale of some entries, or switches them; all entries if neither kind nor site.
+        """Changes the scale of entries, or switches them; all if neither kind nor site is given.
 
         Returns:
             How many entries were addressed.
 
         Raises:
-            ConfigError: nothing to do, a bad scale, or a kind or site that the spec does not select.
+            ConfigError: nothing to do, a bad scale, a kind or site that the spec does not select.
         """
         if scale is None and enabled is None:
             raise ConfigError("set_scale needs a scale, enabled, or both")

@@ -51,8 +51,8 @@ def compiler() -> str:
         if name and shutil.which(name):
             return name
     raise NoCompiler(
-        "no C++ compiler found (looked for $CXX, g++, clang++, c++): hetero_noise computes with its "
-        "reference kernel, which is right but 50 to 200 times slower. Install one, "
+        "no C++ compiler found (looked for $CXX, g++, clang++, c++): hetero_noise computes with "
+        "its reference kernel, which is right but about a hundred times slower. Install one, "
         "e.g. `apt-get install g++`"
     )
 

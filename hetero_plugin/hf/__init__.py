@@ -1,0 +1,14 @@
+"""Hugging Face: wrap, unwrap, disabled, AQN; for transformers models, FSDP, PEFT, accelerate."""
+
+from hetero_plugin.hf.adaptive import AQN
+from hetero_plugin.hf.wrap import (
+    disabled,
+    phase,
+    set_step,
+    state_of,
+    unwrap,
+    update,
+    wrap,
+)
+
+__all__ = ["AQN", "disabled", "phase", "set_step", "state_of", "unwrap", "update", "wrap"]

@@ -1,0 +1,121 @@
+"""Who the rows are: carries the row keys of a forward pass to every layer of it.
+
+The decoder's forward computes the keys from input_ids and position_ids and hands them to its layers
+as a keyword argument. Activation checkpointing keeps a layer's keyword arguments for the
+recomputation, so that a layer recomputed after another micro-batch's forward still finds its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetero_plugin import random
+from hetero_plugin.state import NoiseState
+
+log = logging.getLogger("hetero_noise")
+KEYWORD = "hetero_noise_rows"
+_POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
+
+Rows = tuple[Tensor, Tensor]
+"""Row keys int64 [B, T], and the clock int64 [1] of this forward pass."""
+
+
+class MissingRows(RuntimeError):
+    """A noisy layer ran, and nobody had said which tokens its rows are."""
+
+
+class ForwardContext:
+    """The rows of the forward pass that is running; shared by a model's noisy layers."""
+
+    def __init__(self, state: NoiseState) -> None:
+        self.state = state
+        self.rows: Rows | None = None
+        self.keep: int | Tensor = 0
+        self._told: set[str] = set()
+
+    # ---- hooks: on the decoder, on each of its layers, on the language model ----
+
+    def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of the decoder: computes the rows, passes them on to its layers."""
+        self.state.check_phase()
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        embeds = kwargs.get("inputs_embeds")
+        source = input_ids if input_ids is not None else embeds
+        if source is None:
+            return None  # the model itself says what is missing
+        if source.device != self.state.device:
+            self.state.to(source.device)
+        batch, length = source.shape[0], source.shape[1]
+        positions = kwargs.get("position_ids", args[2] if len(args) > 2 else None)
+        if positions is None:
+            cache = kwargs.get("past_key_values", args[3] if len(args) > 3 else None)
+            past = cache.get_seq_length() if cache is not None else 0
+            positions = torch.arange(length, device=source.device) + past
+        elif positions.dim() == 3:
+            positions = positions[0]  # multimodal rotary positions: the first is the text's
+        if input_ids is None:
+            self._tell_once(
+                "embeds",
+                "inputs_embeds without input_ids: tokens can't be told apart, so rows are keyed "
+                "by position alone and equal positions of a batch get equal error",
+            )
+            ids = torch.full((batch, length), _POSITION_ONLY, device=source.device)
+        else:
+            ids = input_ids
+        self.state.next_call()
+        # A copy of the clock: the backward pass must see this one, whatever the step is by then.
+        self.rows = (
+            random.row_keys(ids, positions.expand(batch, length)),
+            self.state.clock.clone(),
+        )
+        kwargs = dict(kwargs)
+        kwargs[KEYWORD] = self.rows
+        return args, kwargs
+
+    def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of a decoder layer: takes the rows it was given."""
+        if KEYWORD not in kwargs:
+            return None
+        kwargs = dict(kwargs)
+        self.rows = kwargs.pop(KEYWORD)
+        return args, kwargs
+
+    def enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the language model: which rows its head will see."""
+        self.keep = kwargs.get("logits_to_keep", 0)
+
+    # ---- what layers ask ----
+
+    def keys_for(self, x: Tensor, site: str, *, head: bool = False) -> Rows:
+        """Row keys, flat int64 [T], and clock for the rows of a layer's tensor x [..., N].
+
+        Raises:
+            MissingRows: no forward pass of the model is running, or its rows are not x's.
+        """
+        if self.rows is None:
+            raise MissingRows(
+                f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
+                "rows are. Call the model, not its layers; or use `with disabled(model)`."
+            )
+        keys, clock = self.rows
+        if head and keys.dim() == 2:
+            keep = self.keep
+            keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
+        keys = keys.reshape(-1)
+        rows = x.numel() // x.shape[-1]
+        # A q or k norm sees [B, T, heads, head_dim]: several rows a token; the layer reshapes.
+        if rows != keys.numel() and rows % max(keys.numel(), 1) != 0:
+            raise MissingRows(
+                f"{site} got {rows} rows, but its model's forward pass has {keys.numel()} tokens: "
+                "their identity is unknown, and noise must not be keyed wrongly."
+            )
+        return keys, clock
+
+    def _tell_once(self, topic: str, text: str) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            log.warning("hetero_noise: %s", text)

@@ -1,0 +1,100 @@
+"""Finds the sites of a loaded Hugging Face model by what its modules are, not by its family."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from hetero_plugin.config import ConfigError
+from hetero_plugin.sites import Site
+
+# What wrappers put into module paths; the canonical name is the plain model's.
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|base_layer)(?:\.|$)"
+)
+_PEFT = re.compile(r"^base_model\.model\.")
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_ACTIVATION_LEAVES = ("act_fn", "activation_fn")
+_ADAPTERS = ("lora_", "modules_to_save", "original_module")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A site and the module that carries it.
+
+    For attention the module is the output projection, whose input is softmax·V.
+    """
+
+    site: Site
+    module: nn.Module
+
+
+def canonical_name(path: str) -> str:
+    """The site name of a module path: without what torch, accelerate, PEFT or FSDP add to it."""
+    name = _PEFT.sub("", path)
+    return _WRAPPERS.sub("", name).rstrip(".")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is an RMSNorm of any family."""
+    return isinstance(module, nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
+
+
+def _layer(name: str) -> int | None:
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def _sibling(modules: dict[str, nn.Module], name: str, leaf: str) -> nn.Linear | None:
+    parent = name.rpartition(".")[0]
+    module = modules.get(f"{parent}.{leaf}")
+    return module if isinstance(module, nn.Linear) else None
+
+
+def discover(model: nn.Module) -> list[Found]:
+    """Every site of the model, in the order of its modules.
+
+    Raises:
+        ConfigError: an activation whose width can't be told.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    paths = dict(model.named_modules())
+    modules = {canonical_name(path): module for path, module in paths.items()}
+    found: list[Found] = []
+    for path, module in paths.items():
+        if not path or any(word in path for word in _ADAPTERS):
+            continue
+        name = canonical_name(path)
+        if modules.get(name) is not module:
+            continue  # a wrapper around the module that has the name
+        layer, leaf = _layer(name), name.rpartition(".")[2]
+        if isinstance(module, nn.Linear):
+            kind = "lm_head" if module is head or leaf == "lm_head" else "linear"
+            site = Site(name, kind, layer, module.out_features, module.in_features)
+            if leaf == "o_proj":
+                # The output of softmax·V is this projection's input, whichever attention
+                # implementation made it.
+                parent = name.rpartition(".")[0]
+                found.append(
+                    Found(Site(parent, "attention", layer, module.in_features, None), module)
+                )
+            found.append(Found(site, module))
+        elif is_norm(module):
+            weight = getattr(module, "weight", None)
+            if weight is None:
+                continue
+            projection = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(leaf)
+            wide = _sibling(modules, name, projection) if projection else None
+            features = wide.out_features if wide is not None else weight.numel()
+            found.append(Found(Site(name, "norm", layer, features, None), module))
+        elif leaf in _ACTIVATION_LEAVES:
+            gate = _sibling(modules, name, "gate_proj") or _sibling(modules, name, "fc1")
+            if gate is None:
+                raise ConfigError(
+                    f"the activation {name!r} has no gate_proj or fc1 beside it, so its width "
+                    "can't be told; exclude it, or add its family's rule to hf/discover.py"
+                )
+            found.append(Found(Site(name, "activation", layer, gate.out_features, None), module))
+    return found

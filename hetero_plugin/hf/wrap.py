@@ -1,0 +1,237 @@
+"""wrap, unwrap and what there is between them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from hetero_plugin.config import ConfigError, NoiseConfig, resolve
+from hetero_plugin.hf.context import ForwardContext
+from hetero_plugin.hf.discover import Found, discover
+from hetero_plugin.hf.layers import (
+    is_noisy,
+    layer_noise,
+    make_clean,
+    make_noisy,
+    offset_formula,
+)
+from hetero_plugin.state import NoiseState, Phase
+
+log = logging.getLogger("hetero_noise")
+M = TypeVar("M", bound=nn.Module)
+ATTACHMENT = "hetero_noise_attachment"
+
+
+@dataclass
+class Attachment:
+    """What wrap leaves on a model, and unwrap takes away."""
+
+    state: NoiseState
+    context: ForwardContext
+    found: list[Found]
+    modules: list[nn.Module] = field(default_factory=list)
+    hooks: list[Any] = field(default_factory=list)
+
+
+def _device(model: nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            return parameter.device
+    return torch.device("cpu")
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """The module that takes input_ids and owns the list of decoder layers.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for module in model.modules():
+        if isinstance(getattr(module, "layers", None), nn.ModuleList) and hasattr(
+            module, "embed_tokens"
+        ):
+            return module
+    raise ConfigError(
+        f"{type(model).__name__} has no decoder with `embed_tokens` and `layers`; hetero_noise "
+        "wraps decoder language models of transformers (Qwen2, Llama, Mistral, …)"
+    )
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """The attachment of a wrapped model or of what it was put into (PEFT, DDP, compile)."""
+    for module in model.modules():
+        found = module.__dict__.get(ATTACHMENT)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    return None
+
+
+def state_of(model: nn.Module) -> NoiseState:
+    """The noise state of a wrapped model.
+
+    Raises:
+        ConfigError: the model is not wrapped.
+    """
+    attachment = attachment_of(model)
+    if attachment is None:
+        raise ConfigError(f"this {type(model).__name__} is not wrapped; call wrap(model) first")
+    return attachment.state
+
+
+def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
+    """Makes a model noisy, in place.
+
+    Args:
+        model: a decoder language model of transformers, before FSDP, DDP and torch.compile; on any
+            device, also meta.
+        config: NoiseConfig, dict, preset name, JSON text or path; None: what the environment
+            says, else the preset ``qerl-fp4``.
+        quiet: leave out the log line.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConfigError: it is wrapped already, the spec is wrong, or a target is not in the model.
+    """
+    if attachment_of(model) is not None or any(is_noisy(module) for module in model.modules()):
+        raise ConfigError(
+            "this model is wrapped already; wrapping twice would add the error twice. "
+            "Use update(model, config) to change the spec, or unwrap(model) first"
+        )
+    spec = resolve(argument=config) or NoiseConfig.parse(None)
+    found = discover(model)
+    state = NoiseState(spec, [one.site for one in found], device=_device(model))
+    attachment = Attachment(state, ForwardContext(state), found)
+    decoder = _decoder(model)
+    try:
+        _install_layers(attachment)
+        _install_hooks(attachment, model, decoder)
+    except Exception:
+        _remove(attachment)
+        raise
+    object.__setattr__(model, ATTACHMENT, attachment)
+    if not quiet:
+        log.info(state.describe(f"{type(model).__name__} (hf)"))
+    return model
+
+
+def _install_layers(attachment: Attachment) -> None:
+    state, context = attachment.state, attachment.context
+    selected = {chosen.site.name for chosen in state.selected}
+    aqn = {site.name for site in state.aqn.sites} if state.aqn is not None else set()
+    by_module: dict[int, list[Found]] = {}
+    for one in attachment.found:
+        if one.site.name in selected or one.site.name in aqn:
+            by_module.setdefault(id(one.module), []).append(one)
+    for sites in by_module.values():
+        module = sites[0].module
+        attention = next((one for one in sites if one.site.kind == "attention"), None)
+        own = next((one for one in sites if one.site.kind != "attention"), None)
+        if own is None:
+            assert attention is not None
+            own = next(
+                one
+                for one in attachment.found
+                if one.module is module and one.site.kind != "attention"
+            )
+        noise = layer_noise(own.site, context)
+        if attention is not None:
+            noise.attention = layer_noise(attention.site, context)
+        if own.site.name in aqn:
+            noise.aqn = True
+            noise.extra["formula"] = offset_formula(type(module), own.site.name)
+        make_noisy(module, noise)
+        attachment.modules.append(module)
+
+
+def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module) -> None:
+    context = attachment.context
+    hooks = attachment.hooks
+    hooks.append(decoder.register_forward_pre_hook(context.enter_model, with_kwargs=True))
+    for layer in decoder.layers:  # type: ignore[union-attr]
+        hooks.append(layer.register_forward_pre_hook(context.enter_layer, with_kwargs=True))
+    owner = next((m for m in model.modules() if getattr(m, "lm_head", None) is not None), None)
+    if owner is not None:
+        hooks.append(owner.register_forward_pre_hook(context.enter_head, with_kwargs=True))
+
+
+def _remove(attachment: Attachment) -> None:
+    for module in attachment.modules:
+        if is_noisy(module):
+            make_clean(module)
+    for hook in attachment.hooks:
+        hook.remove()
+
+
+def unwrap(model: M) -> M:
+    """Gives back exactly the model that went into `wrap`, in place.
+
+    Raises:
+        ConfigError: the model is not wrapped.
+    """
+    for module in model.modules():
+        attachment = module.__dict__.get(ATTACHMENT)
+        if attachment is not None:
+            _remove(attachment)
+            del module.__dict__[ATTACHMENT]
+            return model
+    raise ConfigError(f"this {type(model).__name__} is not wrapped, so there is nothing to unwrap")
+
+
+def update(model: M, config: Any) -> M:
+    """Changes the spec of a wrapped model; a bad spec leaves the old one in force.
+
+    Raises:
+        ConfigError: not wrapped, or a bad spec.
+    """
+    old = attachment_of(model)
+    if old is None:
+        raise ConfigError("this model is not wrapped; call wrap(model, config) first")
+    spec = resolve(argument=config)
+    unwrap(model)
+    try:
+        return wrap(model, spec)
+    except Exception:
+        wrap(model, old.state.config, quiet=True)
+        raise
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is exactly the clean one: no error, no AQN offset; nothing recompiles."""
+    state = state_of(model)
+    was = state.enabled
+    offsets = state.aqn.offsets.clone() if state.aqn is not None else None
+    state.set_enabled(False)
+    if state.aqn is not None:
+        state.aqn.offsets.zero_()
+    try:
+        yield
+    finally:
+        state.set_enabled(was)
+        if offsets is not None and state.aqn is not None:
+            state.aqn.offsets.copy_(offsets)
+
+
+@contextmanager
+def phase(model: nn.Module, name: Phase) -> Iterator[None]:
+    """Says what the model does inside: ``rollout`` or ``train``."""
+    state = state_of(model)
+    was = state.phase
+    state.set_phase(name)
+    try:
+        yield
+    finally:
+        state.set_phase(was)
+
+
+def set_step(model: nn.Module, step: int) -> None:
+    """Sets the noise step of a wrapped model (``resample: step`` draws anew at each)."""
+    state_of(model).set_step(step)

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, paired statistics, attestation, evaluation under noise, the report."""

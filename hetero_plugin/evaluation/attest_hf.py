@@ -1,0 +1,147 @@
+"""The attestation probe of a Hugging Face model, in eager mode or compiled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hetero_plugin.config import NoiseConfig
+from hetero_plugin.evaluation.attest import ProbedSite
+from hetero_plugin.evaluation.attest_probes import expected_sites, probe_prompts
+from hetero_plugin.hf import disabled, phase, state_of, unwrap, wrap
+from hetero_plugin.state import Phase
+
+
+class HFProbe:
+    """Runs fixed prompts through a wrapped model.
+
+    Args:
+        model: a wrapped causal language model.
+        reference: output of the model before it was wrapped (``clean_output``); without it,
+            "clean" means ``disabled(model)``.
+        phase: which rules apply.
+        forward: what to call instead of the model, such as ``torch.compile(model)``.
+
+    Outputs are float64: the log-probabilities of the prompts' tokens and, where the spec has
+    rules that act on gradients only, sums over each parameter's gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        reference: np.ndarray | None = None,
+        phase: Phase = "train",
+        forward: Any = None,
+    ) -> None:
+        self.model = model
+        self.state = state_of(model)
+        self.phase = phase
+        self.forward = model if forward is None else forward
+        self.reference = reference
+        self.engine = "hf" if forward is None else "hf-compiled"
+        self.gradients = needs_gradients(self.state.config)
+
+    @classmethod
+    def wrapping(cls, model: nn.Module, config: Any, *, phase: Phase = "train") -> HFProbe:
+        """Wraps a clean model, having run the prompts through it before."""
+        wrap(model, config)
+        try:
+            gradients = needs_gradients(state_of(model).config)
+        finally:
+            unwrap(model)
+        reference = clean_output(model, gradients=gradients)
+        return cls(wrap(model, config, quiet=True), reference=reference, phase=phase)
+
+    def expected(self) -> Sequence[ProbedSite]:
+        directions = ("forward", "both", "backward") if self.gradients else ("forward", "both")
+        hf_config = self.model.config.to_dict()
+        return expected_sites(self.state.config, hf_config, self.phase, directions)
+
+    def describe(self) -> dict[str, Any]:
+        status = self.state.status()
+        parameter = next(self.model.parameters())
+        return {
+            "fingerprint": self.state.config.fingerprint,
+            "phase": self.phase,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "device": str(parameter.device),
+            "kernel": status["kernel"],
+            "processes": [{"pid": os.getpid(), "rank": 0, "fingerprint": status["fingerprint"]}],
+            "sites": [chosen.site.name for chosen in self.state.selected],
+        }
+
+    def off(self) -> None:
+        if self.state.slots:
+            self.state.set_scale(0.0)
+
+    def only(self, site: str, scale: float) -> None:
+        self.off()
+        self.state.set_scale(scale, site=site)
+
+    def configured(self) -> None:
+        self.state.reset_scales()
+
+    def clean(self) -> np.ndarray:
+        if self.reference is not None:
+            return self.reference
+        with disabled(self.model):
+            return self._run()
+
+    def output(self) -> np.ndarray:
+        return self._run()
+
+    def _run(self) -> np.ndarray:
+        with phase(self.model, self.phase):
+            return clean_output(self.model, forward=self.forward, gradients=self.gradients)
+
+
+def needs_gradients(config: NoiseConfig) -> bool:
+    """Whether some rule acts on gradients alone, which no forward pass can show."""
+    return any(rule.direction == "backward" for rule in config.rules)
+
+
+def clean_output(
+    model: nn.Module, *, forward: Any = None, gradients: bool = False
+) -> np.ndarray:
+    """Log-probabilities of the fixed prompts' tokens under a model as it stands, float64 [k]."""
+    call = model if forward is None else forward
+    vocab = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    device = next(model.parameters()).device
+    ids = torch.tensor(probe_prompts(vocab), device=device)
+    training = model.training
+    model.eval()  # dropout would be noise of another kind
+    saved = [parameter.grad for parameter in model.parameters()]
+    try:
+        with torch.set_grad_enabled(gradients):
+            logits = call(input_ids=ids, use_cache=False).logits
+            scores = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+            chosen = scores.gather(-1, ids[:, 1:, None]).squeeze(-1)  # [prompts, length - 1]
+        values = [chosen.detach().double().flatten()]
+        if gradients:
+            for parameter in model.parameters():
+                parameter.grad = None
+            chosen.sum().backward()
+            values.append(_gradient_sums(model))
+    finally:
+        for parameter, grad in zip(model.parameters(), saved, strict=True):
+            parameter.grad = grad
+        model.train(training)
+    return torch.cat(values).cpu().numpy()
+
+
+def _gradient_sums(model: nn.Module) -> torch.Tensor:
+    """Two sums a parameter, plain and weighted by position, so that any change is likely seen."""
+    sums = []
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            continue
+        flat = parameter.grad.detach().double().flatten()
+        weights = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64)
+        sums += [flat.sum(), (flat * torch.cos(weights)).sum()]
+    return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)

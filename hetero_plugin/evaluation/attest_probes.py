@@ -1,0 +1,52 @@
+"""What the probes of every engine share: the fixed prompts, and the sites to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hetero_plugin.config import NoiseConfig
+from hetero_plugin.evaluation.attest import ProbedSite
+from hetero_plugin.sites import select, sites_from_config
+from hetero_plugin.state import Phase
+
+PROMPTS = 4
+LENGTH = 24
+
+
+def probe_prompts(vocab_size: int, length: int = LENGTH, n: int = PROMPTS) -> list[list[int]]:
+    """``n`` prompts of ``length`` token ids each, the same at every call.
+
+    A multiplicative walk through the vocabulary: no two prompts are alike, and within a prompt
+    ids differ, so that rows are told apart by token as well as by position.
+    """
+    stride = 7919  # prime, so that any vocabulary is walked in full
+    return [
+        [int((stride * (i * length + j + 1) + 31 * i) % vocab_size) for j in range(length)]
+        for i in range(n)
+    ]
+
+
+def expected_sites(
+    config: NoiseConfig,
+    hf_config: Mapping[str, object],
+    phase: Phase,
+    directions: Sequence[str] = ("forward", "both"),
+) -> list[ProbedSite]:
+    """Sites whose noise a probe must see: selected, in this phase, in one of the directions.
+
+    Worked out from the model's configuration, without asking the engine.
+
+    Raises:
+        UnknownArchitectureError: the model's family has no map of sites.
+        ConfigError: a target that matches no site.
+    """
+    found = []
+    for chosen in select(config, sites_from_config(hf_config)):
+        scales = [
+            rule.scale
+            for _, rule in chosen.rules
+            if rule.phase in ("both", phase) and rule.direction in directions
+        ]
+        if scales:
+            found.append(ProbedSite(chosen.site.name, chosen.site.kind, max(scales)))
+    return found

@@ -1,0 +1,290 @@
+"""The robustness report of a run: ``report.json`` and one self-contained ``report.html``.
+
+A report whose results don't carry a passing attestation shows no numbers: it says REFUSED, names
+what failed, and ``build`` raises. ``allow_unattested`` shows them all the same and marks the page.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hetero_plugin.evaluation import report_figures as figures
+from hetero_plugin.evaluation import report_words as words
+from hetero_plugin.evaluation import results, stats
+from hetero_plugin.evaluation.attest import Refused, versions
+from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_run
+
+FORMAT = 1
+REWARD = ("critic/score/mean", "critic/rewards/mean", "train/score", "reward")
+SIGMA = ("hetero/sigma", "hetero/aqn/sigma", "hetero/aqn_sigma")
+MISMATCH = {
+    "training/rollout_probs_diff_mean": "mean |Δ probability|, rollout against actor",
+    "training/rollout_probs_diff_max": "largest |Δ probability|",
+    "training/rollout_actor_probs_pearson_corr": "Pearson correlation of probabilities",
+    "rollout_corr/kl": "KL(rollout ‖ actor) per token, nats",
+}
+
+
+def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path, Path]:
+    """Writes ``report.json`` and ``report.html`` into a run folder.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ResultError: the folder holds no readable evaluation.
+        Refused: some result's noise is not attested. The refused report is written first.
+    """
+    run_dir = Path(run_dir)
+    report = assemble(run_dir, allow_unattested=allow_unattested)
+    drawings = {} if report["status"] == "REFUSED" else draw(report)
+    json_path, html_path = run_dir / "report.json", run_dir / "report.html"
+    page = render(report, drawings)
+    results.write_json(json_path, report)
+    partial = html_path.with_name(html_path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(html_path)
+    if report["status"] == "REFUSED":
+        raise Refused(
+            "REFUSED: " + "; ".join(f"{r['arm']}: {r['problem']}" for r in report["refused"])
+        )
+    return json_path, html_path
+
+
+def assemble(run_dir: Path, *, allow_unattested: bool = False) -> dict[str, Any]:
+    """The report as JSON-able data.
+
+    Raises:
+        ResultError: see ``build``.
+    """
+    run = read_run(run_dir)
+    arms, baseline = run["arms"], run["baseline"]
+    refused = [
+        {"arm": name, "problem": problem}
+        for name, arm in arms.items()
+        for problem in results.problems(arm["result"])
+    ]
+    first = next(iter(arms.values()))["result"]["header"]
+    margin = float(first.get("margin", 0.02))
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "status": "ATTESTED",
+        "refused": refused,
+        "title": run["settings"].get("title", "Robustness to hardware error"),
+        "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "settings": run["settings"],
+        "versions": _versions(arms),
+        "attestation": {name: _attestation(arm) for name, arm in arms.items()},
+    }
+    if refused:
+        report["status"] = "UNATTESTED" if allow_unattested else "REFUSED"
+        if not allow_unattested:
+            return report
+    report.update(
+        n=first["n"],
+        task={key: first.get(key) for key in ("task", "task_sha256", "data_source", "total")},
+        levels=[row["level"] for row in next(iter(arms.values()))["result"]["levels"]],
+        margin=margin,
+        confidence=0.95,
+        baseline=baseline,
+        arms={name: _arm(arm) for name, arm in arms.items()},
+        comparisons=_comparisons(arms, baseline, margin),
+        curves={
+            "reward": curves(arms, *REWARD),
+            "validation_clean": curves(arms, "val-core/*"),
+            "validation_noisy": curves(arms, "hetero/val_noisy/*"),
+            "mismatch": curves(arms, "rollout_corr/kl", "training/rollout_probs_diff_mean"),
+            "sigma": _sigma(arms),
+        },
+        mismatch=_mismatch(arms),
+    )
+    report["summary"] = _summary(report)
+    report["limits"] = _limits(report)
+    return report
+
+
+def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
+    result = arm["result"]
+    header = result["header"]
+    return {
+        "label": arm["label"],
+        "model": header.get("model"),
+        "model_sha256": header.get("model_sha256"),
+        "fingerprint": header.get("fingerprint"),
+        "evaluation_spec": header.get("spec"),
+        "train": arm["train"],
+        "seconds": sum(row.get("seconds", 0.0) for row in result["levels"]),
+        "levels": [
+            {
+                "level": row["level"],
+                **row["accuracy"],
+                "truncated": row.get("truncated_share"),
+                "mean_tokens": row.get("mean_tokens"),
+            }
+            for row in result["levels"]
+        ],
+        "realised": result.get("realised"),
+    }
+
+
+def _comparisons(arms: Mapping[str, Any], baseline: str, margin: float) -> list[dict[str, Any]]:
+    """Every comparison of the page, with Holm's adjustment over all of them."""
+    rows: list[dict[str, Any]] = []
+    for name, arm in arms.items():
+        for row in results.within(arm["result"], margin):
+            rows.append({"type": "noise", "first": name, "second": name, **row})
+    names = [baseline, *(name for name in arms if name != baseline)]
+    for i, one in enumerate(names):
+        for two in names[i + 1 :]:
+            for row in results.between(arms[one]["result"], arms[two]["result"], margin):
+                rows.append({"type": "arms", "first": one, "second": two, **row})
+    for row, p in zip(rows, stats.holm([r["mcnemar_p"] for r in rows]), strict=True):
+        row["p_adjusted"] = p
+        row["verdict"] = words.verdict(row)
+        one, two = arms[row["first"]]["label"], arms[row["second"]]["label"]
+        row["sentence"] = (
+            words.within_sentence(one, row, margin)
+            if row["type"] == "noise"
+            else words.between_sentence(one, two, row)
+        )
+    return rows
+
+
+def _attestation(arm: Mapping[str, Any]) -> dict[str, Any]:
+    result = arm["result"]
+    used = {int(row["session"]) for row in result["levels"]}
+    sessions = [s.get("attestation") or {} for i, s in enumerate(result["sessions"]) if i in used]
+    return {
+        "label": arm["label"],
+        "seen": min((s.get("seen", 0) for s in sessions), default=0),
+        "of": max((s.get("of", 0) for s in sessions), default=0),
+        "passed": not results.problems(result),
+        "sessions": sessions,
+    }
+
+
+def _versions(arms: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions under which answers were produced; a difference between arms is shown as such."""
+    found: dict[str, set[str]] = {}
+    for arm in arms.values():
+        for session in arm["result"]["sessions"]:
+            for name, version in (session.get("versions") or {}).items():
+                found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(v)) for name, v in sorted(found.items())} or versions()
+
+
+def _sigma(arms: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for arm in arms.values():
+        curve = pick(arm["series"], *SIGMA)
+        if curve is not None and any(value > 0 for value in curve[1]):
+            found[arm["label"]] = curve
+    return found
+
+
+def _mismatch(arms: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for key, label in MISMATCH.items():
+        values = {arm["label"]: last_mean(arm["series"], key) for arm in arms.values()}
+        if any(value is not None for value in values.values()):
+            rows.append({"metric": key, "label": label, "values": values})
+    return rows
+
+
+def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's words: a few lines first, then every comparison as a sentence."""
+    rows, arms = report["comparisons"], report["arms"]
+    details = []
+    for name, arm in arms.items():
+        own = [row for row in rows if row["type"] == "noise" and row["first"] == name]
+        details.append({"about": arm["label"], "sentences": [row["sentence"] for row in own]})
+    against = [row["sentence"] for row in rows if row["type"] == "arms"]
+    details.append({"about": "between arms", "sentences": against})
+    return {"headlines": words.headlines(report), "details": details}
+
+
+def _limits(report: Mapping[str, Any]) -> list[str]:
+    discordances = sorted(row["discordance"] for row in report["comparisons"])
+    middle = discordances[len(discordances) // 2] if discordances else 0.1
+    seeds = [arm["train"].get("seed") for arm in report["arms"].values()]
+    if not any(seed is not None for seed in seeds):
+        seeds = [report["settings"].get("seed")]
+    return words.limits(report["n"], report["margin"], middle, seeds)
+
+
+def draw(report: Mapping[str, Any]) -> dict[str, str]:
+    """The page's figures as inline SVG, by name."""
+    order = [arm["label"] for arm in report["arms"].values()]
+    drawings = {
+        "accuracy": figures.accuracy_by_level(
+            report["levels"], {arm["label"]: arm["levels"] for arm in report["arms"].values()}
+        )
+    }
+    index = {name: i for i, name in enumerate(report["arms"])}
+    for kind in ("noise", "arms"):
+        rows = [
+            {
+                "label": difference_label(report, row),
+                "series": index[row["second"]],
+                **{key: row[key] for key in ("difference", "low", "high")},
+            }
+            for row in report["comparisons"]
+            if row["type"] == kind
+        ]
+        if rows:
+            name = f"differences_{kind}"
+            drawings[name] = figures.differences(rows, report["margin"], name)
+    found = report["curves"]
+    panels = [("mean training reward", found["reward"], True)] if found["reward"] else []
+    for title, key in (
+        ("validation accuracy, clean", "validation_clean"),
+        ("validation accuracy, noisy", "validation_noisy"),
+    ):
+        if any(len(curve[0]) > 1 for curve in found[key].values()):
+            panels.append((title, found[key], False))
+    if panels:
+        drawings["training"] = figures.training(panels[:3], order)
+    if found["mismatch"]:
+        drawings["mismatch"] = figures.training(
+            [("rollout / actor gap", found["mismatch"], True)], order, name="mismatch"
+        )
+    if found["sigma"]:
+        drawings["sigma"] = figures.schedule(found["sigma"], order)
+    return drawings
+
+
+def difference_label(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """A comparison in a few words."""
+    first, second = (report["arms"][row[key]]["label"] for key in ("first", "second"))
+    level = words.level(row["level"])
+    if row["type"] == "noise":
+        return f"{second}: {level}"
+    return f"{second} against {first}, {level}"
+
+
+def render(report: Mapping[str, Any], drawings: Mapping[str, str]) -> str:
+    """The page: one HTML document that needs no network and no script."""
+    try:
+        import jinja2
+    except ImportError as exc:  # pragma: no cover - depends on the installation
+        raise ImportError(
+            "the report's page needs jinja2; install it with: pip install 'hetero-plugin[eval]'"
+        ) from exc
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hetero_plugin.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=words.percent,
+        points=words.points,
+        interval=words.interval,
+        pvalue=words.p_value,
+        level=words.level,
+    )
+    return environment.get_template("report.html.j2").render(report=report, drawings=drawings)

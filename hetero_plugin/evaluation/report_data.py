@@ -1,0 +1,140 @@
+"""Reads a run folder: settings, training metrics, evaluation results.
+
+Layout::
+
+    RUN/settings.json             seed, margin, labels: what was asked for
+    RUN/arms/ARM/metrics.jsonl    one line a training step: {"step": 3, "data": {"name": value}}
+    RUN/arms/ARM/train.json       what training did (seed, noise spec, AQN, time)
+    RUN/eval/ARM.json             hetero_plugin.evaluation.results
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hetero_plugin.evaluation.results import ResultError, load, read_json
+
+Series = dict[str, tuple[list[int], list[float]]]
+
+# Which arm the others are compared with, if settings.json does not say.
+_BASELINES = ("clean", "baseline")
+_ORDER = ("clean", "baseline", "noise", "noise_aqn", "noise+aqn", "noise-aqn", "aqn")
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """Everything the report needs of a run, by arm.
+
+    Returns:
+        ``settings``; ``baseline`` (an arm's name); ``arms``: name -> ``label``, ``result``
+        (evaluation results), ``train`` (a mapping, maybe empty), ``series`` (training metrics).
+
+    Raises:
+        ResultError: no run there, nothing evaluated, or a file that can't be read.
+    """
+    if not run_dir.is_dir():
+        raise ResultError(f"{run_dir}: no such run folder")
+    settings_path = run_dir / "settings.json"
+    settings = read_json(settings_path) if settings_path.exists() else {}
+    evaluated = {path.stem: path for path in sorted((run_dir / "eval").glob("*.json"))}
+    if not evaluated:
+        raise ResultError(
+            f"{run_dir}: nothing evaluated yet (expected {run_dir / 'eval'}/ARM.json); "
+            "run hetero-noise eval first"
+        )
+    arms: dict[str, Any] = {}
+    for name in sorted(evaluated, key=_rank):
+        folder = run_dir / "arms" / name
+        train = folder / "train.json"
+        arms[name] = {
+            "label": label_of(name, settings),
+            "result": load(evaluated[name]),
+            "train": read_json(train) if train.exists() else {},
+            "series": read_metrics(folder / "metrics.jsonl"),
+        }
+    baseline = settings.get("baseline")
+    if baseline is None:
+        baseline = next((name for name in _BASELINES if name in arms), next(iter(arms)))
+    if baseline not in arms:
+        raise ResultError(
+            f"{settings_path}: baseline {baseline!r} was not evaluated; there are {sorted(arms)}"
+        )
+    return {"settings": settings, "baseline": baseline, "arms": arms}
+
+
+def label_of(name: str, settings: Mapping[str, Any]) -> str:
+    """An arm's name as the page shows it."""
+    labels = settings.get("labels") or {}
+    default = name.replace("_aqn", " + AQN").replace("-aqn", " + AQN").replace("+aqn", " + AQN")
+    return str(labels.get(name, default))
+
+
+def read_metrics(path: Path) -> Series:
+    """Training metrics by name: (steps, values). Values that are no finite number are left out.
+
+    Raises:
+        ResultError: a line that isn't JSON (the last one may be cut short by an interruption).
+    """
+    series: Series = {}
+    if not path.exists():
+        return series
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as exc:
+            if number == len(lines):
+                break
+            raise ResultError(f"{path}, line {number}: not JSON: {exc.msg}") from exc
+        data = record.get("data", record)
+        step = record.get("step", data.get("training/global_step"))
+        if step is None:
+            raise ResultError(f"{path}, line {number}: has no 'step'")
+        for key, value in data.items():
+            usable = isinstance(value, int | float) and not isinstance(value, bool)
+            if key != "step" and usable and math.isfinite(value):
+                steps, values = series.setdefault(key, ([], []))
+                if steps and steps[-1] >= step:  # a resumed run logs a step again: the last counts
+                    keep = next(i for i, s in enumerate(steps) if s >= step)
+                    del steps[keep:], values[keep:]
+                steps.append(int(step))
+                values.append(float(value))
+    return series
+
+
+def pick(series: Series, *names: str) -> tuple[list[int], list[float]] | None:
+    """The first metric there is; a name may end in ``*`` (first match in order of name)."""
+    for name in names:
+        if name in series:
+            return series[name]
+        if name.endswith("*"):
+            for key in sorted(series):
+                if key.startswith(name[:-1]):
+                    return series[key]
+    return None
+
+
+def curves(
+    arms: Mapping[str, Any], *names: str
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    """One metric for every arm that has it, by label."""
+    found = {arm["label"]: pick(arm["series"], *names) for arm in arms.values()}
+    return {label: curve for label, curve in found.items() if curve is not None}
+
+
+def last_mean(series: Series, name: str, share: float = 0.25) -> float | None:
+    """Mean of a metric over the last quarter of training."""
+    curve = series.get(name)
+    if curve is None:
+        return None
+    values = curve[1][-max(1, int(len(curve[1]) * share)) :]
+    return sum(values) / len(values)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)

@@ -1,0 +1,176 @@
+"""The results file of an evaluation: one JSON document a checkpoint, written level by level.
+
+``header`` says what was asked and is fixed before the first answer; ``sessions`` are the engine
+starts, each with its attestation; ``levels`` hold every question's outcome, which is what paired
+comparison needs. A file is continued only by a run with the very same header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hetero_plugin.evaluation import attest, stats
+
+FORMAT = 1
+
+
+class ResultError(ValueError):
+    """A results file that can't be read or continued; the message says which part and why."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader or a crash never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as out:
+        json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
+        out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ResultError: there is no such file, or it isn't JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ResultError(f"{path}: no such file") from exc
+    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        raise ResultError(f"{path}: not valid JSON ({exc}); remove it and run again") from exc
+
+
+def new(header: Mapping[str, Any]) -> dict[str, Any]:
+    """An empty results document."""
+    return {"format": FORMAT, "header": dict(header), "sessions": [], "levels": []}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads and checks a results file.
+
+    Raises:
+        ResultError: wrong format, or levels whose outcomes don't match the number of questions.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ResultError(f"{path}: not an evaluation's results (format {FORMAT})")
+    for key in ("header", "sessions", "levels"):
+        if key not in document:
+            raise ResultError(f"{path}: {key!r} is missing")
+    n = document["header"].get("n")
+    for row in document["levels"]:
+        if len(row["outcomes"]) != n or sum(row["outcomes"]) != row["accuracy"]["hits"]:
+            raise ResultError(
+                f"{path}: level {row['level']:g} holds {len(row['outcomes'])} outcomes with "
+                f"{sum(row['outcomes'])} right; its header says n={n}, its accuracy "
+                f"{row['accuracy']['hits']} right"
+            )
+    return document
+
+
+def resume(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """The document to continue: what ``path`` holds, or an empty one.
+
+    Raises:
+        ResultError: ``path`` holds another run; nothing is overwritten.
+    """
+    if not path.exists():
+        return new(header)
+    document = load(path)
+    old, fresh = document["header"], json.loads(json.dumps(dict(header)))
+    different = sorted(k for k in {*old, *fresh} if old.get(k) != fresh.get(k))
+    if different:
+        what = "; ".join(f"{k}: {old.get(k)!r:.80} there, {fresh.get(k)!r:.80} now"
+                         for k in different[:4])  # fmt: skip
+        raise ResultError(
+            f"{path} holds another run ({what}); give another --out, or remove that file"
+        )
+    return document
+
+
+def level_row(document: Mapping[str, Any], level: float) -> dict[str, Any] | None:
+    """The finished row of a noise level, or None."""
+    for row in document["levels"]:
+        if row["level"] == level:
+            return row
+    return None
+
+
+def problems(document: Mapping[str, Any]) -> list[str]:
+    """Why the document's noise is not proven; empty when every level's session attested."""
+    found: list[str] = []
+    if not document["levels"]:
+        found.append("no level was evaluated")
+    fingerprint = document["header"].get("fingerprint")
+    used = sorted({int(row["session"]) for row in document["levels"]})
+    for index in used:
+        if not 0 <= index < len(document["sessions"]):
+            found.append(f"session {index} is missing")
+            continue
+        session = document["sessions"][index]
+        for problem in attest.problems(session.get("attestation"), fingerprint):
+            found.append(f"session {index}: {problem}")
+    for row in document["levels"]:
+        realised = row.get("scales") or {}
+        if realised.get("max") != row["level"] or realised.get("min") != row["level"]:
+            found.append(
+                f"level {row['level']:g}: the engine reported scales "
+                f"{realised.get('min')} to {realised.get('max')}"
+            )
+    return found
+
+
+def within(document: Mapping[str, Any], margin: float) -> list[dict[str, Any]]:
+    """Each noisy level against level 0 of the same checkpoint, paired by question."""
+    clean = level_row(document, 0.0)
+    rows = []
+    for row in document["levels"]:
+        if clean is None or row["level"] == 0.0:
+            continue
+        rows.append({"level": row["level"], **_paired(clean, row, margin)})
+    return rows
+
+
+def between(
+    first: Mapping[str, Any], second: Mapping[str, Any], margin: float
+) -> list[dict[str, Any]]:
+    """Two checkpoints at each common level, paired by question; difference is second - first.
+
+    Raises:
+        ResultError: they answered different questions.
+    """
+    keys = ("n", "task_sha256")
+    for key in keys:
+        if first["header"].get(key) != second["header"].get(key):
+            raise ResultError(
+                f"the checkpoints answered different questions ({key}: "
+                f"{first['header'].get(key)} and {second['header'].get(key)}); "
+                "evaluate both on the same file with the same n"
+            )
+    rows = []
+    for row in first["levels"]:
+        other = level_row(second, row["level"])
+        if other is not None:
+            rows.append({"level": row["level"], **_paired(row, other, margin)})
+    return rows
+
+
+def _paired(one: Mapping[str, Any], two: Mapping[str, Any], margin: float) -> dict[str, Any]:
+    paired = stats.compare(one["outcomes"], two["outcomes"])
+    result = paired.to_dict()
+    if result["minimum_detectable"] == float("inf"):
+        result["minimum_detectable"] = None  # JSON has no infinity
+    result["equivalence"] = stats.equivalence(paired, margin).to_dict()
+    texts, others = one.get("texts"), two.get("texts")
+    if texts and others:
+        changed = sum(a != b for a, b in zip(texts, others, strict=True))
+        result["changed_texts"] = changed / len(texts)
+    return result

@@ -15,7 +15,7 @@ from pydantic import model_validator
 from hetero_plugin.config_aqn import AQNConfig
 from hetero_plugin.config_errors import ConfigError, did_you_mean
 from hetero_plugin.config_model import Frozen, Seed, plain
-from hetero_plugin.config_rule import ERROR_MODELS, NoiseRule, add_error_model
+from hetero_plugin.config_rule import ERROR_MODELS, NoiseRule
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -27,7 +27,6 @@ __all__ = [
     "ConfigError",
     "NoiseConfig",
     "NoiseRule",
-    "add_error_model",
     "preset",
     "resolve",
 ]

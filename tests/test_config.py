@@ -289,3 +289,11 @@ def test_an_error_in_a_place_names_the_place() -> None:
         resolve(additional_config={"hetero_noise": {"scale": -1}}, environ={})
     with pytest.raises(ConfigError, match=r"under the key 'hetero_noise'"):
         resolve(additional_config={"scale": 0.05}, environ={})
+
+
+def test_the_names_of_error_models_are_those_that_are_implemented() -> None:
+    from hetero_plugin.errors import MODELS, error_model
+
+    assert {error_model(name).name for name in ERROR_MODELS} <= set(MODELS)
+    # The one form with a switch of its own: `relative: true`.
+    assert set(MODELS) - set(ERROR_MODELS) == {error_model("systematic_bias", relative=True).name}

@@ -1,1 +1,109 @@
-"""The ``hetero-noise`` command; its sub-commands are loaded when they are called."""
+"""The ``hetero-noise`` command.
+
+Each sub-command is a file ``cli/<name>.py`` with a function ``command``, whose signature is the
+command line (typer reads it). The file is imported when the command is called, so that
+``hetero-noise --help`` and the cheap commands don't wait for an engine to load.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["COMMANDS", "app"]
+
+# Name -> what it does, in the order of the help. The module is the name with underscores.
+COMMANDS: dict[str, str] = {
+    "doctor": "Say what this machine and environment can do, and what is missing.",
+    "plan": "List the sites that a specification selects in a model; loads no weights.",
+    "schedule": "Print and plot the σ of AQN at every step.",
+    "demo": "Train, evaluate and report the miniature: the whole idea on two cores.",
+    "train": "Train with verl under a specification.",
+    "eval": "Evaluate a checkpoint at several noise levels, with the noise attested.",
+    "attest": "Prove that each selected site perturbs the model's output.",
+    "report": "Make the report of a finished run anew.",
+    "random": "Write the generator's stream to stdout, for statistical test batteries.",
+    "bench": "Measure the cost of the noise beside the clean engine.",
+    "sensitivity": "Measure what error at each site alone does.",
+    "profile": "Record, fit and replay a measured hardware difference.",
+}
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _fail(name: str, error: Exception) -> NoReturn:
+    """One paragraph on stderr and exit status 2: the user's setting is wrong, not the program."""
+    print(f"hetero-noise {name}: error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _run(name: str, args: list[str]) -> None:
+    """Loads the sub-command ``name`` and gives it ``args``."""
+    import typer
+
+    from hetero_plugin.config_errors import ConfigError
+
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    try:
+        module = import_module(f"hetero_plugin.cli.{_module(name)}")
+        one.command(name)(module.command)
+        one(args, prog_name=f"hetero-noise {name}")
+    except ConfigError as error:
+        _fail(name, error)
+    except ImportError as error:
+        # The engine rooms' own words name the extra to install; any other is a fault of ours.
+        if "pip install" not in str(error):
+            raise
+        _fail(name, error)
+
+
+try:
+    import typer
+except ImportError:
+
+    def app() -> NoReturn:
+        """Says what is missing: the command line is not part of the core's dependencies."""
+        print(
+            "hetero-noise: error: the command line needs typer, which is not installed: "
+            "pip install 'hetero-plugin[hf]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+else:
+
+    def _add(app: typer.Typer, name: str, about: str) -> None:
+        # Everything after the name, --help included, goes on to the command unread.
+        @app.command(
+            name,
+            help=about,
+            add_help_option=False,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )
+        def forward(context: typer.Context) -> None:
+            _run(name, context.args)
+
+    def _build() -> typer.Typer:
+        app = typer.Typer(
+            help="Makes one machine compute, numerically, like another, and measures the effect.",
+            no_args_is_help=True,
+            add_completion=False,
+            pretty_exceptions_enable=False,
+        )
+
+        @app.callback()
+        def _group() -> None:
+            # A callback keeps the sub-commands' names even if there is only one of them.
+            return None
+
+        here = Path(__file__).parent
+        for name, about in COMMANDS.items():
+            if (here / f"{_module(name)}.py").is_file():
+                _add(app, name, about)
+        return app
+
+    app = _build()

@@ -1,0 +1,98 @@
+"""``hetero-noise plan``: the sites that a specification selects, without loading weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from hetero_plugin.cli.options import read_model_config, spec_from_options
+from hetero_plugin.config import NoiseConfig, NoiseRule, resolve
+from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select, sites_from_config
+
+
+def command(
+    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its config.json.")],
+    preset: Annotated[str | None, typer.Option(help="Name of a preset.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Specification: a .yaml or .json file, or JSON text.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Replaces every rule's scale.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List the sites that a specification selects in a model, by kind; loads no weights.
+
+    Without --preset, --config or --scale the checkpoint's own quantization_config applies, then
+    the environment variable HETERO_NOISE_CONFIG, then the preset qerl-fp4.
+    """
+    hf_config = read_model_config(model)
+    spec = resolve(
+        argument=spec_from_options(preset, config, scale),
+        model_config=hf_config.get("quantization_config"),
+    )
+    if spec is None:
+        spec = NoiseConfig.parse(None)
+    sites = sites_from_config(hf_config)
+    selected, noisy_norms = select(spec, sites), aqn_sites(spec, sites)
+    if as_json:
+        typer.echo(json.dumps(_as_json(spec, selected, noisy_norms), indent=2))
+    else:
+        _print(spec, sites, selected, noisy_norms)
+
+
+def _as_json(
+    spec: NoiseConfig, selected: Sequence[Selected], noisy_norms: Sequence[Site]
+) -> dict[str, Any]:
+    return {
+        "sites": [
+            {
+                "name": s.site.name,
+                "kind": s.site.kind,
+                "layer": s.site.layer,
+                "features": s.site.features,
+                "in_features": s.site.in_features,
+                "rules": [index for index, _ in s.rules],
+            }
+            for s in selected
+        ],
+        "by_kind": counts(selected),
+        "total": len(selected),
+        "aqn_sites": [site.name for site in noisy_norms],
+        "fingerprint": spec.fingerprint,
+        "spec": json.loads(spec.canonical),
+    }
+
+
+def _describe(rule: NoiseRule) -> str:
+    words = [f"{rule.error} {rule.scale:g}", f"at the {rule.point}", f"{rule.direction}"]
+    if rule.direction == "both":
+        words[-1] = "forward and backward"
+    if rule.phase != "both":
+        words.append(f"in {rule.phase} only")
+    if rule.rounding != "stochastic":
+        words.append(f"rounding {rule.rounding}")
+    return ", ".join(words)
+
+
+def _print(
+    spec: NoiseConfig,
+    sites: Sequence[Site],
+    selected: Sequence[Selected],
+    noisy_norms: Sequence[Site],
+) -> None:
+    for index, rule in enumerate(spec.rules):
+        hit = [s for s in selected if any(i == index for i, _ in s.rules)]
+        typer.echo(f"rule {index}: {_describe(rule)}: {len(hit)} sites")
+    if noisy_norms:
+        typer.echo(f"AQN ({spec.aqn.schedule if spec.aqn else ''}): {len(noisy_norms)} norms")
+    width = max((len(s.site.name) for s in selected), default=0)
+    for s in selected:
+        numbers = ",".join(str(i) for i, _ in s.rules)
+        columns = f"{s.site.name:<{width}}  {s.site.kind:<10}  {s.site.features:>7} features"
+        typer.echo(f"  {columns}  rules {numbers}")
+    have = counts(sites)
+    for kind, number in counts(selected).items():
+        typer.echo(f"{kind}: {number} of {have[kind]}")
+    typer.echo(f"total: {len(selected)} of {len(sites)} sites, specification {spec.fingerprint}")

@@ -1,0 +1,1 @@
+"""Tests; a package, so that helpers are found as ``tests.<folder>.<file>`` in any order."""

@@ -1,0 +1,222 @@
+"""The command line: what it lists, how it fails, and plan and schedule themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from hetero_plugin.cli import COMMANDS, app
+from hetero_plugin.config import ENVIRONMENT, preset
+
+QWEN_1_5B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 28,
+    "tie_word_embeddings": True,
+    "vocab_size": 151936,
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_1_5B))
+    return tmp_path
+
+
+def call(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_help_lists_the_commands_that_exist_and_no_other() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    folder = Path(__file__).parents[2] / "hetero_plugin" / "cli"
+    for name in COMMANDS:
+        there = (folder / f"{name}.py").exists()
+        listed = any(line.strip("│ ").startswith(f"{name} ") for line in result.stdout.splitlines())
+        assert listed == there, name
+    assert "plan" in result.stdout and "schedule" in result.stdout
+
+
+def test_every_command_file_is_registered() -> None:
+    folder = Path(__file__).parents[2] / "hetero_plugin" / "cli"
+    for path in folder.glob("*.py"):
+        if "\ndef command(" in path.read_text():
+            assert path.stem in COMMANDS, f"{path.name} is not listed in hetero_plugin/cli"
+
+
+def test_an_unknown_command_is_a_clean_error() -> None:
+    result = call("plna")
+    assert result.exit_code == 2
+    assert "plna" in result.stderr and "plan" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_loads_no_engine_and_not_even_torch() -> None:
+    code = (
+        "import sys\n"
+        "import hetero_plugin.cli\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'verl', 'ray', 'matplotlib', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_console_script_prints_one_paragraph_and_exits_with_2(model: Path) -> None:
+    script = Path(sys.executable).with_name("hetero-noise")
+    env = {k: v for k, v in os.environ.items() if k != ENVIRONMENT}
+    done = subprocess.run(
+        [script, "plan", "--model", model, "--preset", "rmsnrm"],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("hetero-noise plan: error: ")
+    assert "Did you mean 'rmsnorm'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "total"), [("rmsnorm", 57), ("mlp", 85), ("linear", 197), ("all", 254)]
+)
+def test_plan_counts_the_experiments_sites(model: Path, name: str, total: int) -> None:
+    result = call("plan", "--model", model, "--preset", name, "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["total"] == len(data["sites"]) == sum(data["by_kind"].values()) == total
+    assert data["fingerprint"] == preset(name).fingerprint
+    assert {"name", "kind", "layer"} <= set(data["sites"][0])
+
+
+def test_plan_takes_the_file_itself_and_prints_for_people(model: Path) -> None:
+    result = call("plan", "--model", model / "config.json", "--preset", "qerl-fp4")
+    assert result.exit_code == 0, result.stderr
+    assert "linear: 196 of 196" in result.stdout
+    assert "total: 196 of 310 sites" in result.stdout
+    assert "model.layers.27.mlp.down_proj" in result.stdout
+
+
+def test_plan_reads_a_specification_and_a_scale(model: Path) -> None:
+    spec = model / "spec.yaml"
+    spec.write_text("preset: all\nlayers: ['0-1']\naqn: {total_steps: 100}\n")
+    result = call("plan", "--model", model, "--config", spec, "--scale", "0.01", "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["by_kind"] == {"linear": 14, "norm": 4}
+    assert len(data["aqn_sites"]) == 57
+    assert data["spec"]["rules"][0]["scale"] == 0.01
+
+
+def test_plan_without_options_takes_what_would_apply(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fingerprint() -> str:
+        result = call("plan", "--model", model, "--json")
+        assert result.exit_code == 0, result.stderr
+        return str(json.loads(result.stdout)["fingerprint"])
+
+    assert fingerprint() == preset("qerl-fp4").fingerprint
+    monkeypatch.setenv(ENVIRONMENT, "all")
+    assert fingerprint() == preset("all").fingerprint
+    monkeypatch.delenv(ENVIRONMENT)
+    own = {"quant_method": "hetero_noise", "preset": "mlp"}
+    (model / "config.json").write_text(json.dumps({**QWEN_1_5B, "quantization_config": own}))
+    assert fingerprint() == preset("mlp").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--preset", "all", "--config", "{}"], "both given"),
+        (["--scale", "-1"], "scale: got -1"),
+        (["--scale", "nan"], "scale: got nan"),
+        (["--config", '{"scale": 1, "targets": ["conv"]}'], "'conv' matches none"),
+        (["--config", '{"scale": 1, "layers": [28]}'], "no layer 28"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--config", '{"rules": [], "aqn": {}}', "--scale", "1"], "no rule"),
+    ],
+)
+def test_plan_says_what_is_wrong(model: Path, options: list[str], words: str) -> None:
+    result = call("plan", "--model", model, *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("hetero-noise plan: error: ") and words in result.stderr
+
+
+def test_plan_says_what_is_wrong_with_the_model(tmp_path: Path) -> None:
+    assert "there is no file" in call("plan", "--model", tmp_path).stderr
+    path = tmp_path / "config.json"
+    for text, words in (
+        ("{", "can't be read as JSON"),
+        ("[]", "got list"),
+        ('{"model_type": "gemma3"}', "'gemma3' has no map"),
+        ('{"model_type": "qwen2"}', "hidden_size is missing"),
+    ):
+        path.write_text(text)
+        result = call("plan", "--model", tmp_path)
+        assert result.exit_code == 2 and words in result.stderr
+
+
+def test_schedule_prints_every_step() -> None:
+    result = call("schedule", "--total-steps", "116")
+    assert result.exit_code == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert [int(row[0]) for row in rows] == list(range(116))
+    assert [float(rows[i][1]) for i in (0, 11, 12, 115)] == [0.0, 0.0, 0.05, 0.0005]
+
+
+def test_schedule_of_the_experiments_epochs_as_json_and_figure(tmp_path: Path) -> None:
+    figure = tmp_path / "sigma.png"
+    options = ["--schedule", "epoch", "--epoch-ranges", "0.05:0.01,0.01:0.0005"]
+    options += ["--stages-per-epoch", "5", "--steps-per-epoch", "58", "--json", "--plot", figure]
+    result = call("schedule", *options)
+    assert result.exit_code == 0, result.stderr
+    sigma = json.loads(result.stdout)["sigma"]
+    assert len(sigma) == 116
+    assert [sigma[i] for i in (0, 10, 57, 58, 68, 115)] == [0, 0.05, 0.01, 0, 0.01, 0.0005]
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 5000
+
+
+def test_schedule_takes_the_aqn_of_a_specification(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"scale": 0.1, "aqn": {"schedule": "linear", "sigma_end": 0}}')
+    result = call("schedule", "--config", spec, "--total-steps", "3", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["sigma"] == pytest.approx([0.05, 0.025, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--total-steps"),
+        (["--schedule", "epoch"], "--steps-per-epoch"),
+        (["--schedule", "exponential"], "exponential"),
+        (["--stages", "1", "--total-steps", "9"], "constant"),
+        (["--schedule", "epoch", "--epoch-ranges", "0.05-0.01"], "START:END"),
+        (["--config", '{"scale": 1}', "--total-steps", "9"], "no aqn"),
+        (["--total-steps", "20", "--plot", "no/such/folder/a.png"], "no folder"),
+    ],
+)
+def test_schedule_says_what_is_wrong(options: list[str], words: str) -> None:
+    result = call("schedule", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("hetero-noise schedule: error: ") and words in result.stderr

@@ -1,0 +1,156 @@
+"""The house: who may import whom, and how large a file may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hetero_plugin"
+
+# Each room imports only from itself and from rooms above it. A file `room_more.py` is part of
+# `room`. `schedule` is above `config`, so that AQNConfig.sigma can be what it is.
+ROOMS = (
+    "config_errors",
+    "schedule",
+    "config",
+    "sites",
+    "random",
+    "errors",
+    "kernels",
+    "state",
+    "perturb",
+    "aqn",
+    "hf",
+    "vllm",
+    "verl",
+    "evaluation",
+    "profile",
+    "demo",
+    "cli",
+)
+CORE = ROOMS[: ROOMS.index("hf")]
+CORE_MAY_IMPORT = {"torch", "pydantic", "pydantic_core", "hetero_plugin"}
+# Imported late, inside the function that reads a YAML file, with an error that names the extra.
+LATE_IN_CORE = {("config", "yaml")}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    matches = [room for room in ROOMS if first == room or first.startswith(f"{room}_")]
+    # The longest wins: config_errors is a room of its own, above config.
+    return max(matches, key=len, default=first)
+
+
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those below `if TYPE_CHECKING:`, which are names for types only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from executed(node)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    for node in executed(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            if node.module == "hetero_plugin":
+                for alias in node.names:
+                    yield f"hetero_plugin.{alias.name}", node
+            else:
+                yield node.module or "", node
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_its_room_and_those_above(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return  # the shop window: names everything, imports it on first use
+    room = room_of(path)
+    assert room in ROOMS, f"{path.name} is in no room; give it one in tests/test_layout.py"
+    allowed = set(ROOMS[: ROOMS.index(room) + 1])
+    for name, node in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] != "hetero_plugin" or len(parts) == 1:
+            continue
+        target = room_of(PACKAGE / parts[1])
+        line = getattr(node, "lineno", 0)
+        assert target not in ROOMS or target in allowed, (
+            f"{path.name}:{line}: room {room} imports {name}, from a room below it"
+        )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if room_of(path) in CORE],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_the_core_imports_torch_and_pydantic_only(path: Path) -> None:
+    for name, node in imports(ast.parse(path.read_text())):
+        top = name.split(".")[0]
+        known = top in sys.stdlib_module_names or top in CORE_MAY_IMPORT
+        # Triton comes with torch on GPU machines, and is only imported there.
+        triton = top == "triton" and room_of(path) == "kernels"
+        late = (room_of(path), top) in LATE_IN_CORE and getattr(node, "col_offset", 0) > 0
+        assert known or triton or late, f"{path.name} imports {name}"
+
+
+def test_the_core_really_loads_nothing_else() -> None:
+    core = [
+        f"hetero_plugin.{'.'.join(p.relative_to(PACKAGE).with_suffix('').parts)}"
+        for p in FILES
+        if room_of(p) in CORE and p.name != "__init__.py" and "triton" not in p.name
+    ]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {core!r}: importlib.import_module(name)\n"
+        "heavy = {'vllm', 'transformers', 'verl', 'ray', 'accelerate', 'yaml', 'typer', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_itself_loads_nothing() -> None:
+    # vLLM and verl import it in every process that they start.
+    code = "import sys, hetero_plugin; print('torch' in sys.modules, 'pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_outgrows_one_concept(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines < 400, f"{path.name} has {lines} lines: is that one concept?"
+
+
+def test_public_names_are_there_and_unknown_ones_are_not() -> None:
+    import hetero_plugin
+
+    for name in hetero_plugin.__all__:
+        assert getattr(hetero_plugin, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        hetero_plugin.no_such_name  # noqa: B018
+
+
+def test_entry_points_are_those_of_the_file() -> None:
+    from configparser import ConfigParser
+    from importlib.metadata import entry_points
+
+    file = ConfigParser()
+    file.read(PACKAGE.parent / "entry_points.txt")
+    assert set(file.sections()) == {"console_scripts", "vllm.general_plugins", "verl.plugins"}
+    for group in file.sections():
+        for name, value in file[group].items():
+            installed = [e for e in entry_points(group=group) if e.name == name]
+            assert [e.value for e in installed] == [value]
+            assert installed[0].load() is not None

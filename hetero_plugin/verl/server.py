@@ -1,0 +1,102 @@
+"""verl's vLLM server with ``rollout.quantization=hetero_noise``.
+
+Two things verl's own server does not do: it knows a fixed list of quantization methods, and it
+drops what ``collective_rpc`` returns, so that nobody could ask a worker what it is doing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+
+from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
+from hetero_plugin.verl.settings import RunNoise, resolve_worker
+
+
+def with_noise(engine_kwargs: dict[str, Any], noise: RunNoise) -> None:
+    """Adds the specification to ``additional_config`` in place.
+
+    Raises:
+        ConfigError: a different one is already there.
+    """
+    additional = dict(engine_kwargs.get("additional_config") or {})
+    given = additional.get(METHOD)
+    if given is not None:
+        other = NoiseConfig.parse(given)
+        if other.fingerprint != noise.config.fingerprint:
+            raise ConfigError(
+                "rollout.engine_kwargs.vllm.additional_config.hetero_noise has fingerprint "
+                f"{other.fingerprint}, the run's specification has {noise.config.fingerprint}; "
+                "give one of the two."
+            )
+    additional[METHOD] = noise.config.model_dump(mode="json")
+    engine_kwargs["additional_config"] = additional
+
+
+class HeteroHttpServer(vLLMHttpServer):
+    """verl's server actor; in a clean run it behaves as verl's own."""
+
+    _noise: RunNoise | None = None
+
+    def _validate_configs(self) -> None:
+        super()._validate_configs()
+        self._noise = resolve_worker(self.config, f"rollout server {type(self).__name__}")
+
+    def _preprocess_engine_kwargs(self, engine_kwargs: dict[str, Any]) -> None:
+        super()._preprocess_engine_kwargs(engine_kwargs)
+        if self._noise is not None:
+            with_noise(engine_kwargs, self._noise)
+
+    def _apply_quantization(self) -> tuple[str | None, dict[str, Any]]:
+        if self._noise is None:
+            return super()._apply_quantization()
+        if (getattr(self.config, "qat", None) or {}).get("enable", False):
+            raise ConfigError(
+                f"rollout.qat.enable=True and rollout.quantization={METHOD} exclude each other."
+            )
+        return METHOD, {}
+
+    async def launch_server(self, *args: Any, **kwargs: Any) -> None:
+        await super().launch_server(*args, **kwargs)
+        if self._noise is None or self.node_rank != 0:
+            return
+        for rank, status in enumerate(await self.hetero_rpc("hetero_noise_status")):
+            verify_status(status, self._noise, f"rollout worker {self.replica_rank}.{rank}")
+
+    async def hetero_rpc(
+        self, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> list[Any]:
+        """Calls ``method`` on every vLLM worker of this replica; one result per worker."""
+        return list(await self.engine.collective_rpc(method=method, args=args, kwargs=kwargs))
+
+
+def verify_status(status: Any, noise: RunNoise, process: str) -> None:
+    """Refuses a worker that is not noisy as specified.
+
+    Raises:
+        ConfigError: no status, no sites, or another specification's fingerprint.
+    """
+    silent = not isinstance(status, dict) or not any((status.get("sites") or {}).values())
+    if silent and noise.config.rules:  # without rules, AQN alone was asked for
+        raise ConfigError(
+            f"{process}: quantization={METHOD} but the worker reports no noisy site ({status!r})"
+        )
+    if not isinstance(status, dict) or status.get("fingerprint") != noise.config.fingerprint:
+        raise ConfigError(
+            f"{process} does not run the specification asked for, {noise.config.fingerprint}: "
+            f"{status!r}"
+        )
+
+
+class HeteroVLLMReplica(vLLMReplica):
+    """verl's replica, with the server above for the policy.
+
+    Reward models and teachers are judges of the policy, not run on its hardware: verl's server.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not (self.is_reward_model or self.is_teacher_model):
+            self.server_class = ray.remote(HeteroHttpServer)

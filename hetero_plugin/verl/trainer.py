@@ -1,0 +1,159 @@
+"""verl's v1 trainers with clean and noisy validation and the ``hetero/`` metrics.
+
+Each registered trainer is subclassed with a mixin under its own name, so
+``trainer.v1.trainer_mode`` keeps its meaning. A clean run takes verl's path unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import torch
+
+from hetero_plugin.config import ConfigError
+from hetero_plugin.verl.settings import RunNoise, resolve_worker
+
+_CORE = "val-core/"
+_NOISY = "hetero/val_noisy/"
+_ACTOR = "actor/hetero/"
+
+
+class HeteroTrainerMixin:
+    """What a noisy run adds to a ``PPOTrainer``; to be placed before it in the bases."""
+
+    config: Any
+    llm_server_manager: Any
+    _hetero: RunNoise | None = None
+    _hetero_last: dict[str, float]
+
+    def _setup(self) -> None:
+        self._hetero = resolve_worker(self.config.actor_rollout_ref.rollout, "trainer", os.environ)
+        self._hetero_last = {}
+        super()._setup()  # type: ignore[misc]
+
+    # ------------------------------------------------------------------ rollout workers
+
+    def _hetero_call(self, method: str, **kwargs: Any) -> list[dict[str, Any]]:
+        """Calls ``method`` on every rollout worker and returns their statuses."""
+        servers = [s for r in self.llm_server_manager.get_replicas() for s in r.servers]
+        answers = ray.get([server.hetero_rpc.remote(method, kwargs=kwargs) for server in servers])
+        statuses = [status for answer in answers for status in answer]
+        if not statuses or not all(isinstance(status, Mapping) for status in statuses):
+            raise ConfigError(f"{method} on the rollout workers returned {statuses!r}")
+        return statuses
+
+    def _hetero_switch(self, *, error: bool, aqn: bool) -> None:
+        """Switches hardware error and AQN on or off in the rollout, and drops stale caches."""
+        for status in self._hetero_call("hetero_noise_set", enabled=error, aqn=aqn):
+            if status.get("enabled") is not error:
+                raise ConfigError(f"the rollout noise did not switch to {error}: {status!r}")
+        replicas = self.llm_server_manager.get_replicas()
+        ray.get([s.clear_kv_cache.remote() for r in replicas for s in r.servers])
+
+    # ------------------------------------------------------------------ validation
+
+    def _validate(self) -> dict[str, float]:
+        if self._hetero is None:
+            return super()._validate()  # type: ignore[misc]
+        wanted = self._hetero.options.validation
+        metrics: dict[str, float] = {}
+        try:
+            if wanted in ("both", "clean"):
+                self._hetero_switch(error=False, aqn=False)
+                metrics.update(super()._validate())  # type: ignore[misc]
+            if wanted in ("both", "noisy"):
+                self._hetero_switch(error=True, aqn=False)
+                metrics.update(noisy_names(super()._validate()))  # type: ignore[misc]
+        finally:
+            self._hetero_switch(error=True, aqn=True)
+        return metrics
+
+    # ------------------------------------------------------------------ metrics
+
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = super()._compute_old_log_prob(batch, metrics)  # type: ignore[misc]
+        if self._hetero is not None and "training/rollout_probs_diff_mean" in metrics:
+            import transfer_queue as tq
+
+            fields = ["old_log_probs", "rollout_log_probs", "response_mask"]
+            data = tq.kv_batch_get(
+                keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
+            )
+            padded = data.to_padded_tensor()
+            metrics.update(log_prob_gap(*(padded[name] for name in fields)))
+        return batch
+
+    def _compute_metrics(
+        self,
+        batch: Any,
+        metrics: dict[str, Any],
+        timing_raw: Any,
+        global_steps: int,
+        epoch: int,
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        if self._hetero is None:
+            return
+        if (global_steps - 1) % self._hetero.options.metrics_every == 0 or not self._hetero_last:
+            self._hetero_last = rollout_metrics(self._hetero_call("hetero_noise_status"))
+        metrics.update(self._hetero_last)
+        # This step trained under the error of index global_steps - 1; the workers have moved on.
+        index = global_steps - 1
+        aqn = self._hetero.config.aqn
+        metrics["hetero/sigma"] = float(aqn.sigma(index)) if aqn is not None else 0.0
+        metrics["hetero/step"] = float(index)
+        metrics["hetero/scale"] = max(
+            (rule.scale for rule in self._hetero.config.rules), default=0.0
+        )
+        for name in [name for name in metrics if name.startswith(_ACTOR)]:
+            metrics["hetero/actor/" + name.removeprefix(_ACTOR)] = metrics.pop(name)
+        for kind in ("mean", "max", "std"):
+            name = f"training/rollout_probs_diff_{kind}"
+            if name in metrics:
+                metrics[f"hetero/rollout_actor_prob_gap/{kind}"] = metrics[name]
+
+
+def extend(cls: type) -> type:
+    """``cls`` with the mixin in front; ``cls`` itself if it already has it."""
+    if issubclass(cls, HeteroTrainerMixin):
+        return cls
+    return type(f"Hetero{cls.__name__}", (HeteroTrainerMixin, cls), {"__module__": __name__})
+
+
+def noisy_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    """verl's core validation metrics under the noisy name; its auxiliary ones are dropped."""
+    return {
+        _NOISY + name.removeprefix(_CORE): value
+        for name, value in metrics.items()
+        if name.startswith(_CORE)
+    }
+
+
+def log_prob_gap(old: torch.Tensor, rollout: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
+    """|log p_actor − log p_rollout| over response tokens: mean and maximum (nats).
+
+    All three are [sequences, tokens]; ``mask`` is 1 on response tokens.
+    """
+    gap = (old.float() - rollout.float()).abs()[mask.bool()]
+    if gap.numel() == 0:
+        return {}
+    return {
+        "hetero/rollout_actor_logprob_gap/mean": gap.mean().item(),
+        "hetero/rollout_actor_logprob_gap/max": gap.max().item(),
+    }
+
+
+def rollout_metrics(statuses: list[dict[str, Any]]) -> dict[str, float]:
+    """The rollout workers' state as numbers: sites by kind, and whether all agree."""
+    first = statuses[0]
+    metrics = {
+        f"hetero/rollout/sites/{kind}": float(n) for kind, n in (first.get("sites") or {}).items()
+    }
+    metrics["hetero/rollout/workers"] = float(len(statuses))
+    metrics["hetero/rollout/enabled"] = float(all(bool(s.get("enabled")) for s in statuses))
+    for kind, size in (first.get("realised") or {}).items():
+        metrics[f"hetero/rollout/realised_error/{kind}"] = float(size)
+    return metrics

@@ -1,0 +1,42 @@
+# Everything runs from a fresh clone: each target makes the environment that it needs.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Engines start programs that the environment brings along (ninja).
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help env compiler demo demo-full test lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: ## make the environment in .venv (Python 3.11, pinned CPU builds), or reuse it
+	@bash scripts/env.sh $(VENV)
+
+compiler:
+	@command -v g++ >/dev/null || { \
+	  echo "error: there is no g++ on this machine; vLLM's torch.compile and the CPU kernel" \
+	       "need it: apt-get install g++" >&2; exit 1; }
+
+demo: compiler env ## train, evaluate and report the miniature, short form
+	$(BIN)/hetero-noise demo
+
+demo-full: compiler env ## the miniature, trained long enough to see an effect
+	$(BIN)/hetero-noise demo --full
+
+test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl
+	$(BIN)/python -m pytest -m "not gpu" --timeout=900 --durations=15 $(ARGS)
+
+lint: env ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: env ## format the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove caches and build outputs; keeps .venv and runs
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

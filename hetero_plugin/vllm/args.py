@@ -1,0 +1,90 @@
+"""Command-line arguments: ``--hetero-noise-scale`` and ``--hetero-noise-config``."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from typing import Any
+
+from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
+from hetero_plugin.vllm.spec import ARGUMENT
+
+SCALE, CONFIG = "--hetero-noise-scale", "--hetero-noise-config"
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"got {text!r}; it must be a finite number >= 0")
+    return value
+
+
+def _config(text: str) -> str:
+    try:
+        NoiseConfig.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments; a parser that has them already is left alone."""
+    if SCALE in parser._option_string_actions:
+        return
+    group = parser.add_argument_group(
+        title="hetero_noise",
+        description="Numerical error of other hardware. Either argument alone selects "
+        f"--quantization {METHOD}.",
+    )
+    group.add_argument(
+        SCALE,
+        type=_scale,
+        default=None,
+        metavar="S",
+        help="Relative error of every linear layer but lm_head, with this scale (5e-2 is 5 %%).",
+    )
+    group.add_argument(
+        CONFIG,
+        type=_config,
+        default=None,
+        metavar="SPEC",
+        help="A specification: path of a .json or .yaml file, JSON text, or the name of a preset.",
+    )
+
+
+def merge(args: argparse.Namespace) -> argparse.Namespace:
+    """Turns the arguments into ``quantization`` and ``additional_config``; the input is kept.
+
+    Raises:
+        ConfigError: both are given, or another quantization is.
+    """
+    scale = getattr(args, "hetero_noise_scale", None)
+    config = getattr(args, "hetero_noise_config", None)
+    if scale is None and config is None:
+        return args
+    if scale is not None and config is not None:
+        raise ConfigError(
+            f"{SCALE} {scale:g} and {CONFIG} are both given; put the scale into the specification"
+        )
+    chosen = getattr(args, "quantization", None)
+    if chosen not in (None, METHOD):
+        raise ConfigError(
+            f"{SCALE if config is None else CONFIG} needs --quantization {METHOD}, and "
+            f"--quantization {chosen} is given; leave that out"
+        )
+    given: Any = getattr(args, "additional_config", None) or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"--additional-config is {given!r}; it must be a JSON object")
+    merged = copy.copy(args)
+    merged.quantization = METHOD
+    merged.additional_config = {
+        **given,
+        ARGUMENT: {"scale": scale}
+        if config is None
+        else NoiseConfig.parse(config).model_dump(mode="json"),
+    }
+    return merged

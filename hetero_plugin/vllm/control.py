@@ -1,0 +1,177 @@
+"""What a running engine can be asked: the worker calls behind ``collective_rpc``.
+
+Arguments and results are JSON-able. Every change invalidates vLLM's prefix cache, whose keys and
+values were computed under the old noise (`patches` sees to it in the engine's process).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hetero_plugin.config import ConfigError
+from hetero_plugin.vllm.install import Installed
+
+READ_ONLY = ("hetero_noise_status", "hetero_noise_sites")
+
+
+def _installed(worker: Any) -> Installed:
+    found = getattr(worker, "hetero_noise", None)
+    if not isinstance(found, Installed):
+        raise RuntimeError(
+            "this engine is not noisy: it was started without quantization='hetero_noise'"
+        )
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{name} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 0")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be true or false")
+    return value
+
+
+def _compiled() -> dict[str, int]:
+    """Counters that stand still when nothing is compiled."""
+    from torch._dynamo.utils import counters
+    from vllm.compilation.counter import compilation_counter
+
+    return {
+        "dynamo_graphs": int(counters["stats"]["unique_graphs"]),
+        "frames": int(counters["frames"]["total"]),
+        "inductor": int(counters["inductor"].get("fxgraph_cache_miss", 0)),
+        "backend": compilation_counter.num_backend_compilations,
+        "aot": compilation_counter.num_aot_compiles,
+    }
+
+
+def hetero_noise_status(worker: Any) -> dict[str, Any]:
+    """What is set: see `NoiseState.status`; also the compiler's counters.
+
+    A clean engine answers ``{"noisy": False}``.
+    """
+    if not isinstance(getattr(worker, "hetero_noise", None), Installed):
+        return {"noisy": False, "rank": worker.rank}
+    found = _installed(worker)
+    return {
+        "noisy": True,
+        "rank": worker.rank,
+        **found.state.status(),
+        "aqn_step": None if found.state.aqn is None else found.state.aqn.step,
+        "compiled": _compiled(),
+    }
+
+
+def hetero_noise_sites(worker: Any) -> list[dict[str, Any]]:
+    """The selected sites: name, kind, layer, features, and the scales in force."""
+    state = _installed(worker).state
+    live = state.scales.tolist()
+    scales: dict[str, list[float]] = {}
+    for slot in state.slots:
+        if slot.stream in ("input", "output", "weight"):
+            scales.setdefault(slot.site.name, []).append(live[slot.index])
+    return [
+        {
+            "name": chosen.site.name,
+            "kind": chosen.site.kind,
+            "layer": chosen.site.layer,
+            "features": chosen.site.features,
+            "scales": scales.get(chosen.site.name, []),
+        }
+        for chosen in state.selected
+    ]
+
+
+def hetero_noise_set(
+    worker: Any,
+    scale: float | None = None,
+    kind: str | None = None,
+    site: str | None = None,
+    enabled: bool | None = None,
+    reset: bool = False,
+) -> dict[str, Any]:
+    """Changes scales, or switches noise on and off, of a kind, a site or everything.
+
+    Args:
+        scale: the new scale, >= 0.
+        kind, site: what it applies to; everything that the spec selects if neither is given.
+        enabled: switches without forgetting the scale.
+        reset: first back to the scales of the spec.
+
+    Raises:
+        ConfigError: nothing to do, a bad value, or a kind or site that the spec does not select.
+    """
+    state = _installed(worker).state
+    if scale is not None:
+        scale = _number("scale", scale)
+    if enabled is not None:
+        enabled = _flag("enabled", enabled)
+    if _flag("reset", reset):
+        state.reset_scales()
+    elif scale is None and enabled is None:
+        raise ConfigError("hetero_noise_set needs a scale, enabled=true/false or reset=true")
+    if enabled is not None and kind is None and site is None:
+        state.set_enabled(enabled)
+        enabled = None
+    if scale is not None or enabled is not None:
+        state.set_scale(scale, kind=kind, site=site, enabled=enabled)
+    return hetero_noise_status(worker)
+
+
+def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any]:
+    """Sets the noise step and, where the spec has AQN, σ and z of that step.
+
+    Args:
+        step: the training step, >= 0.
+        aqn: leave AQN alone if false.
+    """
+    found = _installed(worker)
+    step = _whole("step", step)
+    found.state.set_step(step)
+    if found.aqn is not None and _flag("aqn", aqn):
+        found.aqn.step(step)
+    return hetero_noise_status(worker)
+
+
+def hetero_noise_aqn(worker: Any, step: int | None = None, off: bool = False) -> dict[str, Any]:
+    """AQN alone: σ and z of a step, or off (the clean norm weights, bit for bit).
+
+    Raises:
+        ConfigError: the spec has no AQN.
+    """
+    found = _installed(worker)
+    if found.aqn is None:
+        raise ConfigError("the spec of this engine has no aqn; give it one to use this call")
+    if _flag("off", off):
+        found.aqn.off()
+    else:
+        found.aqn.step(_whole("step", step))
+    return hetero_noise_status(worker)
+
+
+def hetero_noise_phase(worker: Any, phase: str | None = "rollout") -> dict[str, Any]:
+    """Says what the engine is doing, for rules that apply in one phase: ``rollout`` or ``train``."""
+    if phase not in ("rollout", "train", None):
+        raise ConfigError(f"phase is {phase!r}; it must be 'rollout', 'train' or None")
+    _installed(worker).state.set_phase(phase)  # type: ignore[arg-type]
+    return hetero_noise_status(worker)
+
+
+CALLS = (
+    hetero_noise_status,
+    hetero_noise_sites,
+    hetero_noise_set,
+    hetero_noise_step,
+    hetero_noise_aqn,
+    hetero_noise_phase,
+)

@@ -1,0 +1,191 @@
+"""The linear layers and the LM head. T: rows (tokens), K: input features, N: output features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.layers.linear import (
+    RowParallelLinear,
+    UnquantizedLinearMethod,
+    register_weight_loader_v2_supported_method,
+)
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.platforms import current_platform
+
+from hetero_plugin.perturb import Chain
+from hetero_plugin.vllm import ops
+
+if TYPE_CHECKING:
+    from hetero_plugin.vllm.rows import Rows
+
+
+def prepare_gemm(layer: nn.Module) -> None:
+    """Packs a layer's weight for vLLM's CPU GEMM, and keeps the weight.
+
+    vLLM drops it, and the next weight sync then has nowhere to write. The packed copy is what makes
+    scale 0 equal to vLLM bit for bit; it is made anew whenever weights have been loaded.
+    """
+    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+
+
+class RowSlice(nn.Module):
+    """The rows of a fused weight that belong to one site, as a GEMM of its own.
+
+    Only where sites of one fused layer have error on their inputs: each then has its own input.
+    Shares the fused layer's weight.
+    """
+
+    def __init__(self, start: int, width: int) -> None:
+        super().__init__()
+        self.start, self.width = start, width
+
+    def follow(self, layer: nn.Module) -> None:
+        """Takes the rows from the layer's present weight, and packs them for the CPU."""
+        rows = slice(self.start, self.start + self.width)
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        self.weight = nn.Parameter(weight.data[rows], requires_grad=False)
+        bias = layer.bias
+        if isinstance(bias, Tensor):
+            self.bias: Tensor | None = nn.Parameter(bias.data[rows].clone(), requires_grad=False)
+        else:
+            self.bias = None
+        if current_platform.is_cpu():
+            prepare_gemm(self)
+
+
+@dataclass
+class LinearNoise:
+    """What is added at one linear layer: the chains of its points."""
+
+    output: Chain
+    inputs: list[Chain]
+    """One for each part of the layer: a fused layer's sites each have error on their own input."""
+    slices: list[RowSlice] = field(default_factory=list)
+    """The parts as GEMMs, where a fused layer has error on an input; else empty."""
+    live: Tensor | None = None
+    """int64: entries of the scale table that decide whether the sliced GEMMs are in use."""
+    after_reduce: bool = False
+    """The output's error comes after the all-reduce, in the layer, not in the method."""
+
+
+@register_weight_loader_v2_supported_method
+class NoisyLinearMethod(UnquantizedLinearMethod):
+    """vLLM's own linear method, with error on its input and output once `noise` is set."""
+
+    supports_pre_processed_weights = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: LinearNoise | None = None
+        self.part_sizes: list[int] = []
+
+    def create_weights(
+        self,
+        layer: nn.Module,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        super().create_weights(
+            layer,
+            input_size_per_partition,
+            output_partition_sizes,
+            input_size,
+            output_size,
+            params_dtype,
+            **extra_weight_attrs,
+        )
+        self.part_sizes = list(output_partition_sizes)
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Runs after the first load and after every weight sync."""
+        if current_platform.is_cpu() and not getattr(layer, "_cpu_skip_gemm_dispatch", False):
+            prepare_gemm(layer)
+        else:
+            super().process_weights_after_loading(layer)
+        if self.noise is not None:
+            for part in self.noise.slices:
+                part.follow(layer)
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        noise = self.noise
+        if noise is None:
+            return super().apply(layer, x, bias)
+        if noise.slices:
+            y_TN = self._apply_sliced(layer, noise, x, bias)
+        else:
+            x_TK = noise.inputs[0](x) if noise.inputs and noise.inputs[0] else x
+            y_TN = super().apply(layer, x_TK, bias)
+        if noise.output and not noise.after_reduce:
+            y_TN = noise.output(y_TN)
+        return y_TN
+
+    def _apply_sliced(
+        self, layer: nn.Module, noise: LinearNoise, x: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """Each part on its own perturbed input.
+
+        A GEMM of some rows may sum in another order than the fused one, so at scale 0 the fused
+        GEMM's result is what is passed on.
+        """
+        parts = []
+        for part, perturb in zip(noise.slices, noise.inputs, strict=True):
+            x_TK = perturb(x) if perturb else x
+            parts.append(super().apply(part, x_TK, None if bias is None else part.bias))
+        fused_TN = super().apply(layer, x, bias)
+        assert noise.live is not None
+        return ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
+
+
+class NoisyRowParallelLinear(RowParallelLinear):
+    """A row-parallel layer whose error is added once, to the sum over ranks, on every rank alike."""
+
+    def forward(self, input_: Tensor) -> Any:
+        result = super().forward(input_)
+        method = self.quant_method
+        assert isinstance(method, NoisyLinearMethod) and method.noise is not None
+        if isinstance(result, tuple):
+            return method.noise.output(result[0]), result[1]
+        return method.noise.output(result)
+
+
+@dataclass
+class HeadNoise:
+    """What is added at the LM head."""
+
+    output: Chain
+    input: Chain
+    rows: Rows
+    columns: int
+    """Columns of this rank that are words; padding follows them."""
+
+
+class NoisyHeadMethod(UnquantizedEmbeddingMethod):
+    """vLLM's LM head method, with error on the rows that the engine selected."""
+
+    supports_pre_processed_weights = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: HeadNoise | None = None
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        noise = self.noise
+        if noise is None:
+            return super().apply(layer, x, bias)
+        keys = noise.rows.keys_of(x)
+        y_TN = super().apply(layer, noise.input(x, keys) if noise.input else x, bias)
+        if noise.output:
+            words_TN = noise.output(y_TN[..., : noise.columns].contiguous(), keys)
+            if words_TN.shape == y_TN.shape:
+                return words_TN
+            y_TN[..., : noise.columns].copy_(words_TN)
+        return y_TN

@@ -1,0 +1,355 @@
+"""Every change this package makes to vLLM's own code, each with its reason.
+
+A patch checks that its target has the signature it was written for, and is applied once. When a
+target has changed, `PatchError` names it with both versions, at start-up: an engine that can't be
+made noisy rightly must not start as if it were.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hetero_plugin import __version__
+
+_MARK = "_hetero_noise_patch"
+
+
+class PatchError(RuntimeError):
+    """Something in vLLM that this package changes is not what it was."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function of vLLM that is wrapped: where it is, its parameters, and why."""
+
+    module: str
+    owner: str
+    name: str
+    parameters: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.owner}.{self.name}"
+
+    def check(self, function: Any) -> None:
+        """Raises PatchError if ``function`` has not the parameters that the patch relies on."""
+        if not callable(function):
+            raise PatchError(f"{self} is gone: {_versions()}")
+        found = tuple(inspect.signature(function).parameters)
+        if found != self.parameters:
+            raise PatchError(
+                f"{self} takes ({', '.join(found)}), and hetero_noise was written for "
+                f"({', '.join(self.parameters)}): {_versions()}"
+            )
+
+
+def _versions() -> str:
+    import vllm
+
+    return (
+        f"vllm {vllm.__version__}, hetero_plugin {__version__}; the documentation (docs/vllm.md) "
+        "lists the versions of vLLM that work"
+    )
+
+
+ADD_CLI_ARGS = Target(
+    "vllm.engine.arg_utils",
+    "EngineArgs",
+    "add_cli_args",
+    ("parser",),
+    "vLLM has no extension point for arguments of a plugin",
+)
+FROM_CLI_ARGS = Target(
+    "vllm.engine.arg_utils",
+    "EngineArgs",
+    "from_cli_args",
+    ("args",),
+    "the arguments become quantization and additional_config, in whatever order they were given",
+)
+CREATE_CONFIG = Target(
+    "vllm.engine.arg_utils",
+    "EngineArgs",
+    "create_engine_config",
+    ("self", "usage_context", "headless"),
+    "the spec is resolved, checked and stamped into additional_config (and so into the compile "
+    "hash) where the user can see the error, before any process starts",
+)
+INIT_WORKER = Target(
+    "vllm.v1.worker.worker_base",
+    "WorkerWrapperBase",
+    "init_worker",
+    ("self", "all_kwargs"),
+    "the one place where every executor makes its worker: its load_model is followed",
+)
+COLLECTIVE_RPC = Target(
+    "vllm.v1.engine.core",
+    "EngineCore",
+    "collective_rpc",
+    ("self", "method", "timeout", "args", "kwargs"),
+    "the prefix cache belongs to the scheduler, which a worker can't reach",
+)
+WRAPPED = (ADD_CLI_ARGS, FROM_CLI_ARGS, CREATE_CONFIG, INIT_WORKER, COLLECTIVE_RPC)
+
+# Wrapped on one object of a noisy engine, not on the class.
+LOAD_MODEL = Target(
+    "vllm.v1.worker.gpu_worker",
+    "Worker",
+    "load_model",
+    ("self", "load_dummy_weights"),
+    "layers are given their noise after loading and before the first pass",
+)
+PREPARE_INPUTS = Target(
+    "vllm.v1.worker.gpu_model_runner",
+    "GPUModelRunner",
+    "_prepare_inputs",
+    ("self", "scheduler_output", "num_scheduled_tokens"),
+    "returns the rows that the LM head will be given",
+)
+PROMPT_LOGPROBS = Target(
+    "vllm.v1.worker.gpu_model_runner",
+    "GPUModelRunner",
+    "_get_prompt_logprobs_dict",
+    ("self", "hidden_states", "num_scheduled_tokens"),
+    "gives the LM head slices of all rows",
+)
+DUMMY_SAMPLER = Target(
+    "vllm.v1.worker.gpu_model_runner",
+    "GPUModelRunner",
+    "_dummy_sampler_run",
+    ("self", "hidden_states"),
+    "gives the LM head random rows",
+)
+SAMPLE_V2 = Target(
+    "vllm.v1.worker.gpu.model_runner",
+    "GPUModelRunner",
+    "sample",
+    ("self", "hidden_states", "input_batch", "grammar_output"),
+    "gives the LM head the rows input_batch.logits_indices",
+)
+DUMMY_SAMPLER_V2 = Target(
+    "vllm.v1.worker.gpu.model_runner",
+    "GPUModelRunner",
+    "_dummy_sampler_run",
+    ("self", "hidden_states"),
+    "gives the LM head made-up rows",
+)
+FOLLOWED = (LOAD_MODEL, PREPARE_INPUTS, PROMPT_LOGPROBS, DUMMY_SAMPLER, SAMPLE_V2, DUMMY_SAMPLER_V2)
+
+
+def _wrap(target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replaces a function of a class by ``wrapper(original)``, once."""
+    owner = getattr(importlib.import_module(target.module), target.owner, None)
+    if owner is None:
+        raise PatchError(f"{target.module}.{target.owner} is gone: {_versions()}")
+    static = inspect.getattr_static(owner, target.name, None)
+    original = static.__func__ if isinstance(static, staticmethod | classmethod) else static
+    if getattr(original, _MARK, False):
+        return
+    function = functools.wraps(original)(wrapper(original)) if callable(original) else original
+    parameters = target.parameters
+    if isinstance(static, classmethod):
+        parameters = ("cls", *parameters)
+    Target(target.module, target.owner, target.name, parameters, target.why).check(original)
+    setattr(function, _MARK, True)
+    kind = type(static) if isinstance(static, staticmethod | classmethod) else (lambda f: f)
+    setattr(owner, target.name, kind(function))
+
+
+def apply() -> None:
+    """Applies every patch of `WRAPPED`, and adds the worker calls; a second call does nothing.
+
+    Raises:
+        PatchError: a target has changed.
+    """
+    _wrap(ADD_CLI_ARGS, _add_cli_args)
+    _wrap(FROM_CLI_ARGS, _from_cli_args)
+    _wrap(CREATE_CONFIG, _create_engine_config)
+    _wrap(INIT_WORKER, _init_worker)
+    _wrap(COLLECTIVE_RPC, _collective_rpc)
+
+
+def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
+    def add_cli_args(parser: Any) -> Any:
+        from hetero_plugin.vllm.args import add_arguments
+
+        parser = original(parser)
+        add_arguments(parser)
+        return parser
+
+    return add_cli_args
+
+
+def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
+    def from_cli_args(cls: Any, args: Any) -> Any:
+        from hetero_plugin.vllm.args import merge
+
+        return original(cls, merge(args))
+
+    return from_cli_args
+
+
+def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from hetero_plugin.vllm import spec
+
+        made = original(self, *args, **kwargs)
+        if spec.is_noisy(made):
+            spec.settle(made)
+        else:
+            spec.check_clean(made)
+        return made
+
+    return create_engine_config
+
+
+def _collective_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
+    def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = original(self, method, *args, **kwargs)
+        if isinstance(method, str) and method.startswith("hetero_noise_"):
+            from hetero_plugin.vllm.control import READ_ONLY
+
+            if method not in READ_ONLY:
+                # Running requests are computed anew too: their keys and values are old as well.
+                self.reset_prefix_cache(reset_running_requests=True)
+        return answer
+
+    return collective_rpc
+
+
+def _init_worker(original: Callable[..., Any]) -> Callable[..., Any]:
+    def init_worker(self: Any, all_kwargs: Any) -> Any:
+        result = original(self, all_kwargs)
+        from hetero_plugin.vllm import control, spec
+
+        worker = self.worker
+        for call in control.CALLS:
+            setattr(worker, call.__name__, functools.partial(call, worker))
+        if spec.is_noisy(worker.vllm_config):
+            _follow_load_model(worker)
+        return result
+
+    return init_worker
+
+
+def _follow(
+    holder: Any, target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Wraps a method of one object, once."""
+    bound = getattr(holder, target.name, None)
+    if getattr(bound, _MARK, False):
+        return
+    target.check(getattr(type(holder), target.name, None))
+    assert bound is not None
+    function = functools.wraps(bound)(wrapper(bound))
+    setattr(function, _MARK, True)
+    setattr(holder, target.name, function)
+
+
+def _follow_load_model(worker: Any) -> None:
+    def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+        def load_model(*args: Any, **kwargs: Any) -> Any:
+            from hetero_plugin.vllm.install import head_is_noisy, install
+
+            result = original(*args, **kwargs)
+            installed = install(worker)
+            worker.hetero_noise = installed
+            model = worker.model_runner.get_model()
+            follow_weight_loading(model)
+            if installed is not None and head_is_noisy(model):
+                follow_head_rows(worker.model_runner, installed.rows)
+            return result
+
+        return load_model
+
+    _follow(worker, LOAD_MODEL, wrapper)
+
+
+def follow_weight_loading(model: Any) -> None:
+    """Packs anew what ``model.load_weights`` has written on a live engine.
+
+    vLLM's CPU GEMM reads a packed copy of each weight; verl processes the weights after a sync, a
+    caller of ``load_weights`` alone does not, and would go on computing with the old ones.
+    """
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    from vllm.platforms import current_platform
+
+    original = model.load_weights
+    if not current_platform.is_cpu() or getattr(original, _MARK, False):
+        return
+
+    @functools.wraps(original)
+    def load_weights(*args: Any, **kwargs: Any) -> Any:
+        loaded = original(*args, **kwargs)
+        for module in model.modules():
+            method = getattr(module, "quant_method", None)
+            if isinstance(method, QuantizeMethodBase):
+                method.process_weights_after_loading(module)
+        return loaded
+
+    setattr(load_weights, _MARK, True)
+    model.load_weights = load_weights
+
+
+def follow_head_rows(runner: Any, rows: Any) -> None:
+    """Tells the LM head which rows it is given, in either of vLLM's model runners.
+
+    Raises:
+        PatchError: the runner is of a third kind, or one of its methods has changed.
+    """
+    kinds = {f"{cls.__module__}.{cls.__name__}" for cls in type(runner).__mro__}
+
+    def dummy(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with rows.dummy():
+                return original(*args, **kwargs)
+
+        return run
+
+    def slices(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+            with rows.slices_of(hidden_states):
+                return original(hidden_states, *args, **kwargs)
+
+        return run
+
+    if f"{PREPARE_INPUTS.module}.{PREPARE_INPUTS.owner}" in kinds:
+
+        def prepare(original: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                result = original(*args, **kwargs)
+                rows.pick(result[0])
+                return result
+
+            return run
+
+        _follow(runner, PREPARE_INPUTS, prepare)
+        _follow(runner, PROMPT_LOGPROBS, slices)
+        _follow(runner, DUMMY_SAMPLER, dummy)
+    elif f"{SAMPLE_V2.module}.{SAMPLE_V2.owner}" in kinds:
+        _follow_v2(runner, rows, dummy)
+    else:
+        raise PatchError(
+            f"the model runner {type(runner).__name__} is of no kind that hetero_noise knows, so "
+            f"the rows of lm_head can't be told: exclude lm_head, or see {_versions()}"
+        )
+
+
+def _follow_v2(runner: Any, rows: Any, dummy: Callable[..., Any]) -> None:
+    if getattr(runner, "batch_sharder", None) is not None:
+        raise PatchError("lm_head with batch-sharded sampling is not supported; exclude lm_head")
+
+    def sample(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(hidden_states: Any, input_batch: Any, grammar_output: Any) -> Any:
+            rows.pick(input_batch.logits_indices)
+            rows.hold(hidden_states)  # prompt log-probabilities follow, of slices of these
+            return original(hidden_states, input_batch, grammar_output)
+
+        return run
+
+    _follow(runner, SAMPLE_V2, sample)
+    _follow(runner, DUMMY_SAMPLER_V2, dummy)

@@ -1,0 +1,65 @@
+"""The documentation's examples run, and its errors are those that a user will read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hetero_plugin.config import ERROR_MODELS, PRESETS, ConfigError, NoiseConfig, preset
+from hetero_plugin.sites import select, sites_from_config
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "configuration.md").read_text()
+SHAPE: dict[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 28,
+    "vocab_size": 151936,
+}
+EXAMPLES = re.findall(r"```(yaml|json)\n(.*?)```", PAGE, re.DOTALL)
+ERRORS = re.findall(r"^\| `(\{.*?\})` \| (.+) \|$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("form", "text"), EXAMPLES)
+def test_examples_are_valid_and_select_sites(form: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"spec.{form}"
+    path.write_text(text)
+    config = NoiseConfig.parse(path)
+    assert bool(select(config, sites_from_config(SHAPE))) == bool(config.rules)
+
+
+@pytest.mark.parametrize(("given", "words"), ERRORS)
+def test_errors_are_word_for_word(given: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        select(NoiseConfig.parse(json.loads(given)), sites_from_config(SHAPE))
+    assert str(caught.value) == words
+
+
+def test_the_page_was_read() -> None:
+    assert len(EXAMPLES) >= 6 and len(ERRORS) >= 10
+
+
+@pytest.mark.parametrize("page", ["docs/configuration.md", "README.md"])
+def test_the_table_of_presets_is_true(page: str) -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \|", (ROOT / page).read_text(), re.MULTILINE)
+    sites = sites_from_config(SHAPE)
+    assert {name: int(n) for name, n in rows} == {p: len(select(preset(p), sites)) for p in PRESETS}
+
+
+def test_every_key_and_error_model_is_described() -> None:
+    for word in [*NoiseConfig.known_keys(), *ERROR_MODELS]:
+        assert f"| `{word}` |" in PAGE, word
+
+
+def test_the_examples_in_yaml_use_no_number_that_yaml_reads_as_text() -> None:
+    for form, text in EXAMPLES:
+        if form == "yaml":
+            assert isinstance(yaml.safe_load(text), dict) and not re.search(r": \d+e-?\d", text)

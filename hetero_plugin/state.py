@@ -8,6 +8,7 @@ captured graph that read them once follows every later setting without being com
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,9 +169,14 @@ class NoiseState:
     def _write_scales(self) -> None:
         values = [0.0] * len(self._base)
         for slot in self.slots:
-            applies = slot.rule.phase in ("both", self.phase)
-            if self.enabled and applies and self._on[slot.index]:
+            if not self.enabled or not self._on[slot.index]:
+                continue
+            if slot.rule.phase in ("both", self.phase):
                 values[slot.index] = self._base[slot.index]
+            elif self.phase is None and self._base[slot.index] > 0:
+                # Nobody has said which phase it is. The operator refuses a NaN scale, also in
+                # compiled code, where no Python is left that could ask.
+                values[slot.index] = math.nan
         self.scales.copy_(torch.tensor(values, dtype=torch.float32))
 
     def set_step(self, step: int) -> None:

@@ -41,7 +41,8 @@ class ForwardContext:
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of the decoder: computes the rows, passes them on to its layers."""
-        self.state.check_phase()
+        if not torch.compiler.is_compiling():  # compiled code: the operator checks
+            self.state.check_phase()
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         embeds = kwargs.get("inputs_embeds")
         source = input_ids if input_ids is not None else embeds

@@ -74,6 +74,11 @@ def perturb(
         n, first = int(width), int(offset)
         x_Tn = x_TN[:, start : start + n]
         scale = scales[slot]
+        if scale.device.type == "cpu" and torch.isnan(scale):
+            raise RuntimeError(
+                "hetero_noise: a rule that applies in one phase only (rollout or train) ran with "
+                "no phase set; run the model inside `with phase(model, ...)`"
+            )
         clean = x_Tn.to(torch.float32)
         z = random.normal(clock, site, keys, first, n) if model.random else None
         if model.additive:

@@ -220,6 +220,11 @@ at::Tensor perturb(const at::Tensor& x_any, const at::Tensor& row_keys, const at
     TORCH_CHECK(segment[4 * g + 3] >= 0 && segment[4 * g + 3] < scales.numel(),
                 "hetero_noise::perturb: slot ", segment[4 * g + 3], " is outside the scale table of ", scales.numel());
   }
+  for (int64_t g = 0; g < count; ++g) {
+    TORCH_CHECK(!std::isnan(scales.const_data_ptr<float>()[segment[4 * g + 3]]),
+                "hetero_noise: a rule that applies in one phase only (rollout or train) ran with no "
+                "phase set; run the model inside `with phase(model, ...)`");
+  }
   TORCH_CHECK(width == N, "hetero_noise::perturb: the segments cover ", width, " columns, the tensor has ", N);
   const int64_t R = N ? x.numel() / N : 0;
   TORCH_CHECK(row_keys.numel() >= R, "hetero_noise::perturb: ", R, " rows but ", row_keys.numel(), " row keys");

@@ -160,7 +160,7 @@ def hetero_noise_aqn(worker: Any, step: int | None = None, off: bool = False) ->
 
 
 def hetero_noise_phase(worker: Any, phase: str | None = "rollout") -> dict[str, Any]:
-    """Says what the engine is doing, for rules that apply in one phase: ``rollout`` or ``train``."""
+    """Says what the engine is doing (``rollout`` or ``train``), for rules bound to a phase."""
     if phase not in ("rollout", "train", None):
         raise ConfigError(f"phase is {phase!r}; it must be 'rollout', 'train' or None")
     _installed(worker).state.set_phase(phase)  # type: ignore[arg-type]

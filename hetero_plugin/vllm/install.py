@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ logger = init_logger("vllm.hetero_noise")
 
 FORWARD = ("input", "output", "weight")
 CARRIED = {
-    "linear": ("input", "output"),
-    "lm_head": ("input", "output"),
+    "linear": FORWARD,
+    "lm_head": FORWARD,
     "norm": ("output",),
     "activation": ("output",),
     "attention": ("output",),
@@ -83,9 +83,10 @@ class _Attacher:
     def chain(self, stream: str, parts: list[Part]) -> Chain:
         return chain(self.state, stream, parts)
 
-    def live(self, names: list[str], stream: str) -> Tensor:
+    def live(self, names: list[str], *streams: str) -> Tensor:
         """The entries of the scale table that a decision between clean and noisy looks at."""
-        found = [s.index for s in self.state.slots if s.site.name in names and s.stream == stream]
+        slots = self.state.slots
+        found = [s.index for s in slots if s.site.name in names and s.stream in streams]
         return torch.tensor(found, dtype=torch.int64, device=self.state.device)
 
     def walk(self, model: nn.Module) -> None:
@@ -129,25 +130,21 @@ class _Attacher:
                     f"hetero_noise: {one} has {whole} columns in the engine and "
                     f"{self.sites[one].features} in the site table"
                 )
-        outputs = [
-            (one, width, offset)
-            for one, width, offset in zip(
-                names, method.part_sizes, _column_offsets(layer, method.part_sizes), strict=True
-            )
-        ]
+        offsets = list(_column_offsets(layer, method.part_sizes))
+        outputs = list(zip(names, method.part_sizes, offsets, strict=True))
         k = int(getattr(layer, "input_size_per_partition", layer.input_size))
         first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
-        noise = LinearNoise(
-            output=self.chain("output", outputs),
-            inputs=[self.chain("input", [(one, k, first)]) for one in names],
-        )
-        if len(names) > 1 and any(noise.inputs):
+        inputs = [self.chain("input", [(one, k, first)]) for one in names]
+        weights = [self.chain("weight", [(one, k, first)]) for one in names]
+        noise = LinearNoise(self.chain("output", outputs), inputs[0])
+        if any(weights) or (len(names) > 1 and any(inputs)):
             start = 0
-            for width in method.part_sizes:
-                noise.slices.append(RowSlice(start, width))
+            for (_, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
+                noise.slices.append(RowSlice(start, width, offset, x, w))
                 noise.slices[-1].follow(layer)
                 start += width
-            noise.live = self.live(names, "input")
+            noise.input = None
+            noise.live = self.live(names, "input", "weight")
         if isinstance(layer, RowParallelLinear) and layer.tp_size > 1 and noise.output:
             if not layer.reduce_results:
                 raise ConfigError(
@@ -156,7 +153,7 @@ class _Attacher:
                 )
             noise.after_reduce = True
             layer.__class__ = NoisyRowParallelLinear
-        if noise.output or any(noise.inputs):
+        if noise.output or any(inputs) or noise.slices:
             method.noise = noise
 
     def head(self, name: str, layer: ParallelLMHead) -> None:
@@ -166,11 +163,18 @@ class _Attacher:
         if not isinstance(method, NoisyHeadMethod):
             raise ConfigError(f"hetero_noise: {name} has the method {type(method).__name__}")
         shard = layer.shard_indices
-        columns = shard.org_vocab_end_index - shard.org_vocab_start_index
-        output = self.chain("output", [(name, columns, shard.org_vocab_start_index)])
-        input_ = self.chain("input", [(name, layer.embedding_dim, 0)])
-        if output or input_:
-            method.noise = HeadNoise(output, input_, self.rows, columns)
+        first, end = shard.org_vocab_start_index, shard.org_vocab_end_index
+        k = layer.embedding_dim
+        noise = HeadNoise(
+            output=self.chain("output", [(name, end - first, first)]),
+            input=self.chain("input", [(name, k, 0)]),
+            weight=self.chain("weight", [(name, k, 0)]),
+            weight_rows=torch.arange(first, end, dtype=torch.int64, device=self.state.device),
+            live=self.live([name], "weight"),
+            rows=self.rows,
+        )
+        if noise.output or noise.input or noise.weight:
+            method.noise = noise
 
     def norm(self, name: str, layer: RMSNorm) -> None:
         if not self.claim(name, "norm"):
@@ -180,7 +184,7 @@ class _Attacher:
         output = self.chain("output", [(name, self.sites[name].features, 0)])
         if output or offset is not None:
             layer.__class__ = NoisyRMSNorm
-            layer.noise = NormNoise(output, offset)
+            cast(NoisyRMSNorm, layer).noise = NormNoise(output, offset)
 
     def activation(self, name: str, layer: SiluAndMul) -> None:
         if not self.claim(name, "activation"):
@@ -189,7 +193,9 @@ class _Attacher:
         output = self.chain("output", [(name, width, offset)])
         if output:
             layer.__class__ = NoisySiluAndMul
-            layer.noise = ActivationNoise(output, self.live([name], "output"), "silu")
+            cast(NoisySiluAndMul, layer).noise = ActivationNoise(
+                output, self.live([name], "output"), "silu"
+            )
 
     def attention(self, name: str, layer: Attention) -> None:
         site = name.rpartition(".")[0]
@@ -199,7 +205,7 @@ class _Attacher:
         output = self.chain("output", [(site, width, get_tensor_model_parallel_rank() * width)])
         if output:
             layer.__class__ = NoisyAttention
-            layer.noise = output
+            cast(NoisyAttention, layer).noise = output
 
 
 def _share(features: int) -> tuple[int, int]:
@@ -326,7 +332,7 @@ def _check_head(model: nn.Module) -> None:
             dtype = next(model.parameters()).dtype
             if module.head_dtype not in (None, dtype):
                 raise ConfigError(
-                    f"head_dtype is {module.head_dtype} and the model's {dtype}: vLLM computes such "
-                    "a head without its layer, so lm_head would be clean; exclude lm_head, or take "
-                    "head_dtype out of hf_overrides"
+                    f"head_dtype is {module.head_dtype} and the model's {dtype}: vLLM computes "
+                    "such a head without its layer, so lm_head would be clean; exclude lm_head, "
+                    "or take head_dtype out of hf_overrides"
                 )

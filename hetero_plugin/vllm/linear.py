@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from vllm.model_executor.layers.linear import (
     RowParallelLinear,
@@ -33,15 +34,23 @@ def prepare_gemm(layer: nn.Module) -> None:
 
 
 class RowSlice(nn.Module):
-    """The rows of a fused weight that belong to one site, as a GEMM of its own.
+    """The rows of a weight that belong to one site, as a GEMM of its own.
 
-    Only where sites of one fused layer have error on their inputs: each then has its own input.
-    Shares the fused layer's weight.
+    Only where the fused GEMM won't do: where sites of one fused layer have error on their inputs
+    (each then has its own input), or where a weight has error. Shares the layer's weight.
+
+    Args:
+        start, width: the rows within the layer's weight.
+        first_row: global index of the first of them.
+        input, weight: the chains of these points.
     """
 
-    def __init__(self, start: int, width: int) -> None:
+    def __init__(self, start: int, width: int, first_row: int, input: Chain, weight: Chain) -> None:
         super().__init__()
         self.start, self.width = start, width
+        self.input_chain, self.weight_chain = input, weight
+        device = weight.state.device
+        self.rows = torch.arange(first_row, first_row + width, dtype=torch.int64, device=device)
 
     def follow(self, layer: nn.Module) -> None:
         """Takes the rows from the layer's present weight, and packs them for the CPU."""
@@ -54,8 +63,12 @@ class RowSlice(nn.Module):
             self.bias: Tensor | None = nn.Parameter(bias.data[rows].clone(), requires_grad=False)
         else:
             self.bias = None
-        if current_platform.is_cpu():
+        if current_platform.is_cpu() and not self.weight_chain:
             prepare_gemm(self)
+
+    def noisy_weight(self) -> Tensor:
+        """The rows [width, K] with their error; each is keyed by its global index."""
+        return self.weight_chain(self.weight, self.rows)
 
 
 @dataclass
@@ -63,12 +76,11 @@ class LinearNoise:
     """What is added at one linear layer: the chains of its points."""
 
     output: Chain
-    inputs: list[Chain]
-    """One for each part of the layer: a fused layer's sites each have error on their own input."""
+    input: Chain | None
+    """Error on the input that all parts read; None where `slices` have it."""
     slices: list[RowSlice] = field(default_factory=list)
-    """The parts as GEMMs, where a fused layer has error on an input; else empty."""
     live: Tensor | None = None
-    """int64: entries of the scale table that decide whether the sliced GEMMs are in use."""
+    """int64: entries of the scale table that decide whether the slices are in use."""
     after_reduce: bool = False
     """The output's error comes after the all-reduce, in the layer, not in the method."""
 
@@ -122,8 +134,7 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
         if noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
-            x_TK = noise.inputs[0](x) if noise.inputs and noise.inputs[0] else x
-            y_TN = super().apply(layer, x_TK, bias)
+            y_TN = super().apply(layer, noise.input(x) if noise.input else x, bias)
         if noise.output and not noise.after_reduce:
             y_TN = noise.output(y_TN)
         return y_TN
@@ -131,22 +142,26 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
     def _apply_sliced(
         self, layer: nn.Module, noise: LinearNoise, x: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """Each part on its own perturbed input.
+        """Each part on its own perturbed input and weight.
 
         A GEMM of some rows may sum in another order than the fused one, so at scale 0 the fused
         GEMM's result is what is passed on.
         """
         parts = []
-        for part, perturb in zip(noise.slices, noise.inputs, strict=True):
-            x_TK = perturb(x) if perturb else x
-            parts.append(super().apply(part, x_TK, None if bias is None else part.bias))
+        for part in noise.slices:
+            x_TK = part.input_chain(x) if part.input_chain else x
+            part_bias = None if bias is None else part.bias
+            if part.weight_chain:
+                parts.append(F.linear(x_TK, part.noisy_weight(), part_bias))
+            else:
+                parts.append(super().apply(part, x_TK, part_bias))
         fused_TN = super().apply(layer, x, bias)
         assert noise.live is not None
         return ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
 
 
 class NoisyRowParallelLinear(RowParallelLinear):
-    """A row-parallel layer whose error is added once, to the sum over ranks, on every rank alike."""
+    """A row-parallel layer whose error is added once, after the sum, on every rank alike."""
 
     def forward(self, input_: Tensor) -> Any:
         result = super().forward(input_)
@@ -163,9 +178,17 @@ class HeadNoise:
 
     output: Chain
     input: Chain
+    weight: Chain
+    weight_rows: Tensor
+    """int64 [columns]: which words this rank has."""
+    live: Tensor
+    """int64: entries of the scale table that decide whether the noisy weight is in use."""
     rows: Rows
-    columns: int
-    """Columns of this rank that are words; padding follows them."""
+
+    @property
+    def columns(self) -> int:
+        """Columns of this rank that are words; padding follows them."""
+        return self.weight_rows.numel()
 
 
 class NoisyHeadMethod(UnquantizedEmbeddingMethod):
@@ -182,10 +205,19 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
         if noise is None:
             return super().apply(layer, x, bias)
         keys = noise.rows.keys_of(x)
-        y_TN = super().apply(layer, noise.input(x, keys) if noise.input else x, bias)
+        words, n = noise.columns, x.shape[0]
+        x_TK = noise.input(x, keys) if noise.input else x
+        y_TN = super().apply(layer, x_TK, bias)
+        if not (noise.output or noise.weight) or n == 0:
+            return y_TN
+        y_TW = y_TN[..., :words].contiguous()
+        if noise.weight:
+            weight = noise.weight(layer.weight[:words], noise.weight_rows)
+            noisy_TW = F.linear(x_TK, weight, None if bias is None else bias[:words])
+            y_TW = ops.choose(y_TW, [noisy_TW], noise.weight.state.scales, noise.live)
         if noise.output:
-            words_TN = noise.output(y_TN[..., : noise.columns].contiguous(), keys)
-            if words_TN.shape == y_TN.shape:
-                return words_TN
-            y_TN[..., : noise.columns].copy_(words_TN)
+            y_TW = noise.output(y_TW, keys)
+        if y_TW.shape == y_TN.shape:
+            return y_TW
+        y_TN[..., :words].copy_(y_TW)
         return y_TN

@@ -93,9 +93,10 @@ def _offset_norm(
 ) -> Tensor:
     if offset.device.type == "cpu" and not bool(offset.any()):
         return torch.empty_like(x)  # the clean result will be taken
-    hidden = x.float() if residual is None else x.float() + residual.float()
+    # Rounded where the Hugging Face model rounds: after the residual addition and the division.
+    hidden = (x if residual is None else x + residual).float()
     hidden = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + epsilon)
-    return (hidden * (weight.float() + offset)).to(x.dtype)
+    return (hidden.to(x.dtype).float() * (weight.float() + offset)).to(x.dtype)
 
 
 @_offset_norm.register_fake

@@ -79,12 +79,13 @@ CREATE_CONFIG = Target(
     "the spec is resolved, checked and stamped into additional_config (and so into the compile "
     "hash) where the user can see the error, before any process starts",
 )
-INIT_WORKER = Target(
+INIT_DEVICE = Target(
     "vllm.v1.worker.worker_base",
     "WorkerWrapperBase",
-    "init_worker",
-    ("self", "all_kwargs"),
-    "the one place where every executor makes its worker: its load_model is followed",
+    "init_device",
+    ("self",),
+    "every executor calls it once its worker is made, and before load_model, which is followed; "
+    "init_worker would be too late to wrap: it is what loads plugins in a spawned worker",
 )
 COLLECTIVE_RPC = Target(
     "vllm.v1.engine.core",
@@ -93,7 +94,7 @@ COLLECTIVE_RPC = Target(
     ("self", "method", "timeout", "args", "kwargs"),
     "the prefix cache belongs to the scheduler, which a worker can't reach",
 )
-WRAPPED = (ADD_CLI_ARGS, FROM_CLI_ARGS, CREATE_CONFIG, INIT_WORKER, COLLECTIVE_RPC)
+WRAPPED = (ADD_CLI_ARGS, FROM_CLI_ARGS, CREATE_CONFIG, INIT_DEVICE, COLLECTIVE_RPC)
 
 # Wrapped on one object of a noisy engine, not on the class.
 LOAD_MODEL = Target(
@@ -169,7 +170,7 @@ def apply() -> None:
     _wrap(ADD_CLI_ARGS, _add_cli_args)
     _wrap(FROM_CLI_ARGS, _from_cli_args)
     _wrap(CREATE_CONFIG, _create_engine_config)
-    _wrap(INIT_WORKER, _init_worker)
+    _wrap(INIT_DEVICE, _init_device)
     _wrap(COLLECTIVE_RPC, _collective_rpc)
 
 
@@ -221,9 +222,8 @@ def _collective_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     return collective_rpc
 
 
-def _init_worker(original: Callable[..., Any]) -> Callable[..., Any]:
-    def init_worker(self: Any, all_kwargs: Any) -> Any:
-        result = original(self, all_kwargs)
+def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    def init_device(self: Any) -> Any:
         from hetero_plugin.vllm import control, spec
 
         worker = self.worker
@@ -231,9 +231,9 @@ def _init_worker(original: Callable[..., Any]) -> Callable[..., Any]:
             setattr(worker, call.__name__, functools.partial(call, worker))
         if spec.is_noisy(worker.vllm_config):
             _follow_load_model(worker)
-        return result
+        return original(self)
 
-    return init_worker
+    return init_device
 
 
 def _follow(

@@ -132,6 +132,6 @@ def _first_row(x: Tensor, hidden: Tensor) -> int | None:
     )
     if not same:
         return None
-    row, rest = divmod(x.storage_offset() - hidden.storage_offset(), hidden.stride(0))
-    inside = rest == 0 and 0 <= row and row + x.shape[0] <= hidden.shape[0]
+    row, rest = divmod(int(x.storage_offset() - hidden.storage_offset()), hidden.stride(0))
+    inside = rest == 0 and row >= 0 and row + x.shape[0] <= hidden.shape[0]
     return row if inside else None

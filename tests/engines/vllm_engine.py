@@ -1,0 +1,205 @@
+"""A real vLLM engine in a process of its own, driven over pipes by the tests.
+
+Run as a script it starts an engine and answers one JSON request a line; `Engine` is the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_model(
+    path: Path, *, hidden: int, heads: int, kv: int, inner: int, tied: bool, dtype: str, seed: int = 0
+) -> Path:
+    """Saves a Qwen2 with random weights, sharp enough that error is seen in its log-probs."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            hidden_size=hidden,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            num_key_value_heads=kv,
+            intermediate_size=inner,
+            vocab_size=199,  # not a multiple of 64, so that vLLM pads the LM head
+            max_position_embeddings=512,
+            tie_word_embeddings=tied,
+            initializer_range=0.1,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.to(getattr(torch, dtype)).save_pretrained(path)
+    return path
+
+
+class Engine:
+    """One engine process. ``engine.ask("logprobs", prompts=[...])`` is answered by `_Server`."""
+
+    def __init__(self, log: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
+        self.log = log
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        environ.setdefault("OMP_NUM_THREADS", "1")
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            env=environ,
+        )
+        self._read()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("@@"):
+                answer = json.loads(line[2:])
+                if "error" in answer:
+                    raise EngineError(answer["error"])
+                return answer["value"]
+        raise EngineError(f"the engine died:\n{self.log.read_text()[-6000:]}")
+
+    def ask(self, action: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([action, arguments]) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def logprobs(self, *prompts: list[int], **arguments: Any) -> list[Record]:
+        return self.ask("logprobs", prompts=prompts, **arguments)
+
+    def set(self, **arguments: Any) -> Record:
+        return self.ask("call", method="hetero_noise_set", arguments=arguments)
+
+    def status(self) -> Record:
+        return self.ask("call", method="hetero_noise_status", arguments={})
+
+    def close(self) -> None:
+        if self._process.poll() is None and self._process.stdin is not None:
+            self._process.stdin.close()
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+
+class EngineError(RuntimeError):
+    """What the engine's process answered, or its log if it died."""
+
+
+class _Server:
+    def __init__(self, **settings: Any) -> None:
+        from vllm import LLM
+
+        self.llm = LLM(
+            **{
+                "max_model_len": 256,
+                "max_num_seqs": 32,
+                "max_num_batched_tokens": 256,
+                "kv_cache_memory_bytes": 64 << 20,
+                "skip_tokenizer_init": True,
+                "seed": 0,
+                **settings,
+            }
+        )
+
+    def logprobs(self, prompts: list[list[int]], tokens: int = 4) -> list[Record]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=tokens,
+            ignore_eos=True,
+            logprobs=1,
+            prompt_logprobs=0,
+            detokenize=False,
+        )
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self.llm.generate(requests, params, use_tqdm=False)
+        return [
+            {
+                "prompt": [next(iter(d.values())).logprob for d in out.prompt_logprobs[1:]],
+                "tokens": list(out.outputs[0].token_ids),
+                "decoded": [
+                    d[t].logprob
+                    for t, d in zip(
+                        out.outputs[0].token_ids, out.outputs[0].logprobs, strict=True
+                    )
+                ],
+                "cached": out.num_cached_tokens,
+            }
+            for out in outputs
+        ]
+
+    def call(self, method: str, arguments: Record) -> Any:
+        from hetero_plugin.vllm import client
+
+        return client.call(self.llm, method, **arguments)
+
+    def reload(self, path: str, process: bool) -> int:
+        """Loads a checkpoint into the live model, as a weight sync does."""
+        return self.llm.collective_rpc(_reload, args=(path, process))[0]
+
+    def weights(self, name: str) -> str:
+        return self.llm.collective_rpc(_checksum, args=(name,))[0]
+
+
+def _reload(worker: Any, path: str, process: bool) -> int:
+    from safetensors.torch import load_file
+    from vllm.model_executor.model_loader.utils import process_weights_after_loading
+
+    model = worker.model_runner.get_model()
+    loaded = model.load_weights(load_file(Path(path) / "model.safetensors").items())
+    if process:
+        process_weights_after_loading(model, worker.model_config, worker.device)
+    return len(loaded)
+
+
+def _checksum(worker: Any, name: str) -> str:
+    import hashlib
+
+    import torch
+
+    weight = worker.model_runner.get_model().get_parameter(name)
+    return hashlib.sha256(weight.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _serve() -> None:
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def answer(record: Record) -> None:
+        out.write("@@" + json.dumps(record) + "\n")
+        out.flush()
+
+    try:
+        server = _Server(**json.loads(sys.argv[1]))
+    except Exception as error:
+        answer({"error": f"{type(error).__name__}: {error}"})
+        raise
+    answer({"value": "ready"})
+    for line in sys.stdin:
+        action, arguments = json.loads(line)
+        try:
+            answer({"value": getattr(server, action)(**arguments)})
+        except Exception as error:
+            answer({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    _serve()

@@ -49,11 +49,11 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 say "installing $(grep -c == "$lock") pinned packages (a few minutes the first time, about 3.5 GB)"
 # torch with its own dependencies first: where an index has no CPU build of it, it needs more
 # than the lock names. Everything else exactly as pinned.
-"${pip[@]}" install --quiet --constraint "$lock" torch setuptools
-"${pip[@]}" install --quiet --no-deps --requirement "$lock"
+"${pip[@]}" install --quiet --no-compile --constraint "$lock" torch setuptools
+# --no-compile: Python compiles what is imported when it is; most of it never is.
+"${pip[@]}" install --quiet --no-compile --no-deps --requirement "$lock"
 "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable .
-"$venv/bin/python" -c 'import torch, vllm, verl, hetero_plugin' 2>/dev/null ||
-  "$venv/bin/python" -c 'import torch, vllm, verl, hetero_plugin' ||
-  fail "the environment was installed but does not import; see the error above"
+log=$("$venv/bin/python" -c 'import torch, vllm, verl, hetero_plugin' 2>&1) ||
+  fail "the environment was installed but does not import:" "$log"
 printf '%s' "$want" > "$stamp"
 say "ready in $venv"

@@ -12,8 +12,8 @@ from torch import nn
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.evaluation.attest import ProbedSite
-from hetero_plugin.evaluation.attest_probes import expected_sites, probe_prompts
-from hetero_plugin.hf import disabled, phase, state_of, unwrap, wrap
+from hetero_plugin.evaluation.attest_probes import comparable_sites, expected_sites, probe_prompts
+from hetero_plugin.hf import disabled, phase, state_of, wrap
 from hetero_plugin.state import Phase
 
 
@@ -33,7 +33,7 @@ class HFProbe:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         reference: np.ndarray | None = None,
         phase: Phase = "train",
@@ -48,15 +48,17 @@ class HFProbe:
         self.gradients = needs_gradients(self.state.config)
 
     @classmethod
-    def wrapping(cls, model: nn.Module, config: Any, *, phase: Phase = "train") -> HFProbe:
-        """Wraps a clean model, having run the prompts through it before."""
+    def wrapping(cls, model: Any, config: Any, *, phase: Phase = "train") -> HFProbe:
+        """Wraps a clean model, having run the prompts through it before.
+
+        With rules on gradients, "clean" is ``disabled`` all the same: autograd adds up the
+        branches of a wrapped model in another order, so gradients differ in their last bit.
+        """
+        reference = clean_output(model)
         wrap(model, config)
-        try:
-            gradients = needs_gradients(state_of(model).config)
-        finally:
-            unwrap(model)
-        reference = clean_output(model, gradients=gradients)
-        return cls(wrap(model, config, quiet=True), reference=reference, phase=phase)
+        if needs_gradients(state_of(model).config):
+            return cls(model, phase=phase)
+        return cls(model, reference=reference, phase=phase)
 
     def expected(self) -> Sequence[ProbedSite]:
         directions = ("forward", "both", "backward") if self.gradients else ("forward", "both")
@@ -69,11 +71,17 @@ class HFProbe:
         return {
             "fingerprint": self.state.config.fingerprint,
             "phase": self.phase,
+            "clean_is": "noise disabled" if self.reference is None else "the model before wrap",
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),
             "kernel": status["kernel"],
             "processes": [{"pid": os.getpid(), "rank": 0, "fingerprint": status["fingerprint"]}],
-            "sites": [chosen.site.name for chosen in self.state.selected],
+            "sites": comparable_sites(
+                [chosen.site.name for chosen in self.state.selected],
+                self.expected(),
+                self.state.config,
+                self.model.config.to_dict(),
+            ),
         }
 
     def off(self) -> None:
@@ -106,12 +114,10 @@ def needs_gradients(config: NoiseConfig) -> bool:
     return any(rule.direction == "backward" for rule in config.rules)
 
 
-def clean_output(
-    model: nn.Module, *, forward: Any = None, gradients: bool = False
-) -> np.ndarray:
+def clean_output(model: Any, *, forward: Any = None, gradients: bool = False) -> np.ndarray:
     """Log-probabilities of the fixed prompts' tokens under a model as it stands, float64 [k]."""
     call = model if forward is None else forward
-    vocab = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    vocab = int(model.config.vocab_size)
     device = next(model.parameters()).device
     ids = torch.tensor(probe_prompts(vocab), device=device)
     training = model.training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.evaluation.attest import ProbedSite
@@ -50,3 +50,19 @@ def expected_sites(
         if scales:
             found.append(ProbedSite(chosen.site.name, chosen.site.kind, max(scales)))
     return found
+
+
+def comparable_sites(
+    engine_sites: Iterable[str],
+    expected: Sequence[ProbedSite],
+    config: NoiseConfig,
+    hf_config: Mapping[str, object],
+) -> list[str]:
+    """The engine's sites without those the spec selects for another phase or direction.
+
+    What is left should be the expected sites: one fewer is a lost site, one more is noise where
+    nobody asked for it.
+    """
+    selected = {chosen.site.name for chosen in select(config, sites_from_config(hf_config))}
+    elsewhere = selected - {site.name for site in expected}
+    return [name for name in engine_sites if name not in elsewhere]

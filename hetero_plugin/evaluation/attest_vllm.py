@@ -9,7 +9,12 @@ import numpy as np
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.evaluation.attest import ProbedSite
-from hetero_plugin.evaluation.attest_probes import LENGTH, expected_sites, probe_prompts
+from hetero_plugin.evaluation.attest_probes import (
+    LENGTH,
+    comparable_sites,
+    expected_sites,
+    probe_prompts,
+)
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -50,6 +55,7 @@ class VLLMProbe:
         return {
             "fingerprint": self.config.fingerprint,
             "phase": "rollout",
+            "clean_is": "noise disabled" if self.reference is None else "an engine without it",
             "dtype": self.dtype,
             "kernel": ", ".join(sorted({str(rank.get("kernel")) for rank in ranks})),
             "tensor_parallel": parallel.tensor_parallel_size,
@@ -58,7 +64,9 @@ class VLLMProbe:
                 {key: rank.get(key) for key in ("rank", "pid", "fingerprint", "device")}
                 for rank in ranks
             ],
-            "sites": [site["name"] for site in sites],
+            "sites": comparable_sites(
+                [site["name"] for site in sites], self.expected(), self.config, self.hf_config
+            ),
         }
 
     def off(self) -> None:
@@ -130,5 +138,6 @@ def prompt_logprobs(llm: LLM, prompts: Sequence[Sequence[int]] | None = None) ->
         output = answer.outputs[0]
         assert output.logprobs is not None
         for token, step in zip(output.token_ids, output.logprobs, strict=True):
+            assert step is not None
             values.append(step[token].logprob)
     return np.asarray(values, dtype=np.float64)

@@ -119,13 +119,19 @@ def problems(document: Mapping[str, Any]) -> list[str]:
         for problem in attest.problems(session.get("attestation"), fingerprint):
             found.append(f"session {index}: {problem}")
     for row in document["levels"]:
-        realised = row.get("scales") or {}
-        if realised.get("max") != row["level"] or realised.get("min") != row["level"]:
+        scales = row.get("scales") or {}
+        if not is_level(scales, row["level"]):
             found.append(
                 f"level {row['level']:g}: the engine reported scales "
-                f"{realised.get('min')} to {realised.get('max')}"
+                f"{scales.get('min')} to {scales.get('max')}"
             )
     return found
+
+
+def is_level(scales: Mapping[str, Any], level: float) -> bool:
+    """Whether every scale the engine holds is ``level``, to the precision of its float32 table."""
+    bounds = (scales.get("min"), scales.get("max"))
+    return all(b is not None and abs(b - level) <= 1e-6 * max(level, 1e-30) for b in bounds)
 
 
 def within(document: Mapping[str, Any], margin: float) -> list[dict[str, Any]]:

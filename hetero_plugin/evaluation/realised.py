@@ -1,0 +1,206 @@
+"""Realised error: what was in fact added to real activations, after rounding, beside the asked.
+
+Measured in Hugging Face, in eager mode: every noisy site hands over its tensor before and after.
+The same specification gives the same error in vLLM (that is tested), so the figures hold there.
+Where rounding swallows an error, this is where it shows: the share of elements changed falls, and
+the realised size with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hetero_plugin.config import NoiseConfig
+from hetero_plugin.perturb import record
+
+if TYPE_CHECKING:
+    from hetero_plugin.evaluation.tasks import Task
+
+PROMPTS = 64
+
+
+@dataclass
+class Realised:
+    """Running sums of one site's error; all in float64."""
+
+    elements: int = 0
+    changed: int = 0
+    nonzero: int = 0
+    error: float = 0.0  # sum of e
+    error_square: float = 0.0
+    signal_square: float = 0.0
+    relative_square: float = 0.0  # sum of (e / x)^2 where x != 0
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        """Counts a pair of tensors of one shape, before and after the error."""
+        x, y = before.detach().double(), after.detach().double()
+        e = y - x
+        present = x != 0
+        self.elements += x.numel()
+        self.changed += int((before != after).sum())
+        self.nonzero += int(present.sum())
+        self.error += float(e.sum())
+        self.error_square += float((e * e).sum())
+        self.signal_square += float((x * x).sum())
+        self.relative_square += float(((e[present] / x[present]) ** 2).sum())
+
+    def merge(self, other: Realised) -> None:
+        """Adds another site's sums."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def summary(self) -> dict[str, float | int | None]:
+        """``rms_relative`` (of e/x over nonzero x), ``bias`` (mean e over RMS x), ``changed``
+        (share of elements), ``sqnr_db``; None where a figure is not defined."""
+        n = max(self.elements, 1)
+        rms_signal = math.sqrt(self.signal_square / n)
+        noisy = self.error_square > 0 and self.signal_square > 0
+        return {
+            "elements": self.elements,
+            "rms_relative": math.sqrt(self.relative_square / self.nonzero)
+            if self.nonzero
+            else None,
+            "bias": self.error / n / rms_signal if rms_signal else None,
+            "changed": self.changed / n,
+            "sqnr_db": 10 * math.log10(self.signal_square / self.error_square) if noisy else None,
+        }
+
+
+def measure(
+    model: nn.Module, batches: Iterable[Tensor], *, step: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Realised error of each noisy site of a wrapped model in forward passes.
+
+    Args:
+        model: wrapped, in eager mode.
+        batches: token ids, int64 [B, T], without padding.
+        step: the noise step, put back afterwards.
+
+    Returns:
+        Site name -> ``kind``, ``asked`` (the largest scale of its rules) and ``summary()``.
+
+    Raises:
+        RuntimeError: a selected site never ran, so nothing is known of it.
+    """
+    from hetero_plugin.hf import state_of
+
+    state = state_of(model)
+    sums: dict[str, Realised] = {}
+
+    def note(names: tuple[str, ...], stream: str, before: Tensor, after: Tensor) -> None:
+        if stream in ("input", "output", "weight"):
+            sums.setdefault("+".join(names), Realised()).add(before, after)
+
+    was = state.step
+    training = model.training
+    model.eval()
+    state.set_step(step)
+    try:
+        with record(note), torch.no_grad():
+            for ids in batches:
+                model(input_ids=ids, use_cache=False)
+    finally:
+        state.set_step(was)
+        model.train(training)
+    rows: dict[str, dict[str, Any]] = {}
+    silent = []
+    for chosen in state.selected:
+        name = chosen.site.name
+        if name not in sums:
+            if any(rule.direction != "backward" for _, rule in chosen.rules):
+                silent.append(name)
+            continue
+        asked = max(rule.scale for _, rule in chosen.rules)
+        rows[name] = {"kind": chosen.site.kind, "asked": asked, **sums[name].summary()}
+        rows[name]["sums"] = sums[name]
+    if silent:
+        raise RuntimeError(
+            f"{len(silent)} selected sites never ran, so their realised error is unknown: "
+            f"{', '.join(silent[:5])}"
+        )
+    return rows
+
+
+def by_kind(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """``measure``'s rows, summed over the sites of each kind."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for row in rows.values():
+        kind = kinds.setdefault(row["kind"], {"sites": 0, "asked": 0.0, "sums": Realised()})
+        kind["sites"] += 1
+        kind["asked"] = max(kind["asked"], row["asked"])
+        kind["sums"].merge(row["sums"])
+    return [
+        {
+            "kind": name,
+            "sites": kind["sites"],
+            "asked": kind["asked"],
+            **kind["sums"].summary(),
+        }
+        for name, kind in kinds.items()
+    ]
+
+
+def measure_checkpoint(
+    model_path: Path, config: NoiseConfig, task: Task, *, scale: float, step: int = 0
+) -> dict[str, Any]:
+    """Realised error of a checkpoint on the prompts of a task, by kind and by site.
+
+    Args:
+        model_path: a clean Hugging Face checkpoint.
+        config: the specification; its rules are set to ``scale``.
+        task: where the prompts come from; with a worked solution, or else the reference answer,
+            appended as the model would see it while answering.
+
+    Raises:
+        ImportError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as exc:  # pragma: no cover - depends on the installation
+        raise ImportError(
+            "measuring realised error needs transformers; "
+            "install it with: pip install 'hetero-plugin[hf]'"
+        ) from exc
+    from hetero_plugin.evaluation.tasks import prompt_ids
+    from hetero_plugin.hf import wrap
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+    spec = config.replace(rules=tuple(rule.replace(scale=scale) for rule in config.rules))
+    wrap(model, spec, quiet=True)
+    sequences = []
+    for question in task.questions[:PROMPTS]:
+        answer = question.solution or question.reference
+        tail = tokenizer.encode(answer, add_special_tokens=False)
+        sequences.append(prompt_ids(tokenizer, question) + [int(token) for token in tail])
+    rows = measure(model, _batches(sequences), step=step)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    kinds = by_kind(rows)
+    for row in rows.values():
+        del row["sums"]
+    return {
+        "note": (
+            f"Measured at scale {scale:g} on {len(sequences)} questions with their answers, in "
+            f"{dtype}, eager Hugging Face. RMS relative error is of e/x over nonzero x; bias is "
+            "mean e over RMS x."
+        ),
+        "scale": scale,
+        "dtype": dtype,
+        "by_kind": kinds,
+        "sites": rows,
+    }
+
+
+def _batches(sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Sequences of equal length together, so that no padding is counted."""
+    groups: dict[int, list[Sequence[int]]] = {}
+    for sequence in sequences:
+        groups.setdefault(len(sequence), []).append(sequence)
+    return [torch.tensor(group) for _, group in sorted(groups.items())]

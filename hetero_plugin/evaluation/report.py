@@ -20,7 +20,14 @@ from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_r
 FORMAT = 1
 REWARD = ("critic/score/mean", "critic/rewards/mean", "train/score", "reward")
 SIGMA = ("hetero/sigma", "hetero/aqn/sigma", "hetero/aqn_sigma")
+GAP = (
+    "hetero/rollout_actor_logprob_gap/mean",
+    "training/rollout_probs_diff_mean",
+    "rollout_corr/kl",
+)
 MISMATCH = {
+    "hetero/rollout_actor_logprob_gap/mean": "mean |Δ log-probability|, rollout against actor",
+    "hetero/rollout_actor_logprob_gap/max": "largest |Δ log-probability|",
     "training/rollout_probs_diff_mean": "mean |Δ probability|, rollout against actor",
     "training/rollout_probs_diff_max": "largest |Δ probability|",
     "training/rollout_actor_probs_pearson_corr": "Pearson correlation of probabilities",
@@ -96,7 +103,7 @@ def assemble(run_dir: Path, *, allow_unattested: bool = False) -> dict[str, Any]
             "reward": curves(arms, *REWARD),
             "validation_clean": curves(arms, "val-core/*"),
             "validation_noisy": curves(arms, "hetero/val_noisy/*"),
-            "mismatch": curves(arms, "rollout_corr/kl", "training/rollout_probs_diff_mean"),
+            "mismatch": curves(arms, *GAP),
             "sigma": _sigma(arms),
         },
         mismatch=_mismatch(arms),
@@ -249,7 +256,9 @@ def draw(report: Mapping[str, Any]) -> dict[str, str]:
         drawings["training"] = figures.training(panels[:3], order)
     if found["mismatch"]:
         drawings["mismatch"] = figures.training(
-            [("rollout / actor gap", found["mismatch"], True)], order, name="mismatch"
+            [("rollout against actor, mean gap of a token", found["mismatch"], True)],
+            order,
+            name="mismatch",
         )
     if found["sigma"]:
         drawings["sigma"] = figures.schedule(found["sigma"], order)

@@ -22,7 +22,12 @@ Series = dict[str, tuple[list[int], list[float]]]
 
 # Which arm the others are compared with, if settings.json does not say.
 _BASELINES = ("clean", "baseline")
-_ORDER = ("clean", "baseline", "noise", "noise_aqn", "noise+aqn", "noise-aqn", "aqn")
+_LABELS = {
+    "clean": "trained clean",
+    "noise": "trained with noise",
+    "noise_aqn": "trained with noise + AQN",
+}
+_ORDER = ("clean", "baseline", "noise", "noise_aqn")
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
@@ -68,8 +73,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
 def label_of(name: str, settings: Mapping[str, Any]) -> str:
     """An arm's name as the page shows it."""
     labels = settings.get("labels") or {}
-    default = name.replace("_aqn", " + AQN").replace("-aqn", " + AQN").replace("+aqn", " + AQN")
-    return str(labels.get(name, default))
+    return str(labels.get(name) or _LABELS.get(name, name))
 
 
 def read_metrics(path: Path) -> Series:

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hetero_plugin.config_errors import ConfigError
 from hetero_plugin.evaluation import attest, stats
 
 FORMAT = 1
 
 
-class ResultError(ValueError):
+class ResultError(ConfigError):
     """A results file that can't be read or continued; the message says which part and why."""
 
 

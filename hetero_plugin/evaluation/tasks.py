@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hetero_plugin.config_errors import ConfigError
+
 GSM8K = "openai/gsm8k"
 # The instruction that verl's GSM8K preprocessing appends; models trained there expect it.
 GSM8K_INSTRUCTION = 'Let\'s think step by step and output the final answer after "####".'
@@ -27,7 +29,7 @@ GSM8K_INSTRUCTION = 'Let\'s think step by step and output the final answer after
 _REFERENCE = re.compile(r"####\s*(-?[0-9][0-9.,]*)\s*$")
 
 
-class DataError(ValueError):
+class DataError(ConfigError):
     """A question file that can't be used; the message names file, line or row, and the lack."""
 
 

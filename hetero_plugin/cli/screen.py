@@ -1,0 +1,114 @@
+"""What the evaluation commands show on the terminal: progress, and tables of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+
+class Bars:
+    """One progress bar a task, on stderr; a line at the start of each where that is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def update(self, what: str, done: int, of: int) -> None:
+        """Moves the bar of a task, and makes it if it is new."""
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=of)
+            if not self.console.is_terminal:
+                self.console.print(f"{what} ({of})" if of > 1 else what, highlight=False)
+        self.progress.update(self.tasks[what], completed=done)
+
+
+def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> None:
+    """The checks and the sites of an attestation."""
+    console = Console()
+    checks = Table(title=f"{record['engine']}: checks", title_justify="left", expand=False)
+    for heading in ("check", "passed", "detail"):
+        checks.add_column(heading)
+    for check in record["checks"]:
+        checks.add_row(check["name"], "yes" if check["passed"] else "NO", check["detail"])
+    console.print(checks)
+    if every_site:
+        sites = Table(
+            title=f"sites, each alone at scale {record['knock_in_scale']:g}", title_justify="left"
+        )
+        sites.add_column("site", overflow="fold")
+        sites.add_column("kind")
+        sites.add_column("seen")
+        for heading in ("largest |Δ log-prob|", "RMS"):
+            sites.add_column(heading, justify="right")
+        for site in record["sites"]:
+            sites.add_row(
+                site["name"],
+                site["kind"],
+                "yes" if site["seen"] else "NO",
+                *("–" if site.get(k) is None else f"{site[k]:.3g}" for k in ("max_abs", "rms")),
+            )
+        console.print(sites)
+    kinds = ", ".join(f"{k} {v['seen']} of {v['of']}" for k, v in record["by_kind"].items())
+    processes = len(record.get("processes", []))
+    console.print(
+        f"{record['seen']} of {record['of']} sites seen ({kinds}) in {processes} process(es), "
+        f"{record['seconds']:.1f} s\nspecification {record['fingerprint']}\n"
+        f"signature {record['signature']}",
+        highlight=False,
+    )
+
+
+def print_levels(document: Mapping[str, Any], margin: float) -> None:
+    """Accuracy by level, and each noisy level against the clean one."""
+    from hetero_plugin.evaluation import results
+    from hetero_plugin.evaluation.report_words import interval, p_value, percent, points
+
+    pairs = {row["level"]: row for row in results.within(document, margin)}
+    table = Table(title=f"n = {document['header']['n']:,}", title_justify="left")
+    for heading in ("error", "accuracy", "95 % interval", "against none", "McNemar", "equivalent"):
+        table.add_column(heading, justify="left" if heading == "error" else "right")
+    for row in document["levels"]:
+        accuracy, pair = row["accuracy"], pairs.get(row["level"])
+        table.add_row(
+            percent(row["level"], 1),
+            percent(accuracy["value"]),
+            f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
+            f"{points(pair['difference'])} {interval(pair)}" if pair else "",
+            p_value(pair["mcnemar_p"]) if pair else "",
+            ("yes" if pair["equivalence"]["equivalent"] else "not shown") if pair else "",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; p unadjusted",
+        highlight=False,
+    )
+    found = results.problems(document)
+    console.print(
+        f"UNATTESTED: {'; '.join(found)}" if found else "every level attested", highlight=False
+    )

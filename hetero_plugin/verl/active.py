@@ -14,7 +14,7 @@ from hetero_plugin.config import METHOD, ConfigError
 from hetero_plugin.verl.settings import RunNoise, resolve_worker
 
 _current: RunNoise | None = None
-_actors: list[Any] = []
+_actors: list[tuple[Any, Any]] = []  # (NoiseState, AQNController or None)
 
 
 @contextmanager
@@ -47,14 +47,14 @@ def current() -> RunNoise | None:
     return _current
 
 
-def add_actor(state: Any) -> None:
-    """Notes the NoiseState of an actor that was just wrapped."""
-    _actors.append(state)
+def add_actor(state: Any, aqn: Any = None) -> None:
+    """Notes the NoiseState of an actor that was just wrapped; ``aqn`` if AQN is for it as well."""
+    _actors.append((state, aqn))
 
 
 def actor_states() -> list[Any]:
     """The NoiseStates of the noisy actors in this process (one, in verl's layouts)."""
-    return list(_actors)
+    return [state for state, _ in _actors]
 
 
 def set_actor_step(step: int) -> None:
@@ -68,12 +68,18 @@ def set_actor_step(step: int) -> None:
             f"quantization={METHOD}: no noisy actor in the process that syncs the weights, so "
             "rollout and training would not share their error"
         )
-    for state in _actors:
+    for state, aqn in _actors:
         state.set_step(step)
+        if aqn is not None:
+            aqn.step(step)
 
 
-def actor_metrics(status: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a status that belong in the training log; the trainer renames them."""
-    metrics = {f"hetero/sites/{k}": float(v) for k, v in (status.get("sites") or {}).items()}
-    metrics["hetero/step"] = float(status["step"])
+def actor_metrics(status: dict[str, Any]) -> dict[str, list[float]]:
+    """The numbers of a status that belong in the training log; the trainer renames them.
+
+    One-element lists: verl gathers an engine's metrics as lists, one entry a micro-batch.
+    """
+    sites = (status.get("sites") or {}).items()
+    metrics = {f"hetero/sites/{kind}": [float(count)] for kind, count in sites}
+    metrics["hetero/step"] = [float(status["step"])]
     return metrics

@@ -16,6 +16,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.verl import active
+from hetero_plugin.verl.settings import RunNoise
 
 
 class NoisyFSDPEngine(FSDPEngineWithLMHead):
@@ -34,15 +35,25 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
         state = state_of(module)
         state.set_phase("train")
         self._noise_state = state
-        active.add_actor(state)
+        active.add_actor(state, self._controller(noise, state))
         # Printed, not logged: verl sets log levels process by process, and this line must be seen.
         print(state.describe(f"verl actor rank {self.rank}"), flush=True)
         return module
 
+    @staticmethod
+    def _controller(noise: RunNoise, state: Any) -> Any:
+        if noise.config.aqn is None or not noise.options.actor_aqn:
+            return None
+        from hetero_plugin.aqn import AQNController
+
+        return AQNController(noise.config.aqn, state)
+
     def train_batch(self, data: Any, loss_function: Callable[..., Any]) -> Any:
         output = super().train_batch(data, loss_function)
         if self._noise_state is not None:
-            output.setdefault("metrics", {}).update(active.actor_metrics(self._noise_state.status()))
+            output.setdefault("metrics", {}).update(
+                active.actor_metrics(self._noise_state.status())
+            )
         return output
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,7 +42,7 @@ class MiniatureRun(BaseModel):
     steps: int = Field(ge=1)
     noise: NoiseConfig | None = None
     """The specification; None trains clean."""
-    validation: str = "both"
+    validation: Literal["both", "clean", "noisy"] = "both"
     seed: int = 0
     batch: int = Field(default=16, ge=1)
     """Prompts a step."""
@@ -178,6 +178,8 @@ def arguments(run: MiniatureRun) -> list[str]:
         f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.dtype": run.dtype,
         f"{rollout}.enforce_eager": run.enforce_eager,
+        # One process for engine and worker: with one rank there is nothing to spread.
+        f"+{rollout}.engine_kwargs.vllm.distributed_executor_backend": "uni",
         f"{rollout}.free_cache_engine": False,  # there is no device memory to give back
         f"+{rollout}.enable_sleep_mode": False,
         f"{rollout}.gpu_memory_utilization": 0.1,

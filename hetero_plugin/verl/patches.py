@@ -180,7 +180,7 @@ def patch_engines(implementation: ModuleType) -> None:
         table = engines["language_model"][backend]
         for key in ("cuda", "cpu"):
             found = table.get(key)
-            if found is not None and found is not base and not _patched(found):
+            if found not in (None, base, engine.NoisyFSDPEngine, engine.NoisyFSDPEngineCPU):
                 raise PatchError(
                     f"verl's engine for language_model/{backend}/{key} is {found.__qualname__}, "
                     f"not {base.__qualname__}; hetero_plugin can only extend the latter."
@@ -189,7 +189,7 @@ def patch_engines(implementation: ModuleType) -> None:
 
 
 def patch_init_model(workers: ModuleType) -> None:
-    """Lets the actor's engine know what noise the run asked for (verl gives it no rollout config)."""
+    """Lets the actor's engine know the run's noise: verl gives it no rollout configuration."""
     worker = expect_attribute(workers, "verl.workers.engine_workers", "ActorRolloutRefWorker")
     original = expect_attribute(worker, "ActorRolloutRefWorker", "init_model")
     if _patched(original):

@@ -33,6 +33,9 @@ def worker_environment(config: Any) -> dict[str, str]:
     noise = resolve_driver(config.actor_rollout_ref.rollout)
     if noise is not None:
         env[ENVIRONMENT] = noise.config.canonical
+        # verl turns vLLM's log down to warnings; the workers' word that they are noisy is no
+        # warning, and must be in the run's log.
+        env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
     return env
 
 
@@ -111,8 +114,8 @@ def _check_cpu(config: Any) -> None:
     path = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
     if not path.is_file():
         raise ConfigError(
-            f"actor_rollout_ref.model.path={str(path.parent)!r} has no config.json; give the folder "
-            "of a Hugging Face Qwen2 checkpoint."
+            f"actor_rollout_ref.model.path={str(path.parent)!r} has no config.json; give the "
+            "folder of a Hugging Face Qwen2 checkpoint."
         )
     family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if family != _QWEN2:

@@ -21,7 +21,8 @@ class FastReplayBuffer(ReplayBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        given = (self.sampler_kwargs or {}).get("poll_interval", _DEFAULT_POLL_S)
+        settings: dict[str, Any] = dict(self.sampler_kwargs or {})
+        given = settings.get("poll_interval", _DEFAULT_POLL_S)
         interval = float(given)
         if not 0.0 < interval <= 60.0:
             raise ValueError(

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.verl import active
-from hetero_plugin.verl.settings import RunNoise, resolve_worker
+from hetero_plugin.verl.settings import RunNoise, resolve_worker, unique_job_id
 
 
 class HeteroServerAdapter(ServerAdapter):
@@ -22,25 +23,25 @@ class HeteroServerAdapter(ServerAdapter):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        job = ray.get_runtime_context().get_job_id()
+        self.zmq_handle = self.zmq_handle.replace(job, unique_job_id())
         process = f"rollout client of replica {self.replica_rank}"
         self._noise: RunNoise | None = resolve_worker(self.config, process)
-        self._step = 0
 
-    async def update_weights(
+    async def update_weights(  # type: ignore[override]
         self, weights: Any, global_steps: int | None = None, **kwargs: Any
     ) -> Any:
-        result = await super().update_weights(weights, global_steps=global_steps, **kwargs)
-        if self._noise is not None:
-            # verl syncs without a number when it only restores weights after validation.
-            if global_steps is not None:
-                self._step = int(global_steps)
-            await self._move_noise(self._step)
+        result = await super().update_weights(weights, global_steps=global_steps, **kwargs)  # type: ignore[arg-type]
+        # verl syncs without a number in the middle of a validation; the noise stays where it is.
+        if self._noise is not None and global_steps is not None:
+            await self._move_noise(int(global_steps))
         return result
 
     async def _move_noise(self, step: int) -> None:
         active.set_actor_step(step)
         if not self._ensure_server_handle():
             return
+        # The call also drops the prefix cache: its keys and values knew the old step's error.
         answers = await self.server_handle.hetero_rpc.remote(
             "hetero_noise_step", kwargs={"step": step}
         )
@@ -50,5 +51,3 @@ class HeteroServerAdapter(ServerAdapter):
                     f"rollout worker {self.replica_rank}.{rank} did not move to noise step {step}: "
                     f"{status!r}"
                 )
-        # Keys and values in the prefix cache were computed under the old step's error.
-        await self.server_handle.clear_kv_cache.remote()

@@ -6,13 +6,14 @@ drops what ``collective_rpc`` returns, so that nobody could ask a worker what it
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
-from hetero_plugin.verl.settings import RunNoise, resolve_worker
+from hetero_plugin.verl.settings import RunNoise, resolve_worker, unique_job_id
 
 
 def with_noise(engine_kwargs: dict[str, Any], noise: RunNoise) -> None:
@@ -40,6 +41,11 @@ class HeteroHttpServer(vLLMHttpServer):
 
     _noise: RunNoise | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Read by the vLLM workers, which are started after this; see unique_job_id.
+        os.environ["VERL_RAY_JOB_ID"] = unique_job_id()
+
     def _validate_configs(self) -> None:
         super()._validate_configs()
         self._noise = resolve_worker(self.config, f"rollout server {type(self).__name__}")
@@ -60,7 +66,7 @@ class HeteroHttpServer(vLLMHttpServer):
 
     async def launch_server(self, *args: Any, **kwargs: Any) -> None:
         await super().launch_server(*args, **kwargs)
-        if self._noise is None or self.node_rank != 0:
+        if self.node_rank != 0:
             return
         for rank, status in enumerate(await self.hetero_rpc("hetero_noise_status")):
             verify_status(status, self._noise, f"rollout worker {self.replica_rank}.{rank}")
@@ -72,18 +78,26 @@ class HeteroHttpServer(vLLMHttpServer):
         return list(await self.engine.collective_rpc(method=method, args=args, kwargs=kwargs))
 
 
-def verify_status(status: Any, noise: RunNoise, process: str) -> None:
-    """Refuses a worker that is not noisy as specified.
+def verify_status(status: Any, noise: RunNoise | None, process: str) -> None:
+    """Refuses a worker that is not noisy as specified, or noisy in a clean run; says which it is.
 
     Raises:
-        ConfigError: no status, no sites, or another specification's fingerprint.
+        ConfigError: no status; noise in a clean run; no noisy sites or another specification.
     """
-    silent = not isinstance(status, dict) or not any((status.get("sites") or {}).values())
-    if silent and noise.config.rules:  # without rules, AQN alone was asked for
+    if not isinstance(status, dict):
+        raise ConfigError(f"{process} gave no hetero_noise status: {status!r}")
+    if noise is None:
+        if status.get("noisy"):
+            raise ConfigError(f"{process} is noisy in a clean run: {status!r}")
+        print(f"hetero_noise: {process}: clean", flush=True)
+        return
+    silent = not any((status.get("sites") or {}).values())
+    # Without rules AQN alone was asked for, and there are no sites.
+    if not status.get("noisy") or (silent and noise.config.rules):
         raise ConfigError(
-            f"{process}: quantization={METHOD} but the worker reports no noisy site ({status!r})"
+            f"{process}: quantization={METHOD} but the worker reports no noisy site: {status!r}"
         )
-    if not isinstance(status, dict) or status.get("fingerprint") != noise.config.fingerprint:
+    if status.get("fingerprint") != noise.config.fingerprint:
         raise ConfigError(
             f"{process} does not run the specification asked for, {noise.config.fingerprint}: "
             f"{status!r}"

@@ -160,3 +160,15 @@ def resolve_worker(
                 f"process's {ENVIRONMENT} has {config.fingerprint}; they must be the same."
             )
     return RunNoise(config=config, options=_options(custom))
+
+
+def unique_job_id() -> str:
+    """An id of this Ray job that no other run on this machine has.
+
+    verl names its weight-transfer socket by Ray's job id, which is 01000000 in every cluster that
+    a driver starts for itself; two such runs side by side would write to one socket.
+    """
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"{context.get_job_id()}-{context.gcs_address.rsplit(':', 1)[-1]}"

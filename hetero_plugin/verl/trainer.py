@@ -25,6 +25,7 @@ class HeteroTrainerMixin:
     """What a noisy run adds to a ``PPOTrainer``; to be placed before it in the bases."""
 
     config: Any
+    global_steps: int
     llm_server_manager: Any
     _hetero: RunNoise | None = None
     _hetero_last: dict[str, float]
@@ -46,12 +47,20 @@ class HeteroTrainerMixin:
         return statuses
 
     def _hetero_switch(self, *, error: bool, aqn: bool) -> None:
-        """Switches hardware error and AQN on or off in the rollout, and drops stale caches."""
-        for status in self._hetero_call("hetero_noise_set", enabled=error, aqn=aqn):
+        """Switches hardware error and AQN on or off in the rollout; its prefix cache is dropped."""
+        assert self._hetero is not None
+        for status in self._hetero_call("hetero_noise_set", enabled=error):
             if status.get("enabled") is not error:
                 raise ConfigError(f"the rollout noise did not switch to {error}: {status!r}")
-        replicas = self.llm_server_manager.get_replicas()
-        ray.get([s.clear_kv_cache.remote() for r in replicas for s in r.servers])
+        if self._hetero.config.aqn is None:
+            return
+        if aqn:
+            # The step whose rollouts come next, as HeteroServerAdapter set it at the last sync.
+            self._hetero_call("hetero_noise_aqn", step=int(self.global_steps))
+            return
+        for status in self._hetero_call("hetero_noise_aqn", off=True):
+            if status.get("sigma") != 0.0:
+                raise ConfigError(f"AQN did not switch off for validation: {status!r}")
 
     # ------------------------------------------------------------------ validation
 

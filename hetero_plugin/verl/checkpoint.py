@@ -1,0 +1,160 @@
+"""From verl's FSDP checkpoint to a plain Hugging Face folder, checked to be clean.
+
+verl writes each rank's shards as ``model_world_size_N_rank_R.pt``. Its own merger imports all
+of verl's engines to read them; here the shards are joined along the dimension their placement
+names, and the result is compared, key for key, with the checkpoint that training started from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+_COPIED = ("config.json", "generation_config.json")
+_TOKENIZER = ("tokenizer*", "vocab.json", "merges.txt", "chat_template*", "special_tokens_map.json")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is incomplete, or not that of a clean model."""
+
+
+def rank_files(folder: Path) -> list[Path]:
+    """The shard files of an ``actor`` checkpoint folder, in the order of the ranks.
+
+    Raises:
+        CheckpointError: there are none, or some ranks' are missing.
+    """
+    found: dict[tuple[int, int], Path] = {}
+    for path in folder.glob("model_world_size_*_rank_*.pt"):
+        match = _RANK_FILE.fullmatch(path.name)
+        if match:
+            found[int(match[1]), int(match[2])] = path
+    sizes = {size for size, _ in found}
+    if len(sizes) != 1:
+        raise CheckpointError(
+            f"{folder} holds {'no' if not sizes else 'several world sizes of'} "
+            "model_world_size_N_rank_R.pt files; give the `actor` folder of one checkpoint"
+        )
+    size = sizes.pop()
+    missing = [rank for rank in range(size) if (size, rank) not in found]
+    if missing:
+        raise CheckpointError(f"{folder}: the shards of ranks {missing} of {size} are missing")
+    return [found[size, rank] for rank in range(size)]
+
+
+def _local(value: Any) -> tuple[torch.Tensor, int | None]:
+    """(this rank's part, the dimension it is sharded along or None) of a saved tensor."""
+    placements = getattr(value, "placements", None)
+    if placements is None:
+        return value, None
+    sharded = [p.dim for p in placements if p.is_shard()]
+    if len(sharded) > 1:
+        raise CheckpointError(
+            f"a tensor is sharded along dimensions {sharded}; only one is understood. Merge this "
+            "checkpoint with `python -m verl.model_merger merge --backend fsdp`"
+        )
+    return value.to_local(), sharded[0] if sharded else None
+
+
+def read_sharded(folder: Path) -> dict[str, torch.Tensor]:
+    """The whole model of an ``actor`` checkpoint folder: name -> tensor on CPU.
+
+    Raises:
+        CheckpointError: incomplete, or ranks that disagree about names.
+    """
+    # The files hold DTensors, which torch's restricted unpickler does not know.
+    ranks = [torch.load(f, map_location="cpu", weights_only=False) for f in rank_files(folder)]
+    names = list(ranks[0])
+    for index, state in enumerate(ranks):
+        if list(state) != names:
+            odd = sorted(set(state) ^ set(names))
+            raise CheckpointError(f"{folder}: rank {index} and rank 0 differ in {odd or 'order'}")
+    merged = {}
+    for name in names:
+        parts = [_local(state[name]) for state in ranks]
+        dimension = parts[0][1]
+        tensors = [part for part, _ in parts]
+        merged[name] = tensors[0] if dimension is None else torch.cat(tensors, dim=dimension)
+    return merged
+
+
+def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(base.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    if not shapes:
+        raise CheckpointError(
+            f"{base} holds no *.safetensors; give the folder training started from"
+        )
+    return shapes
+
+
+def check_clean(state: dict[str, torch.Tensor], base: Path, tied: bool) -> None:
+    """Checks that ``state`` has the names and shapes of the clean checkpoint ``base``, no more.
+
+    Raises:
+        CheckpointError: names what is missing, what is too much, and what is not finite.
+    """
+    wanted = _base_shapes(base)
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if tied:  # an output layer that is the embedding may be listed or not
+        for shapes in (wanted, found):
+            shapes.pop("lm_head.weight", None)
+    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    shape = sorted(n for n in set(found) & set(wanted) if found[n] != wanted[n])
+    if extra or missing or shape:
+        raise CheckpointError(
+            f"the trained checkpoint is not that of the clean model in {base}: "
+            f"not there before: {extra or 'none'}; missing: {missing or 'none'}; "
+            f"other shape: {shape or 'none'}"
+        )
+    broken = sorted(n for n, v in state.items() if not torch.isfinite(v).all())
+    if broken:
+        raise CheckpointError(f"the trained checkpoint has values that are not finite in {broken}")
+
+
+def merge(actor: Path, base: Path, output: Path) -> Path:
+    """Writes verl's ``actor`` checkpoint as a Hugging Face folder that vLLM and HF load.
+
+    Args:
+        actor: ``global_step_N/actor`` of a verl run with FSDP or FSDP2.
+        base: the checkpoint that training started from: configuration, tokenizer, names, dtype.
+        output: made anew; it appears only when it is complete.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        CheckpointError: incomplete, or not the clean model's names and shapes.
+    """
+    from safetensors.torch import save_file
+
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    state = read_sharded(actor)
+    tied = bool(config.get("tie_word_embeddings", False))
+    check_clean(state, base, tied)
+    if tied:
+        state.pop("lm_head.weight", None)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(
+        {name: value.contiguous() for name, value in state.items()},
+        partial / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    for pattern in (*_COPIED, *_TOKENIZER):
+        for path in base.glob(pattern):
+            shutil.copy2(path, partial / path.name)
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+    return output

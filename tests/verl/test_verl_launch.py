@@ -1,0 +1,120 @@
+"""The command line of a small run, as hydra understands it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hetero_plugin.config import NoiseConfig
+from hetero_plugin.verl.launch import (
+    LaunchError,
+    MiniatureRun,
+    arguments,
+    environment,
+    execute,
+    read_metrics,
+)
+
+AQN = {
+    "schedule": "epoch",
+    "epoch_ranges": [[0.05, 0.01], [0.01, 0.0005]],
+    "stages_per_epoch": 5,
+    "steps_per_epoch": 12,
+}
+
+
+def run_of(tmp_path: Path, **values: Any) -> MiniatureRun:
+    paths = {
+        "model": tmp_path / "model",
+        "train_files": tmp_path / "train.parquet",
+        "val_files": tmp_path / "test.parquet",
+        "output": tmp_path / "it's a run",
+    }
+    return MiniatureRun(**{**paths, "steps": 2, **values})
+
+
+def compose(run: MiniatureRun) -> Any:
+    """verl's configuration with the run's overrides, composed by hydra itself."""
+    pytest.importorskip("verl")
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    with initialize_config_module(version_base=None, config_module="verl.trainer.config"):
+        return hydra_compose("ppo_trainer", overrides=arguments(run))
+
+
+def test_hydra_reads_the_specification_that_was_meant(tmp_path: Path) -> None:
+    noise = NoiseConfig.parse({"preset": "all", "scale": 1e-5, "layers": ["0-1"], "aqn": AQN})
+    rollout = compose(run_of(tmp_path, noise=noise)).actor_rollout_ref.rollout
+    from hetero_plugin.verl.settings import resolve_driver
+
+    assert rollout.quantization == "hetero_noise"
+    found = resolve_driver(rollout, {})
+    assert found is not None and found.config.fingerprint == noise.fingerprint
+    assert found.options.validation == "both"
+
+
+def test_a_clean_run_says_nothing_of_noise(tmp_path: Path) -> None:
+    config = compose(run_of(tmp_path))
+    assert config.actor_rollout_ref.rollout.quantization is None
+    assert "custom" not in config.actor_rollout_ref.rollout
+    assert config.trainer.default_local_dir == str(tmp_path / "it's a run" / "checkpoints")
+    assert config.trainer.save_freq == 2
+
+
+def test_overrides_come_last(tmp_path: Path) -> None:
+    run = run_of(tmp_path, overrides=("actor_rollout_ref.actor.optim.lr=0.5",))
+    assert compose(run).actor_rollout_ref.actor.optim.lr == 0.5
+
+
+def test_the_environment_is_this_runs_own(tmp_path: Path) -> None:
+    shell = {"HETERO_NOISE_CONFIG": "{}", "CUDA_VISIBLE_DEVICES": "", "PATH": "/bin"}
+    env = environment(run_of(tmp_path, cache=tmp_path / "cache"), shell)
+    assert "HETERO_NOISE_CONFIG" not in env and "CUDA_VISIBLE_DEVICES" not in env
+    assert env["PATH"] == "/bin" and env["VERL_PLATFORM"] == "cpu"
+    assert env["VLLM_DISABLE_COMPILE_CACHE"] == "0"
+    assert env["VLLM_CACHE_ROOT"].startswith(str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch": 8, "mini_batch": 3}, "mini_batch=3 does not divide batch=8"),
+        ({"batch": 8, "samples": 4, "micro_batch": 5}, "micro_batch=5 does not divide"),
+        ({"validation": "sometimes"}, "validation"),
+        ({"stepss": 3}, "stepss"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        run_of(tmp_path, **values)
+
+
+@pytest.mark.parametrize(("batch", "samples", "passes"), [(8, 8, 64), (16, 16, 128), (25, 6, 75)])
+def test_the_default_micro_batch_divides_an_update(
+    tmp_path: Path, batch: int, samples: int, passes: int
+) -> None:
+    assert run_of(tmp_path, batch=batch, samples=samples).sequences_a_pass == passes
+
+
+def test_only_complete_lines_of_metrics_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    line = json.dumps({"step": 1, "data": {"a": 1.0}})
+    path.write_text(f"{line}\n" + line[:9])
+    assert read_metrics(path) == [{"step": 1, "data": {"a": 1.0}}]
+
+
+@pytest.mark.engine
+def test_a_failed_run_says_why_and_where_its_log_is(tmp_path: Path) -> None:
+    pytest.importorskip("verl")
+    run = run_of(tmp_path)  # there is no model
+    with pytest.raises(LaunchError, match=r"no config\.json") as failure:
+        execute(run, timeout=300)
+    assert str(run.log) in str(failure.value)

@@ -1,0 +1,85 @@
+"""The CPU platform: complete, chosen when there is no accelerator, and never against one's will."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("verl")
+import verl.plugin.platform.platform_manager as manager
+from verl.plugin.platform.platform_base import PlatformBase
+
+from hetero_plugin.verl import cpu_device, patches, platform
+
+patches.install()
+
+
+def test_it_answers_everything_that_verl_asks() -> None:
+    cpu = platform.PlatformCPU()  # an abstract method left out would raise here
+    assert isinstance(cpu, PlatformBase)
+    assert (cpu.device_name, cpu.communication_backend_name()) == ("cpu", "gloo")
+    assert torch.zeros(1).to(cpu.current_device()).device.type == "cpu"
+    assert cpu.ray_resource_options(1) == {"num_gpus": 1}
+    assert cpu.is_ipc_supported() is False
+    assert cpu.get_device_capability() == (None, None)
+    with cpu.nvtx_range("anything"):
+        pass
+
+
+def test_the_device_module_has_what_verl_calls_on_it() -> None:
+    module = platform.PlatformCPU().device_module
+    available, total = module.mem_get_info()
+    assert 0 < available <= total
+    assert module.max_memory_allocated() == module.memory_reserved() == 0
+    module.empty_cache()
+    state = module.get_rng_state()
+    first = torch.rand(3)
+    module.set_rng_state(state)
+    assert torch.equal(torch.rand(3), first)
+    assert module.current_stream is torch.cpu.current_stream  # falls through to torch.cpu
+    with pytest.raises(AttributeError):
+        _ = cpu_device.no_such_function
+
+
+def test_the_environment_chooses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    assert manager._detect_platform_name() == "cpu"
+    monkeypatch.setenv("VERL_PLATFORM", "nvidia")
+    assert manager._detect_platform_name() == "nvidia"
+
+
+@pytest.mark.skipif(platform.accelerator_present(), reason="this machine has an accelerator")
+def test_without_an_accelerator_it_is_the_one_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    assert manager._detect_platform_name() == "cpu"
+
+
+def test_beside_an_accelerator_it_stands_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "accelerator_present", lambda: True)
+    assert platform.PlatformCPU().is_platform_available(use_smi_check=True) is False
+
+
+def test_verls_own_platforms_are_asked_first() -> None:
+    names = manager.PlatformRegistry.registered_names()
+    assert names[-1] == "cpu" and "nvidia" in names[:-1]
+
+
+def test_a_process_group_forms_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
+    from verl.utils.distributed import initialize_global_process_group_ray
+
+    monkeypatch.setattr(manager, "_current_platform", platform.PlatformCPU())
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    initialize_global_process_group_ray()
+    try:
+        value = torch.ones(2)
+        dist.all_reduce(value)
+        assert value.tolist() == [1.0, 1.0]
+    finally:
+        dist.destroy_process_group()

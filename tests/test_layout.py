@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +155,13 @@ def test_entry_points_are_those_of_the_file() -> None:
             installed = [e for e in entry_points(group=group) if e.name == name]
             assert [e.value for e in installed] == [value]
             assert installed[0].load() is not None
+
+
+def test_every_data_file_is_in_the_wheel() -> None:
+    # An editable install finds them in any case; a wheel has only what pyproject.toml names.
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["*"]
+    suffixes = {pattern.removeprefix("**/*") for pattern in patterns}
+    for path in PACKAGE.rglob("*"):
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
+            assert path.suffix in suffixes or path.name in patterns, path

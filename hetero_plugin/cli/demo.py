@@ -38,7 +38,9 @@ def command(
     response_length: Annotated[
         int | None, typer.Option(help="Tokens of an answer, at most.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Cores to use [all].")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each process [1; with --model all cores].")
+    ] = None,
 ) -> None:
     """Train the miniature clean, under noise, and under noise with AQN; evaluate; report.
 
@@ -51,9 +53,18 @@ def command(
     from hetero_plugin.demo.child import StageFailed
     from hetero_plugin.demo.display import Display
     from hetero_plugin.demo.runfolder import RunFolder
+    from hetero_plugin.demo.saying import SilentProcess
     from hetero_plugin.demo.warmup import WarmupError
     from hetero_plugin.evaluation.attest import Refused
+    from hetero_plugin.evaluation.results import ResultError
+    from hetero_plugin.evaluation.tasks import DataError
+    from hetero_plugin.verl.checkpoint import CheckpointError
     from hetero_plugin.verl.launch import LaunchError
+
+    expected = (
+        StageFailed, LaunchError, WarmupError, SilentProcess, CheckpointError, Refused,
+        ResultError, DataError,
+    )  # fmt: skip
 
     grpo = {
         "steps": steps,
@@ -83,11 +94,14 @@ def command(
     with RunFolder(path) as folder:
         if folder.claim(chosen):
             console.print(f"going on with the run in {_shown(path)}", highlight=False)
+        # Matrices this small gain nothing from a second thread, and threads that wait for each
+        # other spin: on a busy machine two are several times slower than one.
+        threads = threads or (1 if model is None else checks.usable_cores())
         display = Display(console)
         try:
             with display:
-                pipeline.run(chosen, folder, display, threads=threads or checks.usable_cores())
-        except (StageFailed, LaunchError, WarmupError, Refused) as error:
+                pipeline.run(chosen, folder, display, threads=threads)
+        except expected as error:
             stage = display.current.name if display.current else "demo"
             print(f"hetero-noise demo: stage {stage} failed: {error}", file=sys.stderr)
             print(

@@ -115,7 +115,9 @@ def summary(stage: Stage, result: dict[str, Any]) -> str:
     """The one thing worth saying about a finished stage."""
     if stage.kind == "prepare":
         sizes = result["questions"]
-        return ", ".join(f"{count} {name}" for name, count in sizes.items()) + " questions"
+        return (
+            ", ".join(f"{sizes[name]} {name}" for name in ("train", "dev", "test")) + " questions"
+        )
     if stage.kind == "warm-up" and "accuracy" in result:
         return f"{result['accuracy']:.1%} of {result['n_dev']} after {result['steps']} steps"
     if stage.kind == "train" and result.get("last_reward") is not None:

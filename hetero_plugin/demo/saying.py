@@ -11,14 +11,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.config import NoiseConfig
 
 # NoiseState.describe: "hetero_noise: WHO: 28 sites (linear 28), scale 0.05, ..., spec 0123abcd"
 _LINE = re.compile(r"hetero_noise: (?P<who>[^:]+): (?P<sites>\d+) sites .*\bspec (?P<spec>\w+)")
 ACTOR, WORKER = "verl actor", "engine worker"
 
 
-class SilentProcess(ConfigError):
+class SilentProcess(RuntimeError):
     """A process that should be noisy did not say so, or a clean run holds a noisy one."""
 
 

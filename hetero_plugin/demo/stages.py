@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.demo import data, merge, saying
+from hetero_plugin.demo import data, saying, weights
 from hetero_plugin.demo.runfolder import RunFolder, write_json
 from hetero_plugin.demo.settings import ArmName, DemoSettings
 
@@ -50,10 +50,10 @@ def check_model(path: Path) -> dict[str, Any]:
     """The configuration of a checkpoint that training can start from.
 
     Raises:
-        ConfigError: no checkpoint, not a Qwen2, not clean, without weights or tokenizer.
+        CheckpointError: no checkpoint there, or not a clean one.
+        ConfigError: not a Qwen2, or without weights or tokenizer.
     """
-    merge.check_clean(path)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = weights.check_clean(path)
     if config.get("model_type") != "qwen2":
         raise ConfigError(
             f"--model {path} is a {config.get('model_type')!r}; training on a CPU is built for "
@@ -106,7 +106,9 @@ def warm_up(ctx: Context) -> Outcome:
     if settings.model is not None:
         shutil.copytree(settings.model, target, dirs_exist_ok=True)
         return Outcome({"copied_from": str(settings.model.absolute())}, _model_files(target))
-    torch.set_num_threads(ctx.threads)
+    # One thread: the matrices are too small to share, and sums then come out the same on any
+    # machine with the same instructions, whatever its number of cores.
+    torch.set_num_threads(1)
     tokenizer = miniature.build_tokenizer()
     model = miniature.build_model(settings.shape, settings.seed)
     splits = data.generate(settings.task, settings.seed)
@@ -161,7 +163,7 @@ def train(ctx: Context, arm: ArmName) -> Outcome:
         LaunchError: training failed (with the end of its log).
         SilentProcess: a process that should be noisy did not say so, or a clean arm is noisy.
     """
-    from hetero_plugin.verl import launch
+    from hetero_plugin.verl import checkpoint, launch
 
     run = run_of(ctx, arm)
     shutil.rmtree(run.output / "checkpoints", ignore_errors=True)  # of an interrupted attempt
@@ -203,15 +205,26 @@ def train(ctx: Context, arm: ArmName) -> Outcome:
         "seconds": round(seconds, 1),
     }
     write_json(ctx.folder.arm(arm) / "train.json", summary)
-    outputs = (run.metrics, ctx.folder.arm(arm) / "train.json", *merge.shards(run.checkpoint))
+    outputs = (
+        run.metrics,
+        ctx.folder.arm(arm) / "train.json",
+        *checkpoint.rank_files(run.checkpoint),
+    )
     return Outcome(summary, outputs)
 
 
 def merge_arm(ctx: Context, arm: ArmName) -> Outcome:
-    """The arm's checkpoint as a clean Hugging Face folder."""
+    """The arm's checkpoint as a clean Hugging Face folder.
+
+    Raises:
+        CheckpointError: incomplete, not clean, or not moved by training.
+    """
+    from hetero_plugin.verl import checkpoint
+
     target = ctx.folder.arm_model(arm)
-    result = merge.merge(run_of(ctx, arm).checkpoint, ctx.folder.model, target)
-    return Outcome(result, _model_files(target))
+    checkpoint.merge(run_of(ctx, arm).checkpoint, ctx.folder.model, target)
+    weights.check_clean(target)
+    return Outcome(weights.movement(ctx.folder.model, target), _model_files(target))
 
 
 def evaluate(ctx: Context, arm: ArmName) -> Outcome:

@@ -100,8 +100,3 @@ def test_a_checkpoint_of_another_family_is_named(start: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "llama"}))
     with pytest.raises(ConfigError, match=r"is a 'llama'.*Qwen2"):
         stages.check_model(start)
-
-
-def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config\.json"):
-        stages.check_model(tmp_path)

@@ -1,4 +1,4 @@
-"""Merging: a real FSDP2 checkpoint of a wrapped model becomes a clean folder, bit for bit."""
+"""A real FSDP2 checkpoint of a wrapped model becomes a clean folder, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from hetero_plugin import wrap
-from hetero_plugin.demo import merge, settings
 from hetero_plugin.demo import model as miniature
+from hetero_plugin.demo import settings, weights
+from hetero_plugin.verl import checkpoint as verl_checkpoint
 
 SHAPE = miniature.MiniatureShape(layers=2, hidden=64, intermediate=128, heads=2, kv_heads=1)
 
@@ -57,54 +58,20 @@ def _train_and_save(start: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("process_group")
 def test_the_merged_checkpoint_is_clean_and_keeps_every_bit(start: Path, tmp_path: Path) -> None:
     trained = _train_and_save(start, tmp_path / "actor")
-    result = merge.merge(tmp_path / "actor", start, tmp_path / "merged")
-    assert result["dtype"] == "float32"
-    assert 0.5 < result["changed"] <= 1.0 and 0 < result["relative_change"] < 0.01
-    config = json.loads((tmp_path / "merged" / "config.json").read_text())
-    assert config["architectures"] == ["Qwen2ForCausalLM"]
-    assert "quantization_config" not in config
+    verl_checkpoint.merge(tmp_path / "actor", start, tmp_path / "merged")
+    assert weights.check_clean(tmp_path / "merged")["architectures"] == ["Qwen2ForCausalLM"]
+    moved = weights.movement(start, tmp_path / "merged")
+    assert moved["dtype"] == "float32"
+    assert 0.5 < moved["changed"] <= 1.0 and 0 < moved["relative_change"] < 0.01
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     assert set(again) == set(trained)
     for name, value in trained.items():
         assert torch.equal(again[name], value), name
-    assert (tmp_path / "merged" / "tokenizer_config.json").is_file()
 
 
-def _save(state: dict[str, torch.Tensor], folder: Path, name: str = "1_rank_0") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / f"model_world_size_{name}.pt")
-    return folder
-
-
-def test_a_checkpoint_that_training_did_not_change_is_refused(start: Path, tmp_path: Path) -> None:
-    state = AutoModelForCausalLM.from_pretrained(start).state_dict()
-    with pytest.raises(merge.CheckpointError, match="changed no weight"):
-        merge.merge(_save(state, tmp_path / "actor"), start, tmp_path / "merged")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model.norm.offset": torch.zeros(64)}, "extra entries .'model.norm.offset'"),
-        ({"model.norm.weight": torch.full((64,), float("nan"))}, "not finite"),
-        ({"model.norm.weight": torch.ones(65)}, "has shape"),
-    ],
-)
-def test_what_is_not_a_clean_state_is_refused(
-    start: Path, tmp_path: Path, change: dict[str, torch.Tensor], words: str
-) -> None:
-    state = AutoModelForCausalLM.from_pretrained(start).state_dict() | change
-    with pytest.raises(merge.CheckpointError, match=words):
-        merge.merge(_save(state, tmp_path / "actor"), start, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-
-
-def test_missing_shards_are_counted(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(merge.CheckpointError, match="found world sizes"):
-        merge.shards(tmp_path)
-    _save({}, tmp_path / "actor", "3_rank_1")
-    with pytest.raises(merge.CheckpointError, match=r"ranks \[0, 2\] of 3"):
-        merge.shards(tmp_path / "actor")
+def test_a_checkpoint_that_training_did_not_move_is_refused(start: Path) -> None:
+    with pytest.raises(weights.CheckpointError, match="changed no weight"):
+        weights.movement(start, start)
 
 
 def test_a_checkpoint_with_noise_settings_is_not_clean(start: Path) -> None:
@@ -113,5 +80,10 @@ def test_a_checkpoint_with_noise_settings_is_not_clean(start: Path) -> None:
         "quantization_config": {"quant_method": "hetero_noise"}
     }
     path.write_text(json.dumps(config))
-    with pytest.raises(merge.CheckpointError, match="not clean: it has quantization_config"):
-        merge.check_clean(start)
+    with pytest.raises(weights.CheckpointError, match="not clean: it has quantization_config"):
+        weights.check_clean(start)
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(weights.CheckpointError, match=r"no config\.json"):
+        weights.check_clean(tmp_path)

@@ -16,18 +16,18 @@ __all__ = ["COMMANDS", "app"]
 
 # Name -> what it does, in the order of the help. The module is the name with underscores.
 COMMANDS: dict[str, str] = {
-    "doctor": "Say what this machine and environment can do, and what is missing.",
-    "plan": "List the sites that a specification selects in a model; loads no weights.",
+    "doctor": "Say what this machine can do and what is missing.",
+    "plan": "List the sites that a specification selects.",
     "schedule": "Print and plot the σ of AQN at every step.",
-    "demo": "Train, evaluate and report the miniature: the whole idea on two cores.",
+    "demo": "Train, evaluate and report the miniature.",
     "train": "Train with verl under a specification.",
-    "eval": "Evaluate a checkpoint at several noise levels, with the noise attested.",
-    "attest": "Prove that each selected site perturbs the model's output.",
-    "report": "Make the report of a finished run anew.",
-    "random": "Write the generator's stream to stdout, for statistical test batteries.",
-    "bench": "Measure the cost of the noise beside the clean engine.",
+    "eval": "Evaluate a checkpoint at several noise levels.",
+    "attest": "Prove that each site perturbs the output.",
+    "report": "Make the report of a run anew.",
+    "random": "Write the generator's stream, for test batteries.",
+    "bench": "Measure the cost of the noise.",
     "sensitivity": "Measure what error at each site alone does.",
-    "profile": "Record, fit and replay a measured hardware difference.",
+    "profile": "Record, fit, replay a measured difference.",
 }
 
 
@@ -47,7 +47,8 @@ def _run(name: str, args: list[str]) -> None:
 
     from hetero_plugin.config_errors import ConfigError
 
-    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    # Plain help: with markup, "[all]" in an option's description would vanish as a style.
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     try:
         module = import_module(f"hetero_plugin.cli.{_module(name)}")
         one.command(name)(module.command)
@@ -93,6 +94,7 @@ else:
             no_args_is_help=True,
             add_completion=False,
             pretty_exceptions_enable=False,
+            rich_markup_mode=None,
         )
 
         @app.callback()

@@ -77,7 +77,7 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
     processes = len(record.get("processes", []))
     console.print(
         f"{record['seen']} of {record['of']} sites seen ({kinds}) in {processes} process(es), "
-        f"{record['seconds']:.1f} s\nspecification {record['fingerprint']}\n"
+        f"{record['seconds']:.1f} s\nspecification {record.get('fingerprint', 'unknown')}\n"
         f"signature {record['signature']}",
         highlight=False,
     )

@@ -278,7 +278,6 @@ def _run_levels(
 ) -> None:
     from hetero_plugin.vllm import client
 
-    client.step(llm, step)
     record = attest.attest(
         VLLMProbe(llm, config), progress=lambda done, of: _tell(progress, "attesting", done, of)
     )
@@ -286,6 +285,7 @@ def _run_levels(
     results.write_json(out, document)
     if not allow_unattested:
         attest.require(record, config.fingerprint)
+    client.step(llm, step)
     for level in todo:
         document["levels"].append(
             {

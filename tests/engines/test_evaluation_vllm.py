@@ -1,0 +1,182 @@
+"""Evaluation and attestation through real vLLM: compiled, in processes of its own.
+
+One checkpoint, one plain engine and one noisy engine serve the module; starting one takes most of
+the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hetero_plugin.demo import task as arithmetic
+from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
+from hetero_plugin.evaluation import attest, report, results, tasks, vllm_eval
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+N = 48
+SPEC = {"preset": "all-ops", "seed": 5}
+LEVELS = [0.0, 0.05, 0.5]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random miniature and its questions."""
+    path = tmp_path_factory.mktemp("evaluation")
+    save(build_model(MiniatureShape(layers=2), 1), build_tokenizer(), path / "model")
+    splits = arithmetic.make_splits(digits=3, operands=2, n_train=2, n_dev=2, n_test=N, seed=0)
+    arithmetic.write_parquet(arithmetic.to_rows(splits.test, "test"), path / "test.parquet")
+    return path
+
+
+def evaluate(folder: Path, out: str = "eval.json", **changes: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "levels": LEVELS,
+        "spec": SPEC,
+        "max_tokens": 6,
+        "dtype": "float32",
+        "out": folder / out,
+    }
+    return vllm_eval.evaluate(folder / "model", folder / "test.parquet", **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def document(folder: Path) -> dict[str, Any]:
+    return evaluate(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> dict[str, Any]:
+    """What an engine without the plugin says: log-probabilities, answers, and an attestation."""
+    from vllm import SamplingParams
+
+    from hetero_plugin.config import NoiseConfig
+    from hetero_plugin.evaluation.attest_vllm import VLLMProbe, prompt_logprobs
+
+    llm = vllm_eval.start_plain_engine(
+        {
+            "model": str(folder / "model"),
+            "dtype": "float32",
+            "max_model_len": 32,
+            "kv_cache_memory_bytes": 1 << 26,
+            "max_num_seqs": N,
+        }
+    )
+    try:
+        tokenizer = build_tokenizer()
+        questions = tasks.load_task(folder / "test.parquet").questions
+        prompts: Any = [
+            {"prompt_token_ids": tasks.prompt_ids(tokenizer, question)} for question in questions
+        ]
+        greedy = SamplingParams(temperature=0.0, max_tokens=6)
+        answers = llm.generate(prompts, greedy, use_tqdm=False)
+        return {
+            "texts": [answer.outputs[0].text for answer in answers],
+            "logprobs": prompt_logprobs(llm),
+            # The historical mistake: noise set up in the parent, an engine that never had it.
+            "record": attest.attest(VLLMProbe(llm, NoiseConfig.parse(SPEC))),
+        }
+    finally:
+        vllm_eval.stop_engine(llm)
+
+
+def test_every_site_is_seen_in_the_compiled_engine(document: dict[str, Any]) -> None:
+    (session,) = document["sessions"]
+    record = session["attestation"]
+    assert record["engine"] == "vllm-compiled" and record["passed"], record["failures"]
+    assert (record["seen"], record["of"]) == (24, 24)
+    assert record["by_kind"] == {
+        "linear": {"seen": 14, "of": 14},
+        "norm": {"seen": 5, "of": 5},
+        "activation": {"seen": 2, "of": 2},
+        "attention": {"seen": 2, "of": 2},
+        "lm_head": {"seen": 1, "of": 1},
+    }
+    assert record["seconds"] < 120
+    assert results.problems(document) == []
+
+
+def test_level_zero_is_the_engine_without_the_plugin(
+    document: dict[str, Any], plain: dict[str, Any]
+) -> None:
+    clean = results.level_row(document, 0.0)
+    assert clean is not None and clean["texts"] == plain["texts"]
+
+
+def test_noise_changes_answers_and_is_at_its_level(document: dict[str, Any]) -> None:
+    rows = [results.level_row(document, level) for level in LEVELS]
+    assert all(row is not None for row in rows)
+    assert rows[2]["texts"] != rows[0]["texts"]  # type: ignore[index]
+    for level, row in zip(LEVELS, rows, strict=True):
+        assert row is not None and results.is_level(row["scales"], level)
+        assert len(row["outcomes"]) == len(row["texts"]) == N
+
+
+def test_the_historical_mistake_is_refused(plain: dict[str, Any]) -> None:
+    record = plain["record"]
+    assert not record["passed"] and record["seen"] == 0
+    with pytest.raises(attest.Refused, match="REFUSED"):
+        attest.require(record)
+    assert "one fingerprint in every process" in " ".join(record["failures"])
+
+
+def test_realised_error_is_what_was_asked(document: dict[str, Any]) -> None:
+    for row in document["realised"]["by_kind"]:
+        assert row["asked"] == 0.05
+        assert row["rms_relative"] == pytest.approx(0.05, rel=0.1)
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(
+    folder: Path, document: dict[str, Any]
+) -> None:
+    """The last level is lost; the second run answers it alone, in an engine attested anew."""
+    path = folder / "resumed.json"
+    cut = json.loads(json.dumps(document))
+    lost = cut["levels"].pop()
+    marked = cut["levels"][0]["texts"][0] = "kept from the first run"
+    results.write_json(path, cut)
+    again = evaluate(folder, "resumed.json")
+    assert again["levels"][0]["texts"][0] == marked
+    assert again["levels"][2]["session"] == 1 and len(again["sessions"]) == 2
+    # Same seed, same step: the same noise, so the same answers.
+    assert again["levels"][2]["texts"] == lost["texts"]
+    finished = evaluate(folder, "resumed.json")  # nothing left to do: no engine is started
+    assert len(finished["sessions"]) == 2
+    with pytest.raises(results.ResultError, match="holds another run"):
+        evaluate(folder, "resumed.json", seed=6)
+
+
+def test_the_report_of_it_is_attested(folder: Path, document: dict[str, Any]) -> None:
+    run = folder / "run"
+    results.write_json(run / "eval" / "clean.json", document)
+    found = json.loads(report.build(run)[0].read_text())
+    assert found["status"] == "ATTESTED" and found["n"] == N
+    assert found["attestation"]["clean"]["seen"] == 24
+
+
+def test_the_command_refuses_an_engine_that_is_kept_from_loading_the_plugin(folder: Path) -> None:
+    """VLLM_PLUGINS without this plugin: vLLM doesn't know the method, and nothing is written."""
+    environment = {**os.environ, "VLLM_PLUGINS": "another_plugin"}
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "hetero-noise"),
+            *("eval", "--model", str(folder / "model"), "--data", str(folder / "test.parquet")),
+            *("--out", str(folder / "none.json"), "--levels", "0,0.1"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode != 0
+    written = json.loads((folder / "none.json").read_text())
+    assert written["levels"] == []

@@ -1,0 +1,181 @@
+"""The report: what it says, what it refuses, and that the page stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from toy import NAMES, simulate_run
+
+from hetero_plugin.evaluation import attest, report, report_words, results
+from hetero_plugin.evaluation.report_data import read_metrics
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
+    paths = report.build(simulate_run(tmp_path_factory.mktemp("run")))
+    return json.loads(paths[0].read_text()), paths[1].read_text()
+
+
+def test_it_holds_three_arms_three_levels_and_the_attestation(built: tuple[dict, str]) -> None:
+    found, _ = built
+    assert found["status"] == "ATTESTED"
+    assert list(found["arms"]) == ["clean", "noise", "noise_aqn"]
+    assert found["levels"] == [0.0, 0.05, 0.1]
+    assert found["n"] == 1024
+    for arm in found["arms"].values():
+        assert [row["level"] for row in arm["levels"]] == [0.0, 0.05, 0.1]
+        assert all(row["low"] <= row["value"] <= row["high"] for row in arm["levels"])
+    for record in found["attestation"].values():
+        assert record["passed"] and record["seen"] == record["of"] == 4
+        assert all(site["seen"] for site in record["sessions"][0]["sites"])
+
+
+def test_comparisons_are_complete_and_adjusted(built: tuple[dict, str]) -> None:
+    rows = built[0]["comparisons"]
+    assert sum(row["type"] == "noise" for row in rows) == 3 * 2
+    assert sum(row["type"] == "arms" for row in rows) == 3 * 3
+    assert all(row["p_adjusted"] >= row["mcnemar_p"] for row in rows)
+    strongest = min(rows, key=lambda row: row["mcnemar_p"])
+    assert strongest["p_adjusted"] == pytest.approx(min(1, 15 * strongest["mcnemar_p"]))
+
+
+class Page(HTMLParser):
+    """Collects what could fetch something, and ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "data"):
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def test_the_page_needs_no_network_and_no_script(built: tuple[dict, str]) -> None:
+    page = Page()
+    page.feed(built[1])
+    assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags
+    assert all(link.startswith("#") for link in page.links), page.links
+    assert not re.search(r"url\((?!#)|@import", built[1])
+    assert page.tags.count("svg") >= 5
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_reference_inside_the_drawings_resolves(built: tuple[dict, str]) -> None:
+    page = Page()
+    page.feed(built[1])
+    used = re.findall(r"url\(#([^)]+)\)", built[1]) + [link[1:] for link in page.links]
+    assert used and set(used) <= set(page.ids)
+
+
+def test_drawings_follow_the_pages_colours(built: tuple[dict, str]) -> None:
+    assert "var(--series-3)" in built[1] and "prefers-color-scheme: dark" in built[1]
+    assert "#0a0b0" not in built[1] and "#010203" not in built[1]
+
+
+def test_the_page_shows_what_the_data_holds(built: tuple[dict, str]) -> None:
+    found, page = built
+    for arm in found["arms"].values():
+        for row in arm["levels"]:
+            assert report_words.percent(row["value"]) in page
+    assert found["attestation"]["noise"]["sessions"][0]["signature"][:15] in page
+    assert "σ" in page and "McNemar" in page and "trained once" in page
+
+
+def test_an_unattested_run_is_refused_without_numbers(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run", dead=[NAMES[2]])
+    with pytest.raises(attest.Refused, match=rf"REFUSED: noise: .*{NAMES[2]}"):
+        report.build(run)
+    found = json.loads((run / "report.json").read_text())
+    page = (run / "report.html").read_text()
+    assert found["status"] == "REFUSED" and "arms" not in found and "summary" not in found
+    assert "REFUSED" in page and NAMES[2] in page
+    assert "Accuracy by noise level" not in page and "<svg" not in page
+
+
+def test_an_unattested_run_can_be_shown_and_is_marked(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run", dead=[NAMES[2]])
+    json_path, html_path = report.build(run, allow_unattested=True)
+    assert json.loads(json_path.read_text())["status"] == "UNATTESTED"
+    page = html_path.read_text()
+    assert page.count("UNATTESTED") >= 3 and "Nothing below is evidence" in page
+
+
+def test_an_edited_result_is_refused(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run")
+    path = run / "eval" / "clean.json"
+    document = results.load(path)
+    document["sessions"][0]["attestation"]["sites"][0]["seen"] = False
+    results.write_json(path, document)
+    with pytest.raises(attest.Refused, match="clean: session 0: signature"):
+        report.build(run)
+
+
+def test_no_run_and_no_evaluation_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(results.ResultError, match="no such run folder"):
+        report.build(tmp_path / "nothing")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(results.ResultError, match="nothing evaluated yet"):
+        report.build(tmp_path / "run")
+
+
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run")
+    settings = {"title": "<script>alert(1)</script>", "labels": {"noise": "<b>&x</b>"}}
+    (run / "settings.json").write_text(json.dumps(settings))
+    page = report.build(run)[1].read_text()
+    assert "<script>" not in page and "<b>&x" not in page
+    assert "&lt;b&gt;&amp;x&lt;/b&gt;" in page
+
+
+def test_metrics_of_a_resumed_run_count_the_last_time(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    steps = [(1, 0.1), (2, 0.2), (3, 0.3), (2, 0.25), (3, 0.35)]
+    lines = [json.dumps({"step": s, "data": {"a": v, "nan": float("nan")}}) for s, v in steps]
+    path.write_text("\n".join(lines) + '\n{"step": 4, "da')
+    assert read_metrics(path) == {"a": ([1, 2, 3], [0.1, 0.25, 0.35])}
+    path.write_text('{"step": 1\n{"step": 2, "data": {}}\n')
+    with pytest.raises(results.ResultError, match="line 1"):
+        read_metrics(path)
+
+
+def paired(difference: float, p: float, equivalent: bool) -> dict:
+    return {
+        "difference": difference,
+        "p_adjusted": p,
+        "equivalence": {"equivalent": equivalent, "p": 0.01},
+        "level": 0.05,
+        "low": difference - 0.01,
+        "high": difference + 0.01,
+        "n": 1000,
+        "discordance": 0.1,
+        "minimum_detectable": 0.028,
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "expected", "robust"),
+    [
+        (paired(-0.05, 0.001, False), "loss", False),
+        (paired(+0.05, 0.001, False), "gain", False),
+        (paired(-0.002, 0.6, False), "undecided", False),
+        (paired(-0.002, 0.6, True), "equivalent", True),
+        (paired(-0.012, 0.01, True), "equivalent (small loss)", True),
+    ],
+)
+def test_only_the_equivalence_test_makes_robust(row: dict, expected: str, robust: bool) -> None:
+    assert report_words.verdict(row) == expected
+    sentence = report_words.within_sentence("clean", row, 0.02)
+    assert ("robust" in sentence) == robust
+    if expected == "undecided":
+        assert "2.8 points would mostly go unseen" in sentence

@@ -98,6 +98,7 @@ class Chain:
     stream: str
     parts: tuple[Part, ...]
     stages: list[Stage] = field(default_factory=list)
+    slots: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.stages)
@@ -105,6 +106,22 @@ class Chain:
     @property
     def width(self) -> int:
         return sum(part[1] for part in self.parts)
+
+    @property
+    def needed(self) -> bool:
+        """Whether leaving the chain out would be noticed.
+
+        Even a node that does nothing changes the order in which autograd sums the gradients of a
+        tensor that is used several times, so that off would not be bit for bit clean. Code that is
+        being compiled or captured always needs it: there the scale may change later.
+        """
+        if not self.stages:
+            return False
+        if torch.compiler.is_compiling():
+            return True
+        if self.state.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return True
+        return any(self.state.live[slot] for slot in self.slots)
 
     def __call__(
         self, x: Tensor, row_keys: Tensor | None = None, clock: Tensor | None = None
@@ -154,6 +171,7 @@ def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
             hit |= slot is not None
             rows.append([columns, random.site_key(name, stream, index), offset, slot or 0])
         if hit:
+            made.slots += tuple(row[3] for row in rows if row[3])
             model = error_model(rule.error, relative=rule.relative)
             with torch.inference_mode(False):
                 segments = torch.tensor(rows, dtype=torch.int64, device=state.device)

@@ -40,6 +40,23 @@ def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
     return found
 
 
+def _check_point(index: int, rule: NoiseRule, site: Site) -> None:
+    """Raises ConfigError where a rule's point does not exist at a site: nothing would happen."""
+    if rule.direction == "backward":
+        return
+    if rule.point == "weight" and site.kind not in GEMM_KINDS:
+        raise ConfigError(
+            f"rules[{index}].point is 'weight', and {site.name} is of the kind {site.kind}, which has "
+            "no matrix; weights of the kinds linear and lm_head can have error (for norm weights "
+            "there is AQN)"
+        )
+    if rule.point == "input" and site.kind == "attention":
+        raise ConfigError(
+            f"rules[{index}].point is 'input', and {site.name} is of the kind attention, whose error "
+            "is on its output, softmax·V; put error on q_proj, k_proj and v_proj for its inputs"
+        )
+
+
 @dataclass(frozen=True)
 class Slot:
     """One entry of the scale table: one stream of one rule at one site."""
@@ -107,6 +124,7 @@ class NoiseState:
         self.slots: list[Slot] = []
         for chosen in self.selected:
             for rule_index, rule in chosen.rules:
+                _check_point(rule_index, rule, chosen.site)
                 for stream in streams(rule, chosen.site.kind):
                     self.slots.append(
                         Slot(len(self.slots) + 1, chosen.site, rule_index, rule, stream)
@@ -177,6 +195,7 @@ class NoiseState:
                 # Nobody has said which phase it is. The operator refuses a NaN scale, also in
                 # compiled code, where no Python is left that could ask.
                 values[slot.index] = math.nan
+        self.live = tuple(value != 0 for value in values)  # NaN too
         self.scales.copy_(torch.tensor(values, dtype=torch.float32))
 
     def set_step(self, step: int) -> None:
@@ -320,7 +339,11 @@ class NoiseState:
         return {
             "sites": counts(self.selected),
             "total": len(self.selected),
-            "scales": {kind: sorted(set(values)) for kind, values in scales.items()},
+            # NaN (a phase is missing) is no JSON.
+            "scales": {
+                kind: [None if math.isnan(value) else value for value in sorted(set(values))]
+                for kind, values in scales.items()
+            },
             "active": sum(1 for value in live if value > 0),
             "entries": len(self.slots),
             "enabled": self.enabled,

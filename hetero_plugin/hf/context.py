@@ -106,7 +106,7 @@ class ForwardContext:
         if head and keys.dim() == 2:
             keep = self.keep
             keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
-        keys = keys.reshape(-1)
+        keys = keys.reshape(-1).contiguous()
         rows = x.numel() // x.shape[-1]
         # A q or k norm sees [B, T, heads, head_dim]: several rows a token; the layer reshapes.
         if rows != keys.numel() and rows % max(keys.numel(), 1) != 0:

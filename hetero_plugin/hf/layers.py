@@ -79,7 +79,7 @@ def _before(noise: LayerNoise, x: Tensor, keys: Tensor, clock: Tensor) -> Tensor
     """Error on what a layer reads, and on the gradient that it will send back."""
     if noise.input:
         x = _apply(noise.input, x, keys, clock)
-    if noise.grad_input and torch.is_grad_enabled() and x.requires_grad:
+    if torch.is_grad_enabled() and x.requires_grad and noise.grad_input.needed:
         if x.shape[-1] == noise.grad_input.width:
             x = perturb_gradient(x, noise.grad_input, keys, clock)
         else:
@@ -101,12 +101,14 @@ class _NoisyLinear:
             at = noise.attention
             if at.output:
                 x = at.output(x, keys, clock)
-            if at.grad_input and torch.is_grad_enabled() and x.requires_grad:
+            if torch.is_grad_enabled() and x.requires_grad and at.grad_input.needed:
                 x = perturb_gradient(x, at.grad_input, keys, clock)
         x = _before(noise, x, keys, clock)
         module = cast(nn.Linear, self)
         weight: Tensor = module.weight
-        noisy_gradient = noise.grad_weight and torch.is_grad_enabled() and weight.requires_grad
+        noisy_gradient = (
+            torch.is_grad_enabled() and weight.requires_grad and noise.grad_weight.needed
+        )
         if noise.weight or noisy_gradient:
             rows = _weight_rows(weight)
             if noise.weight:

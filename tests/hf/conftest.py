@@ -1,0 +1,43 @@
+"""Tiny random Qwen2 models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+
+def tiny(dtype: torch.dtype = torch.float32, **changes: object) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    sizes: dict[str, object] = dict(
+        vocab_size=272,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = Qwen2ForCausalLM(Qwen2Config(**(sizes | changes))).to(dtype).eval()
+    with torch.no_grad():  # norms of 1 would hide a wrong AQN formula
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.3, 3.0)
+    return model
+
+
+@pytest.fixture
+def make() -> Callable[..., Qwen2ForCausalLM]:
+    return tiny
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(1, 272, (3, 17), generator=torch.Generator().manual_seed(1))

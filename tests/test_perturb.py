@@ -1,0 +1,280 @@
+"""The operator: every implementation against float64, exact zero, shards, rounding, autograd."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hetero_plugin import random
+from hetero_plugin.config import NoiseConfig
+from hetero_plugin.errors import MODELS
+from hetero_plugin.kernels import KERNEL, reference
+from hetero_plugin.perturb import chain, perturb
+from hetero_plugin.sites import Site
+from hetero_plugin.state import NoiseState
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+NATIVE = [name for name, model in MODELS.items() if model.native]
+SITE = random.site_key("model.layers.0.mlp.down_proj", "output")
+CLOCK = torch.tensor([random.clock_key(0, 0)])
+ROWS = random.row_keys(torch.arange(64) * 37, torch.arange(64))
+
+
+def segments(*parts: tuple[int, int, int, int]) -> torch.Tensor:
+    return torch.tensor(parts, dtype=torch.int64)
+
+
+def values(dtype: torch.dtype, columns: int = 700) -> torch.Tensor:
+    torch.manual_seed(0)
+    x = torch.randn(64, columns) * torch.exp(2 * torch.randn(64, 1))
+    return x.to(dtype)
+
+
+def ulp(x: torch.Tensor) -> torch.Tensor:
+    """The spacing of x's dtype at x, as float64."""
+    info = torch.finfo(x.dtype)
+    exponent = torch.floor(torch.log2(x.double().abs().clamp_min(info.smallest_normal)))
+    return torch.exp2(exponent) * info.eps
+
+
+def exact(x: torch.Tensor, name: str, scale: float) -> torch.Tensor:
+    """The float64 reference: clean value, float64 normals, no rounding."""
+    z = random.normal(CLOCK, torch.tensor([SITE]), ROWS, 0, x.shape[1], torch.float64)
+    s = torch.tensor(scale, dtype=torch.float32).double()
+    result = MODELS[name].function(x.double(), s, z)
+    return x.double() + result if MODELS[name].additive else result
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_against_float64(name: str, dtype: torch.dtype, stochastic: bool) -> None:
+    """Within one ulp of the float64 value (stochastic rounding), half an ulp (nearest), plus the
+    float32 arithmetic of the operator: 4e-7 relative to the value and 3e-4 to the error's scale
+    (the normals' worst case, see test_random)."""
+    x, scale = values(dtype), 2.0**-5  # a power of two: truncation's steps are exact
+    op = (
+        torch.ops.hetero_noise.perturb
+        if MODELS[name].native
+        else torch.ops.hetero_noise.perturb_reference
+    )
+    y = op(
+        x, ROWS, CLOCK, torch.tensor([0.0, scale]), segments((700, SITE, 0, 1)), name, stochastic
+    )
+    assert y.dtype == dtype and y.shape == x.shape
+    wanted = exact(x, name, scale)
+    error = (y.double() - wanted).abs()
+    steps = 1.0 if stochastic and MODELS[name].additive else 0.5
+    slack = 4e-7 * wanted.abs() + 3e-4 * scale * torch.where(
+        torch.tensor(name == "relative_gaussian"), x.double().abs(), torch.tensor(1.0).double()
+    )
+    assert (error <= steps * torch.maximum(ulp(y), ulp(x)) + slack).all()
+
+
+@pytest.mark.skipif(KERNEL == "reference", reason="no native kernel on this machine: no compiler")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_against_reference(name: str, dtype: torch.dtype, stochastic: bool) -> None:
+    """Same address, same draws: at most one ulp apart, and (float32's last bit aside) rarely that.
+
+    Covers segments that start inside a group of 128, are off, have infinities and NaN in them.
+    """
+    x = values(dtype)
+    x[0, :6] = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-7])
+    parts = segments((300, SITE, 0, 1), (100, SITE + 1, 64, 0), (300, SITE + 2, 1000, 2))
+    scales = torch.tensor([0.0, 0.05, 1e-3])
+    a = perturb(x, ROWS, CLOCK, scales, parts, name, stochastic)
+    b = reference.perturb(x, ROWS, CLOCK, scales, parts, name, stochastic)
+    same = (a == b) | (a.isnan() & b.isnan())
+    assert same[0, 2:5].all()  # infinities and NaN
+    assert torch.equal(a[:, 300:400].nan_to_num(), x[:, 300:400].nan_to_num())
+    gap = (a.double() - b.double()).abs()[~same]
+    if name == "truncation":
+        assert (~same).double().mean() < 1e-3
+    else:
+        assert (gap <= 2 * ulp(b)[~same] + 1e-7).all()  # z·s near a sum of zero
+        assert (~same).double().mean() < (0.3 if dtype == torch.float32 else 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_scale_zero_copies_every_bit(name: str, dtype: torch.dtype) -> None:
+    x = values(dtype)
+    x[0, :4] = torch.tensor([-0.0, math.inf, math.nan, 0.0])
+    for op in (torch.ops.hetero_noise.perturb, torch.ops.hetero_noise.perturb_reference):
+        if op is torch.ops.hetero_noise.perturb and not MODELS[name].native:
+            continue
+        y = op(x, ROWS, CLOCK, torch.zeros(2), segments((700, SITE, 0, 1)), name, True)
+        bits = torch.int16 if x.element_size() == 2 else torch.int32
+        assert torch.equal(x.view(bits), y.view(bits))
+
+
+def test_shards_are_slices_of_the_whole() -> None:
+    """Tensor parallel: a shard with its column offset has the whole's error."""
+    x, scales = values(torch.bfloat16), torch.tensor([0.0, 0.05])
+    whole = perturb(x, ROWS, CLOCK, scales, segments((700, SITE, 0, 1)))
+    for first, last in [(0, 350), (350, 700), (37, 129)]:
+        part = perturb(
+            x[:, first:last], ROWS, CLOCK, scales, segments((last - first, SITE, first, 1))
+        )
+        assert torch.equal(part, whole[:, first:last])
+
+
+def test_rows_are_independent_of_their_batch() -> None:
+    x, scales = values(torch.bfloat16), torch.tensor([0.0, 0.05])
+    whole = perturb(x, ROWS, CLOCK, scales, segments((700, SITE, 0, 1)))
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(
+        perturb(x[order], ROWS[order], CLOCK, scales, segments((700, SITE, 0, 1))), whole[order]
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+def test_stochastic_rounding_realises_the_error_that_was_asked(
+    dtype: torch.dtype, scale: float
+) -> None:
+    """Averaged over draws, y − x is unbiased, and regressed on z·|x| its slope is the scale.
+
+    4 million elements; standard errors from the sample, 5.5 of them: false alarm 4e-8 a check.
+    """
+    torch.manual_seed(1)
+    x = (1 + torch.rand(4096, 1024)).to(dtype)
+    rows = random.row_keys(torch.arange(4096), torch.arange(4096))
+    y = perturb(x, rows, CLOCK, torch.tensor([0.0, scale]), segments((1024, SITE, 0, 1)))
+    z = random.normal(CLOCK, torch.tensor([SITE]), rows, 0, 1024).double()
+    error, basis = y.double() - x.double(), z * x.double()
+    slope = (error * basis).sum() / basis.square().sum()
+    residual = error - slope * basis
+    spread = residual.std() / basis.square().sum().sqrt()
+    assert abs(slope - scale) < 5.5 * spread + 1e-3 * scale
+    assert abs(error.mean()) < 5.5 * error.std() / math.sqrt(error.numel())
+
+
+def test_nearest_rounding_swallows_small_errors() -> None:
+    """What EXPERIMENTS measured: 1e-4 on bfloat16 changes nothing when rounded to nearest."""
+    x = values(torch.bfloat16)
+    parts = segments((700, SITE, 0, 1))
+    nearest = perturb(x, ROWS, CLOCK, torch.tensor([0.0, 1e-4]), parts, "relative_gaussian", False)
+    stochastic = perturb(
+        x, ROWS, CLOCK, torch.tensor([0.0, 1e-4]), parts, "relative_gaussian", True
+    )
+    assert torch.equal(nearest, x)
+    assert (stochastic != x).double().mean() > 0.01
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (1, 64), (2, 3, 64), (64,)])
+def test_shapes(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    y = perturb(x, ROWS, CLOCK, torch.tensor([0.0, 0.1]), segments((64, SITE, 0, 1)))
+    assert y.shape == x.shape
+    assert not x.numel() or not torch.equal(x, y)
+
+
+def test_strided_input() -> None:
+    x = torch.randn(700, 64).T
+    y = perturb(x, ROWS, CLOCK, torch.tensor([0.0, 0.1]), segments((700, SITE, 0, 1)))
+    assert torch.equal(
+        y,
+        perturb(x.contiguous(), ROWS, CLOCK, torch.tensor([0.0, 0.1]), segments((700, SITE, 0, 1))),
+    )
+
+
+@pytest.mark.skipif(KERNEL == "reference", reason="the checks are the native kernel's")
+def test_wrong_arguments_are_refused() -> None:
+    x, scales = torch.randn(4, 64), torch.tensor([0.0, 0.1])
+    with pytest.raises(RuntimeError, match="4 rows but 2 row keys"):
+        perturb(x, ROWS[:2], CLOCK, scales, segments((64, SITE, 0, 1)))
+    with pytest.raises(RuntimeError, match="cover 63 columns, the tensor has 64"):
+        perturb(x, ROWS, CLOCK, scales, segments((63, SITE, 0, 1)))
+    with pytest.raises(RuntimeError, match="slot 7 is outside"):
+        perturb(x, ROWS, CLOCK, scales, segments((64, SITE, 0, 7)))
+    with pytest.raises(ValueError, match="no native error model 'nope'"):
+        perturb(x, ROWS, CLOCK, scales, segments((64, SITE, 0, 1)), "nope")
+    with pytest.raises(TypeError, match="Double"):
+        perturb(x.double(), ROWS, CLOCK, scales, segments((64, SITE, 0, 1)))
+
+
+def test_operator_is_well_formed() -> None:
+    """torch's own check of schema, fake implementation, autograd and compilation."""
+    x = torch.randn(8, 64, requires_grad=True)
+    args = (
+        x,
+        ROWS,
+        CLOCK,
+        torch.tensor([0.0, 0.1]),
+        segments((64, SITE, 0, 1)),
+        "relative_gaussian",
+        True,
+    )
+    torch.library.opcheck(torch.ops.hetero_noise.perturb.default, args)
+    torch.library.opcheck(torch.ops.hetero_noise.perturb_reference.default, args)
+
+
+def test_gradient_is_straight_through() -> None:
+    x = torch.randn(8, 64, requires_grad=True)
+    upstream = torch.randn(8, 64)
+    y = perturb(x, ROWS, CLOCK, torch.tensor([0.0, 0.1]), segments((64, SITE, 0, 1)))
+    y.backward(upstream)
+    assert torch.equal(x.grad, upstream)
+
+
+def _state(**spec: object) -> NoiseState:
+    sites = [
+        Site("model.layers.0.a", "linear", 0, 64, 32),
+        Site("model.layers.0.b", "linear", 0, 64, 32),
+    ]
+    return NoiseState(NoiseConfig(**spec), sites, max_rows=64)
+
+
+def test_rules_apply_in_the_order_of_the_spec() -> None:
+    rules = [
+        {"targets": ["linear"], "error": "systematic_bias", "scale": 0.5, "direction": "forward"},
+        {"targets": ["*.a"], "error": "truncation", "scale": 1.0, "direction": "forward"},
+    ]
+    x = torch.tensor([[0.6, 1.2, -0.6]]).expand(4, 3)
+    state = NoiseState(
+        NoiseConfig(rules=rules),
+        [Site("m.a", "linear", 0, 3, 3), Site("m.b", "linear", 0, 3, 3)],
+        max_rows=4,
+    )
+    both = chain(state, "output", [("m.a", 3, 0)])(x)
+    assert torch.equal(both[0], torch.tensor([1.0, 1.0, -2.0]))  # floor(x + sign(x)/2)
+    fused = chain(state, "output", [("m.a", 3, 0), ("m.b", 3, 0)])(x.repeat(1, 2))
+    assert torch.equal(fused[:, :3], both)
+    torch.testing.assert_close(fused[0, 3:], torch.tensor([1.1, 1.7, -1.1]))
+
+
+def test_two_rules_on_one_site_draw_independently() -> None:
+    rule = {"targets": ["*.a"], "scale": 0.1, "direction": "forward"}
+    once, twice = _state(rules=[rule]), _state(rules=[rule, rule])
+    x = torch.ones(64, 64)
+    one = chain(once, "output", [("model.layers.0.a", 64, 0)])(x) - 1
+    two = chain(twice, "output", [("model.layers.0.a", 64, 0)])(x) - 1
+    assert 1.3 < float(two.std() / one.std()) < 1.55  # sqrt 2, not 2
+
+
+def test_compiled_chain_follows_its_state_without_recompiling() -> None:
+    state = _state(scale=0.1, targets=["linear"])
+    made = chain(state, "output", [("model.layers.0.a", 64, 0)])
+    torch._dynamo.reset()
+    frames = torch._dynamo.utils.counters["stats"]
+    compiled = torch.compile(lambda v: made(v) * 1.0, fullgraph=True)
+    x = torch.randn(64, 64)
+    noisy = compiled(x)
+    assert torch.equal(noisy, made(x)) and not torch.equal(noisy, x)
+    before = frames["unique_graphs"]
+    state.set_enabled(False)
+    assert torch.equal(compiled(x), x)
+    state.set_enabled(True)
+    state.set_scale(0.2, site="model.layers.0.a")
+    assert torch.equal(compiled(x), made(x)) and not torch.equal(compiled(x), noisy)
+    state.reset_scales()
+    state.set_step(1)
+    assert not torch.equal(compiled(x), noisy)
+    state.set_step(0)
+    assert torch.equal(compiled(x), noisy)
+    assert frames["unique_graphs"] == before

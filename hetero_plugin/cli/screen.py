@@ -47,9 +47,15 @@ class Bars:
         self.progress.update(self.tasks[what], completed=done)
 
 
+def _console() -> Console:
+    """Stdout; wide enough for site names where it is a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> None:
     """The checks and the sites of an attestation."""
-    console = Console()
+    console = _console()
     checks = Table(title=f"{record['engine']}: checks", title_justify="left", expand=False)
     for heading in ("check", "passed", "detail"):
         checks.add_column(heading)
@@ -102,7 +108,7 @@ def print_levels(document: Mapping[str, Any], margin: float) -> None:
             p_value(pair["mcnemar_p"]) if pair else "",
             ("yes" if pair["equivalence"]["equivalent"] else "not shown") if pair else "",
         )
-    console = Console()
+    console = _console()
     console.print(table)
     console.print(
         f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; p unadjusted",

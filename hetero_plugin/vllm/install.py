@@ -92,6 +92,9 @@ class _Attacher:
     def walk(self, model: nn.Module) -> None:
         for name, module in model.named_modules():
             name = name.removesuffix(".base_layer")  # a LoRA wrapper holds the layer under it
+            method = getattr(module, "quant_method", None)
+            if isinstance(method, NoisyLinearMethod | NoisyHeadMethod):
+                method.attached = True
             if isinstance(module, ParallelLMHead):
                 self.head(name, module)
             elif isinstance(module, LinearBase):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from vllm import ir
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
@@ -34,18 +35,26 @@ class NoisyRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Any:
         noise = self.noise
-        shifted = None
-        if noise.offset is not None:
-            shifted = ops.offset_norm(
-                x, residual, self.weight.data, noise.offset, self.variance_epsilon
-            )
+        # Before the layer's own norm, which may overwrite x and residual.
+        unit = None if noise.offset is None else self._unit(x, residual)
         result = super().forward(x, residual)
         normed = result if residual is None else result[0]
-        if shifted is not None and noise.offset is not None:
-            normed = ops.choose_offset(normed, shifted, noise.offset)
+        if unit is not None and noise.offset is not None:
+            normed = ops.weigh(normed, unit, self.weight.data, noise.offset)
         if noise.output:
             normed = noise.output(normed)
         return normed if residual is None else (normed, result[1])
+
+    def _unit(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """x (+ residual) [T, N] divided by its root mean square.
+
+        In vLLM's own traced operator: an opaque one would read the sum, make the compiler round it
+        to the dtype there, and so change the clean result of the layers after it.
+        """
+        epsilon, size = self.variance_epsilon, self.variance_size_override
+        if residual is None:
+            return ir.ops.rms_norm(x, None, epsilon, size)
+        return ir.ops.fused_add_rms_norm(x, residual, None, epsilon, size)[0]
 
 
 @dataclass

@@ -33,6 +33,16 @@ def prepare_gemm(layer: nn.Module) -> None:
     dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
 
 
+def _check_attached(attached: bool) -> None:
+    """A clean result is right only for a layer that the spec was seen to leave out."""
+    if not attached:
+        raise RuntimeError(
+            "hetero_noise: this process runs a model with quantization=hetero_noise whose layers "
+            "were never given their noise, so it would run clean; its worker was made without the "
+            "plugin (see docs/vllm.md, 'Processes')"
+        )
+
+
 class RowSlice(nn.Module):
     """The rows of a weight that belong to one site, as a GEMM of its own.
 
@@ -94,6 +104,7 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
     def __init__(self) -> None:
         super().__init__()
         self.noise: LinearNoise | None = None
+        self.attached = False
         self.part_sizes: list[int] = []
 
     def create_weights(
@@ -130,6 +141,7 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         noise = self.noise
         if noise is None:
+            _check_attached(self.attached)
             return super().apply(layer, x, bias)
         if noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
@@ -152,6 +164,8 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
             x_TK = part.input_chain(x) if part.input_chain else x
             part_bias = None if bias is None else part.bias
             if part.weight_chain:
+                # vLLM keeps the bias of its CPU GEMM in float32.
+                part_bias = None if part_bias is None else part_bias.to(x_TK.dtype)
                 parts.append(F.linear(x_TK, part.noisy_weight(), part_bias))
             else:
                 parts.append(super().apply(part, x_TK, part_bias))
@@ -199,10 +213,12 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
     def __init__(self) -> None:
         super().__init__()
         self.noise: HeadNoise | None = None
+        self.attached = False
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         noise = self.noise
         if noise is None:
+            _check_attached(self.attached)
             return super().apply(layer, x, bias)
         keys = noise.rows.keys_of(x)
         words, n = noise.columns, x.shape[0]

@@ -87,43 +87,26 @@ def gated_product(
     return torch.ops.hetero_noise_vllm.gated_product(gate, gate_up, clean, scales, live)
 
 
-@torch.library.custom_op("hetero_noise_vllm::offset_norm", mutates_args=())
-def _offset_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, offset: Tensor, epsilon: float
-) -> Tensor:
-    if offset.device.type == "cpu" and not bool(offset.any()):
-        return torch.empty_like(x)  # the clean result will be taken
-    # Rounded where the Hugging Face model rounds: after the residual addition and the division.
-    hidden = (x if residual is None else x + residual).float()
-    hidden = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + epsilon)
-    return (hidden.to(x.dtype).float() * (weight.float() + offset)).to(x.dtype)
+@torch.library.custom_op("hetero_noise_vllm::weigh", mutates_args=())
+def _weigh(clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    def shifted() -> Tensor:
+        return (unit.float() * (weight.float() + offset)).to(clean.dtype)
+
+    return _pick(clean, shifted, offset.any())
 
 
-@_offset_norm.register_fake
-def _(x: Tensor, residual: Tensor | None, weight: Tensor, offset: Tensor, epsilon: float) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("hetero_noise_vllm::choose_offset", mutates_args=())
-def _choose_offset(clean: Tensor, shifted: Tensor, offset: Tensor) -> Tensor:
-    return _pick(clean, shifted.clone, offset.any())
-
-
-@_choose_offset.register_fake
-def _(clean: Tensor, shifted: Tensor, offset: Tensor) -> Tensor:
+@_weigh.register_fake
+def _(clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
     return torch.empty_like(clean)
 
 
-def offset_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, offset: Tensor, epsilon: float
-) -> Tensor:
-    """RMSNorm of x (+ residual), [T, N], with float32 weight + offset [N] and one rounding.
+def weigh(clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """unit·(weight + offset) in float32, rounded once; ``clean`` if the offset is all zero.
 
-    Must be called before the layer's own norm, which may overwrite x and residual.
+    Args:
+        clean: [T, N], the norm's own result.
+        unit: [T, N], the norm before its weight.
+        weight: [N].
+        offset: float32 [N].
     """
-    return torch.ops.hetero_noise_vllm.offset_norm(x, residual, weight, offset, epsilon)
-
-
-def choose_offset(clean: Tensor, shifted: Tensor, offset: Tensor) -> Tensor:
-    """``shifted`` if the offset is not all zero, else ``clean``: both [T, N], offset [N]."""
-    return torch.ops.hetero_noise_vllm.choose_offset(clean, shifted, offset)
+    return torch.ops.hetero_noise_vllm.weigh(clean, unit, weight, offset)

@@ -17,7 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_model(
-    path: Path, *, hidden: int, heads: int, kv: int, inner: int, tied: bool, dtype: str, seed: int = 0
+    path: Path,
+    *,
+    hidden: int,
+    heads: int,
+    kv: int,
+    inner: int,
+    tied: bool,
+    dtype: str,
+    seed: int = 0,
 ) -> Path:
     """Saves a Qwen2 with random weights, sharp enough that error is seen in its log-probs."""
     import torch
@@ -138,9 +146,7 @@ class _Server:
                 "tokens": list(out.outputs[0].token_ids),
                 "decoded": [
                     d[t].logprob
-                    for t, d in zip(
-                        out.outputs[0].token_ids, out.outputs[0].logprobs, strict=True
-                    )
+                    for t, d in zip(out.outputs[0].token_ids, out.outputs[0].logprobs, strict=True)
                 ],
                 "cached": out.num_cached_tokens,
             }
@@ -177,7 +183,9 @@ def _checksum(worker: Any, name: str) -> str:
     import torch
 
     weight = worker.model_runner.get_model().get_parameter(name)
-    return hashlib.sha256(weight.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(
+        weight.detach().contiguous().view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
 
 
 def _serve() -> None:

@@ -85,6 +85,7 @@ def command(
         changes["arms"] = tuple(name.strip() for name in arms.split(","))
     chosen = (settings.full if full else settings.short)(**changes)
     path = (out or Path("runs") / ("demo-full" if full else "demo")).absolute()
+    checks.check_files(chosen)
     checks.check_machine(path)
     # Engines look for ninja on the PATH; it lies beside the interpreter.
     beside = str(Path(sys.executable).parent)

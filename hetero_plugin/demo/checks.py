@@ -9,6 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.demo.settings import DemoSettings
+from hetero_plugin.demo.stages import check_model
+from hetero_plugin.evaluation.tasks import DataError, load_task
+from hetero_plugin.verl.checkpoint import CheckpointError
 
 _DISK_GIB, _MEMORY_GIB = 2.0, 5.0
 # Package: the extra that brings it.
@@ -68,6 +72,26 @@ def check_machine(out: Path) -> None:
         raise ConfigError(
             f"no port can be opened on 127.0.0.1 ({error}); Ray and vLLM talk through it"
         ) from None
+
+
+def check_files(settings: DemoSettings) -> None:
+    """Check the user's own checkpoint and question files.
+
+    Raises:
+        ConfigError: one is missing or cannot be used; the message says what would be right.
+    """
+    if settings.model is not None:
+        try:
+            check_model(settings.model)
+        except CheckpointError as error:
+            raise ConfigError(f"--model: {error}") from None
+    for path in (settings.train_file, settings.test_file):
+        if path is None:
+            continue
+        try:
+            load_task(path, limit=1)
+        except DataError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _available_gib() -> float | None:

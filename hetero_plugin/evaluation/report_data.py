@@ -23,9 +23,7 @@ Series = dict[str, tuple[list[int], list[float]]]
 # Which arm the others are compared with, if settings.json does not say.
 _BASELINES = ("clean", "baseline")
 _LABELS = {
-    "clean": "trained clean",
-    "noise": "trained with noise",
-    "noise_aqn": "trained with noise + AQN",
+    "noise_aqn": "noise + AQN",
 }
 _ORDER = ("clean", "baseline", "noise", "noise_aqn")
 

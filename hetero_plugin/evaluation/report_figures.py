@@ -162,7 +162,7 @@ def differences(rows: Sequence[Mapping[str, Any]], margin: float, name: str) -> 
     axis.tick_params(axis="y", labelcolor=_INK)
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"percentage points  (shaded: the equivalence margin, ±{100 * margin:g})")
+    axis.set_xlabel("percentage points")
     return _svg(figure, name, "Paired differences with 95 % intervals")
 
 

@@ -255,8 +255,12 @@ def patch_cpu_packing(utils: ModuleType) -> None:
     vLLM packs them for its GEMM kernels and drops the originals, after which the next weight
     sync has nowhere to write. Layers of ``quantization=hetero_noise`` take care of this
     themselves; this is for clean engines, and for the layers that a specification leaves out.
-    Outside of a verl rollout server (VERL_REPLICA_RANK) nothing changes.
+    Only in the engine processes of a verl rollout on CPU (VERL_REPLICA_RANK is theirs).
     """
+    from hetero_plugin.verl.platform import is_cpu_run
+
+    if "VERL_REPLICA_RANK" not in os.environ or not is_cpu_run():
+        return
     name = "dispatch_cpu_unquantized_gemm"
     original = expect_attribute(utils, "vllm.model_executor.layers.utils", name)
     if _patched(original):
@@ -266,7 +270,7 @@ def patch_cpu_packing(utils: ModuleType) -> None:
 
     @functools.wraps(original)
     def dispatch(layer: Any, remove_weight: bool) -> None:
-        if "VERL_REPLICA_RANK" not in os.environ or layer.weight.ndim != 2:
+        if layer.weight.ndim != 2:  # convolutions and experts have methods of their own
             original(layer, remove_weight)
             return
         import torch

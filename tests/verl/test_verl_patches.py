@@ -82,7 +82,10 @@ def test_the_vllm_distribution_is_found_under_the_cpu_wheels_name() -> None:
         importlib.metadata.version("no-such-distribution")
 
 
-def test_a_changed_signature_is_named() -> None:
+def test_a_changed_signature_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_REPLICA_RANK", "0")
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+
     def changed(layer: Any, device: Any) -> None: ...
 
     module = ModuleType("vllm.model_executor.layers.utils")
@@ -103,10 +106,19 @@ def test_a_rollout_that_someone_else_replaced_is_not_overwritten() -> None:
         patches.patch_rollout_registry(base)
 
 
-def test_clean_engines_pack_nothing_under_verl_and_everything_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("environ", "packs"),
+    [
+        ({"VERL_PLATFORM": "cpu", "VERL_REPLICA_RANK": "0"}, False),
+        ({"VERL_PLATFORM": "nvidia", "VERL_REPLICA_RANK": "0"}, True),
+        ({"VERL_PLATFORM": "cpu"}, True),
+    ],
+)
+def test_clean_engines_pack_nothing_under_verl_on_cpu_and_all_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], packs: bool
 ) -> None:
     import torch
+    import verl.plugin.platform.platform_manager as manager
 
     packed: list[Any] = []
     module = ModuleType("vllm.model_executor.layers.utils")
@@ -115,15 +127,15 @@ def test_clean_engines_pack_nothing_under_verl_and_everything_elsewhere(
         packed.append(layer)
 
     module.dispatch_cpu_unquantized_gemm = dispatch  # type: ignore[attr-defined]
+    monkeypatch.delenv("VERL_REPLICA_RANK", raising=False)
+    monkeypatch.setattr(manager, "_current_platform", None)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
     patches.patch_cpu_packing(module)
     layer = SimpleNamespace(weight=torch.zeros(2, 3))
-    monkeypatch.delenv("VERL_REPLICA_RANK", raising=False)
     module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-    assert packed == [layer]
-    monkeypatch.setenv("VERL_REPLICA_RANK", "0")
-    module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-    assert packed == [layer]
-    assert layer.cpu_linear is torch.nn.functional.linear
+    assert packed == ([layer] if packs else [])
+    assert packs or layer.cpu_linear is torch.nn.functional.linear
 
 
 def test_a_hook_runs_once_its_module_is_imported(

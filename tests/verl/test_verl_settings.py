@@ -1,4 +1,4 @@
-"""One specification in every process: what is accepted, and every way to refuse a silent clean run."""
+"""One specification in every process, and every way to refuse a silent clean run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_noise_in_the_environment_of_a_clean_run_is_refused() -> None:
 
 
 def test_a_worker_that_was_told_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="server: .*it would run clean"):
+    with pytest.raises(ConfigError, match=r"server: .*it would run clean"):
         resolve_worker(noisy(hetero_noise=SPEC), "server", {})
 
 
@@ -172,7 +172,7 @@ def test_a_run_that_cannot_work_is_refused_before_it_starts(
 def test_another_family_on_cpu_is_named(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ConfigError, match="'llama'.*Qwen2"):
+    with pytest.raises(ConfigError, match=r"'llama'.*Qwen2"):
         preflight.check(config)
 
 

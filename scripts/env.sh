@@ -46,7 +46,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-say "installing $(grep -c == "$lock") pinned packages (a few minutes the first time, about 3.5 GB)"
+say "installing $(grep -c == "$lock") pinned packages (a few minutes the first time, about 4 GB)"
 # torch with its own dependencies first: where an index has no CPU build of it, it needs more
 # than the lock names. Everything else exactly as pinned.
 "${pip[@]}" install --quiet --no-compile --constraint "$lock" torch setuptools

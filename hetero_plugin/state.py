@@ -11,61 +11,21 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, NoiseRule
+from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
+from hetero_plugin.errors.resolution import half_ulp, share_changed
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
+from hetero_plugin.state_slots import Phase, Slot, check_point, streams
 
 if TYPE_CHECKING:
     from hetero_plugin.perturb import Chain
 
 log = logging.getLogger("hetero_noise")
-Phase = Literal["rollout", "train"]
-GEMM_KINDS = ("linear", "lm_head")
-
-
-def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
-    """The streams in which a rule puts error at a site of this kind."""
-    found: tuple[str, ...] = ()
-    if rule.direction in ("forward", "both"):
-        found += (rule.point,)
-    if rule.direction in ("backward", "both"):
-        # What the operator's backward computes: two GEMMs for a linear layer, else one.
-        found += ("grad_input", "grad_weight") if kind in GEMM_KINDS else ("grad_input",)
-    return found
-
-
-def _check_point(index: int, rule: NoiseRule, site: Site) -> None:
-    """Raises ConfigError where a rule's point does not exist at a site: nothing would happen."""
-    if rule.direction == "backward":
-        return
-    if rule.point == "weight" and site.kind not in GEMM_KINDS:
-        raise ConfigError(
-            f"rules[{index}].point is 'weight', and {site.name} is of the kind {site.kind}, which has "
-            "no matrix; weights of the kinds linear and lm_head can have error (for norm weights "
-            "there is AQN)"
-        )
-    if rule.point == "input" and site.kind == "attention":
-        raise ConfigError(
-            f"rules[{index}].point is 'input', and {site.name} is of the kind attention, whose error "
-            "is on its output, softmax·V; put error on q_proj, k_proj and v_proj for its inputs"
-        )
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One entry of the scale table: one stream of one rule at one site."""
-
-    index: int
-    site: Site
-    rule_index: int
-    rule: NoiseRule
-    stream: str
 
 
 class AQNState:
@@ -124,7 +84,7 @@ class NoiseState:
         self.slots: list[Slot] = []
         for chosen in self.selected:
             for rule_index, rule in chosen.rules:
-                _check_point(rule_index, rule, chosen.site)
+                check_point(rule_index, rule, chosen.site)
                 for stream in streams(rule, chosen.site.kind):
                     self.slots.append(
                         Slot(len(self.slots) + 1, chosen.site, rule_index, rule, stream)
@@ -356,6 +316,24 @@ class NoiseState:
             "kernel": KERNEL,
             "device": str(self.device),
         }
+
+    def warn_swallowed(self, dtype: torch.dtype) -> None:
+        """Warns of rules whose error, rounded to nearest, mostly vanishes in this dtype."""
+        for index, rule in enumerate(self.config.rules):
+            if rule.rounding != "nearest" or rule.error != "relative_gaussian":
+                continue
+            if 0 < rule.scale < half_ulp(dtype):
+                share = share_changed(rule.scale, dtype)
+                log.warning(
+                    "hetero_noise: rules[%d] asks for a relative error of %g rounded to nearest, "
+                    "under half an ulp of %s (%.3g): it will change %.2f %% of the elements. "
+                    "Use rounding: stochastic, which realises it",
+                    index,
+                    rule.scale,
+                    str(dtype).removeprefix("torch."),
+                    half_ulp(dtype),
+                    100 * share,
+                )
 
     def describe(self, where: str) -> str:
         """The one line that every noisy process says."""

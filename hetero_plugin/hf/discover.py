@@ -61,7 +61,7 @@ def discover(model: nn.Module) -> list[Found]:
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     paths = dict(model.named_modules())
-    modules = {canonical_name(path): module for path, module in paths.items()}
+    modules: dict[str, nn.Module] = {canonical_name(p): module for p, module in paths.items()}
     found: list[Found] = []
     for path, module in paths.items():
         if not path or any(word in path for word in _ADAPTERS):

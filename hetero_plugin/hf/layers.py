@@ -194,7 +194,7 @@ def offset_formula(cls: type, site: str) -> Callable[[Any, Tensor, Tensor], Tens
 
 
 @cache
-def noisy_class(cls: type, kind: str) -> type:
+def noisy_class(cls: Any, kind: str) -> Any:
     """The noisy subclass of a module class."""
     made = type(
         f"Noisy{cls.__name__}",
@@ -209,7 +209,8 @@ def noisy_class(cls: type, kind: str) -> type:
 
 def _rebuild(cls: type, kind: str) -> nn.Module:
     made = noisy_class(cls, kind)
-    return cast(nn.Module, made.__new__(made))
+    module: nn.Module = made.__new__(made)
+    return module
 
 
 def _reduce(module: Any) -> tuple[Any, ...]:
@@ -223,7 +224,8 @@ def is_noisy(module: nn.Module) -> bool:
 def make_noisy(module: nn.Module, noise: LayerNoise) -> None:
     """Changes the module's class, in place."""
     object.__setattr__(module, ATTRIBUTE, noise)
-    module.__class__ = noisy_class(type(module), noise.site.kind)
+    cls: Any = type(module)
+    module.__class__ = noisy_class(cls, noise.site.kind)
 
 
 def make_clean(module: nn.Module) -> None:

@@ -68,7 +68,7 @@ def attachment_of(model: nn.Module) -> Attachment | None:
     for module in model.modules():
         found = module.__dict__.get(ATTACHMENT)
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
     return None
 
 
@@ -117,6 +117,8 @@ def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
         _remove(attachment)
         raise
     object.__setattr__(model, ATTACHMENT, attachment)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    state.warn_swallowed(dtype)
     if not quiet:
         log.info(state.describe(f"{type(model).__name__} (hf)"))
     return model

@@ -1,0 +1,51 @@
+"""Slots: which entry of the scale table belongs to which rule, site and stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hetero_plugin.config import ConfigError, NoiseRule
+from hetero_plugin.sites import Site
+
+Phase = Literal["rollout", "train"]
+GEMM_KINDS = ("linear", "lm_head")
+
+
+def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
+    """The streams in which a rule puts error at a site of this kind."""
+    found: tuple[str, ...] = ()
+    if rule.direction in ("forward", "both"):
+        found += (rule.point,)
+    if rule.direction in ("backward", "both"):
+        # What the operator's backward computes: two GEMMs for a linear layer, else one.
+        found += ("grad_input", "grad_weight") if kind in GEMM_KINDS else ("grad_input",)
+    return found
+
+
+def check_point(index: int, rule: NoiseRule, site: Site) -> None:
+    """Raises ConfigError where a rule's point does not exist at a site: nothing would happen."""
+    if rule.direction == "backward":
+        return
+    if rule.point == "weight" and site.kind not in GEMM_KINDS:
+        raise ConfigError(
+            f"rules[{index}].point is 'weight', and {site.name} is of the kind {site.kind}, which "
+            "has no matrix; weights of the kinds linear and lm_head can have error (for norm "
+            "weights there is AQN)"
+        )
+    if rule.point == "input" and site.kind == "attention":
+        raise ConfigError(
+            f"rules[{index}].point is 'input', and {site.name} is of the kind attention, whose "
+            "error is on its output, softmax·V; put error on q_proj, k_proj, v_proj for its inputs"
+        )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One entry of the scale table: one stream of one rule at one site."""
+
+    index: int
+    site: Site
+    rule_index: int
+    rule: NoiseRule
+    stream: str

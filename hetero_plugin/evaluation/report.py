@@ -22,8 +22,8 @@ REWARD = ("critic/score/mean", "critic/rewards/mean", "train/score", "reward")
 SIGMA = ("hetero/sigma", "hetero/aqn/sigma", "hetero/aqn_sigma")
 GAP = (
     "hetero/rollout_actor_logprob_gap/mean",
-    "training/rollout_probs_diff_mean",
     "rollout_corr/kl",
+    "training/rollout_probs_diff_mean",
 )
 MISMATCH = {
     "hetero/rollout_actor_logprob_gap/mean": "mean |Δ log-probability|, rollout against actor",
@@ -100,10 +100,10 @@ def assemble(run_dir: Path, *, allow_unattested: bool = False) -> dict[str, Any]
         arms={name: _arm(arm) for name, arm in arms.items()},
         comparisons=_comparisons(arms, baseline, margin),
         curves={
-            "reward": curves(arms, *REWARD),
-            "validation_clean": curves(arms, "val-core/*"),
-            "validation_noisy": curves(arms, "hetero/val_noisy/*"),
-            "mismatch": curves(arms, *GAP),
+            "reward": curves(arms, *REWARD)[1],
+            "validation_clean": curves(arms, "val-core/*")[1],
+            "validation_noisy": curves(arms, "hetero/val_noisy/*")[1],
+            "mismatch": dict(zip(("metric", "by_arm"), curves(arms, *GAP), strict=True)),
             "sigma": _sigma(arms),
         },
         mismatch=_mismatch(arms),
@@ -254,12 +254,10 @@ def draw(report: Mapping[str, Any]) -> dict[str, str]:
             panels.append((title, found[key], False))
     if panels:
         drawings["training"] = figures.training(panels[:3], order)
-    if found["mismatch"]:
-        drawings["mismatch"] = figures.training(
-            [("rollout against actor, mean gap of a token", found["mismatch"], True)],
-            order,
-            name="mismatch",
-        )
+    gap = found["mismatch"]
+    if gap["by_arm"]:
+        title = MISMATCH.get(gap["metric"], gap["metric"])
+        drawings["mismatch"] = figures.training([(title, gap["by_arm"], True)], order, "mismatch")
     if found["sigma"]:
         drawings["sigma"] = figures.schedule(found["sigma"], order)
     return drawings

@@ -61,6 +61,12 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     baseline = settings.get("baseline")
     if baseline is None:
         baseline = next((name for name in _BASELINES if name in arms), next(iter(arms)))
+    levels = {name: [row["level"] for row in arm["result"]["levels"]] for name, arm in arms.items()}
+    if len({tuple(found) for found in levels.values()}) > 1:
+        raise ResultError(
+            f"{run_dir}: the arms were evaluated at different levels ({levels}); "
+            "finish the evaluations first"
+        )
     if baseline not in arms:
         raise ResultError(
             f"{settings_path}: baseline {baseline!r} was not evaluated; there are {sorted(arms)}"
@@ -121,12 +127,24 @@ def pick(series: Series, *names: str) -> tuple[list[int], list[float]] | None:
     return None
 
 
-def curves(
-    arms: Mapping[str, Any], *names: str
-) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-    """One metric for every arm that has it, by label."""
-    found = {arm["label"]: pick(arm["series"], *names) for arm in arms.values()}
-    return {label: curve for label, curve in found.items() if curve is not None}
+Curves = dict[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def curves(arms: Mapping[str, Any], *names: str) -> tuple[str, Curves]:
+    """One and the same metric for every arm, by label, with its name.
+
+    The first name that all arms have, else the first that any has: curves of one drawing must
+    not show two different quantities.
+    """
+    first: tuple[str, Curves] = ("", {})
+    for name in names:
+        picked = {arm["label"]: pick(arm["series"], name) for arm in arms.values()}
+        found: Curves = {label: curve for label, curve in picked.items() if curve is not None}
+        if len(found) == len(arms):
+            return name, found
+        if found and not first[0]:
+            first = (name, found)
+    return first
 
 
 def last_mean(series: Series, name: str, share: float = 0.25) -> float | None:

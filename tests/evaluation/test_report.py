@@ -11,7 +11,7 @@ import pytest
 from toy import NAMES, simulate_run
 
 from hetero_plugin.evaluation import attest, report, report_words, results
-from hetero_plugin.evaluation.report_data import read_metrics
+from hetero_plugin.evaluation.report_data import curves, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,25 @@ def test_metrics_of_a_resumed_run_count_the_last_time(tmp_path: Path) -> None:
     path.write_text('{"step": 1\n{"step": 2, "data": {}}\n')
     with pytest.raises(results.ResultError, match="line 1"):
         read_metrics(path)
+
+
+def test_one_drawing_shows_one_quantity() -> None:
+    arms = {
+        "clean": {"label": "clean", "series": {"b": ([1], [0.1])}},
+        "noise": {"label": "noise", "series": {"a": ([1], [9.0]), "b": ([1], [0.2])}},
+    }
+    assert curves(arms, "a", "b") == ("b", {"clean": ([1], [0.1]), "noise": ([1], [0.2])})
+    assert curves(arms, "a") == ("a", {"noise": ([1], [9.0])})
+    assert curves(arms, "c") == ("", {})
+
+
+def test_arms_at_different_levels_are_not_reported(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run", steps=4)
+    document = results.load(run / "eval" / "noise.json")
+    document["levels"].pop()
+    results.write_json(run / "eval" / "noise.json", document)
+    with pytest.raises(results.ResultError, match="different levels"):
+        report.build(run)
 
 
 def paired(difference: float, p: float, equivalent: bool) -> dict:

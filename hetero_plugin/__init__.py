@@ -13,9 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, NoiseRule
-    from hetero_plugin.hf import (
-        AQN,
-        HeteroNoiseConfig,
+    from hetero_plugin.hf import AQN, HeteroNoiseConfig
+    from hetero_plugin.hf.wrap import (
         disabled,
         phase,
         set_step,

@@ -9,6 +9,7 @@ Shapes: B questions, T tokens of a whole row (prompt + answer + end), A tokens o
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -36,7 +37,8 @@ class WarmupSettings(BaseModel):
     stop_at: float = Field(default=0.45, gt=0, lt=1)
     """Greedy exact-match on the development questions at which training stops."""
     highest: float = Field(default=0.60, gt=0, le=1)
-    """Above this the warm-up has overshot and fails: RL would have little left to learn."""
+    """Above this the warm-up has overshot (RL would have little left to learn): it goes back to
+    the last check and on from there with smaller steps."""
     max_steps: int = Field(default=1200, ge=1)
     batch: int = Field(default=128, ge=1)
     muon_lr: float = Field(default=0.02, gt=0)
@@ -58,6 +60,7 @@ class WarmupResult(BaseModel):
     seconds: float
     parameters: int
     curve: tuple[tuple[int, float, float], ...]
+    went_back: int = 0
 
 
 class Encoder:
@@ -167,47 +170,38 @@ def warm_up(
     """
     began = time.monotonic()
     optimizers = _optimizers(model, settings)
+    kept = _snapshot(model, optimizers)
     curve: list[tuple[int, float, float]] = []
-    accuracy, every, last_loss = 0.0, settings.check_every, math.inf
+    accuracy, every, factor, last_loss, went_back = 0.0, settings.check_every, 1.0, math.inf, 0
     model.train()
     for step in range(1, settings.max_steps + 1):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["full_lr"] * min(1.0, step / settings.ramp_steps)
-        ids, labels = encoder.rows(list(itertools.islice(questions, settings.batch)))
-        logits = encoder.answer_logits(model, ids)
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
-        )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        last_loss = float(loss.detach())
+        share = factor * min(1.0, step / settings.ramp_steps)
+        last_loss = _train_step(model, encoder, questions, optimizers, settings.batch, share)
         if not math.isfinite(last_loss):
             raise WarmupError(f"the loss is {last_loss} at warm-up step {step}; lower muon_lr")
-        if step % every == 0:
-            accuracy = exact_match(model, encoder, dev)
-            curve.append((step, last_loss, accuracy))
-            if accuracy > 0.02:  # the climb takes a few dozen steps only, so look more often
-                every = max(1, settings.check_every // 5)
-            report(
-                min(0.99, accuracy / settings.stop_at),
-                f"step {step}, loss {last_loss:.2f}, {accuracy:.1%} of {len(dev)} right",
-            )
-            if accuracy >= settings.stop_at:
-                break
+        if step % every:
+            continue
+        accuracy = exact_match(model, encoder, dev)
+        curve.append((step, last_loss, accuracy))
+        report(
+            min(0.99, accuracy / settings.stop_at),
+            f"step {step}, loss {last_loss:.2f}, {accuracy:.1%} of {len(dev)} right",
+        )
+        if settings.stop_at <= accuracy <= settings.highest:
+            break
+        if accuracy > settings.highest:
+            _restore(model, optimizers, kept)
+            factor, every, went_back = factor * 0.3, 1, went_back + 1
+            continue
+        kept = _snapshot(model, optimizers)
+        if accuracy > 0.02:  # the climb takes a few dozen steps only, so look more often
+            every = min(every, max(1, settings.check_every // 5))
     else:
         raise WarmupError(
             f"after {settings.max_steps} steps the model answers {accuracy:.1%} of {len(dev)} "
             f"development questions, short of stop_at = {settings.stop_at:.0%} (last loss "
-            f"{last_loss:.3f}); try another seed, or more max_steps"
-        )
-    if accuracy > settings.highest:
-        raise WarmupError(
-            f"the warm-up overshot: {accuracy:.1%} of the development questions at step {step}, "
-            f"over {settings.highest:.0%}; lower muon_lr or check_every"
+            f"{last_loss:.3f}, went back {went_back} times from over {settings.highest:.0%}); try "
+            "another seed, or more max_steps"
         )
     model.eval()
     return WarmupResult(
@@ -217,4 +211,45 @@ def warm_up(
         seconds=time.monotonic() - began,
         parameters=sum(p.numel() for p in model.parameters()),
         curve=tuple(curve),
+        went_back=went_back,
     )
+
+
+def _train_step(
+    model: Any,
+    encoder: Encoder,
+    questions: Iterator[Question],
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: int,
+    share: float,
+) -> float:
+    """One update at `share` of the full learning rates; the loss before it."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * share
+    ids, labels = encoder.rows(list(itertools.islice(questions, batch)))
+    logits = encoder.answer_logits(model, ids)
+    loss = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+    )
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _snapshot(model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:
+    """Copies of weights and optimizer states."""
+    return copy.deepcopy(model.state_dict()), [copy.deepcopy(o.state_dict()) for o in optimizers]
+
+
+def _restore(
+    model: Any, optimizers: Sequence[torch.optim.Optimizer], kept: tuple[Any, list[Any]]
+) -> None:
+    """Back to a snapshot, which stays as it is."""
+    weights, states = copy.deepcopy(kept)
+    model.load_state_dict(weights)
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)

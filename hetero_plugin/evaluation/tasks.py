@@ -12,12 +12,15 @@ and evaluation alike.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hetero_plugin.config_errors import ConfigError
@@ -133,9 +136,22 @@ def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
 
 def score(question: Question, text: str) -> bool:
     """Whether ``text`` answers the question, judged exactly as the RL reward judges it."""
-    from hetero_plugin.verl.reward import compute_score
-
+    compute_score = _reward().compute_score
     return float(compute_score(question.data_source, text, question.reference)) >= 1.0
+
+
+@functools.cache
+def _reward() -> ModuleType:
+    """``hetero_plugin/verl/reward.py``, loaded as verl loads it: by its path.
+
+    Importing its package would install the hooks for verl, which an evaluation must not have.
+    """
+    path = Path(__file__).parents[1] / "verl" / "reward.py"
+    spec = importlib.util.spec_from_file_location("hetero_noise_reward", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _question(where: str, index: int, record: Mapping[str, Any]) -> tuple[str, Question]:

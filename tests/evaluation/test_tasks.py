@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,15 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     tokenizer.chat_template = None
     with pytest.raises(tasks.DataError, match="no chat template"):
         tasks.prompt_ids(tokenizer, tasks.load_task(path).questions[0])
+
+
+def test_scoring_does_not_install_the_hooks_for_verl() -> None:
+    """An evaluation's engine must be vLLM as it is, without what verl's processes need."""
+    program = (
+        "import sys, hetero_plugin.evaluation.tasks as t\n"
+        "q = t.Question(0, (), '12', 'openai/gsm8k')\n"
+        "assert t.score(q, '#### 12') and not t.score(q, '#### 13')\n"
+        "assert not [m for m in sys.modules if m.startswith(('verl', 'hetero_plugin.verl'))]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -108,6 +108,9 @@ def parameter_count(model: torch.nn.Module) -> int:
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer as a Hugging Face checkpoint folder."""
+    from transformers.utils import logging
+
     folder.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()  # one file of 3 MB; its bar would tear the demo's display
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

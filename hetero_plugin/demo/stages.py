@@ -7,6 +7,7 @@ and returns JSON data. It knows nothing of the order of stages, of resuming or o
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -222,6 +223,8 @@ def merge_arm(ctx: Context, arm: ArmName) -> Outcome:
     from hetero_plugin.verl import checkpoint
 
     target = ctx.folder.arm_model(arm)
+    # torch warns that a mesh read from a file has no process group: there is none, nor need be.
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
     checkpoint.merge(run_of(ctx, arm).checkpoint, ctx.folder.model, target)
     weights.check_clean(target)
     return Outcome(weights.movement(ctx.folder.model, target), _model_files(target))

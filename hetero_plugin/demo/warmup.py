@@ -1,7 +1,7 @@
 """Supervised warm-up: trains the miniature on generated additions until it answers about half.
 
-Matrices are updated by Muon, everything else by AdamW: on this task Muon leaves the plateau at
-which digits are not yet aligned about three times sooner than AdamW alone (docs/miniature.md).
+Matrices are updated by Muon, everything else by AdamW: that leaves the plateau at which digits are
+not yet aligned in fewer steps than AdamW alone.
 The model stops at a wanted greedy exact-match on the development questions, never on the test's.
 
 Shapes: B questions, T tokens of a whole row (prompt + answer + end), A tokens of the answer part.

@@ -153,6 +153,22 @@ class _Server:
             for out in outputs
         ]
 
+    def continuation(self, prompt: list[int], tokens: int) -> Record:
+        """Without prompt log-probabilities, which keep vLLM from using its prefix cache."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0, max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False
+        )
+        out = self.llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)[0]
+        chosen = out.outputs[0]
+        pairs = zip(chosen.token_ids, chosen.logprobs, strict=True)
+        return {
+            "tokens": list(chosen.token_ids),
+            "decoded": [d[t].logprob for t, d in pairs],
+            "cached": out.num_cached_tokens,
+        }
+
     def call(self, method: str, arguments: Record) -> Any:
         from hetero_plugin.vllm import client
 

@@ -1,0 +1,302 @@
+"""Noise in a real vLLM engine, compiled: clean at scale 0, addressed, settable, equal to HF's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from tests.engines.vllm_engine import Engine, EngineError, Record, make_model
+
+pytestmark = pytest.mark.engine
+
+# One engine process for each role keeps starts few: starting is most of the time these take.
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+PROMPTS = [[3 + (j * 11 + i * 7 + j * j) % 190 for j in range(30 + 13 * i)] for i in range(14)]
+FEW = PROMPTS[:3]  # bits are compared between equal batches: GEMMs of other heights sum otherwise
+SPEC: dict[str, Any] = {
+    "rules": [
+        {"targets": ["linear", "norm", "activation", "attention"], "scale": 0.05},
+        {"targets": ["linear"], "point": "input", "scale": 0.02},
+        {"targets": ["linear"], "point": "weight", "scale": 0.02},
+    ],
+    "aqn": {"schedule": "constant", "sigma_start": 0.05, "total_steps": 10},
+    "seed": 5,
+}
+MODELS = {
+    "float32": {"hidden": 64, "heads": 2, "kv": 1, "inner": 160, "tied": True},
+    "bfloat16": {"hidden": 128, "heads": 4, "kv": 2, "inner": 256, "tied": False},
+}
+
+
+@dataclass
+class Case:
+    """A model in one dtype: its clean engine's answers, and its noisy engine, running."""
+
+    dtype: str
+    model: Path
+    clean: list[Record]
+    clean_few: list[Record]
+    noisy: Engine
+    first: list[Record]
+    """The noisy engine's first answers, at the spec's scales."""
+    few: list[Record]
+
+    def ask(self, *prompts: list[int]) -> list[Record]:
+        return self.noisy.logprobs(*prompts)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    dtype = request.param
+    path = tmp_path_factory.mktemp(dtype)
+    env = IN_PROCESS | {"VLLM_CACHE_ROOT": str(path / "cache")}
+    model = make_model(path / "model", dtype=dtype, **MODELS[dtype])
+    common = {"model": str(model), "dtype": dtype}
+    engine = Engine(path / "clean.log", env, **common)
+    clean, clean_few = engine.logprobs(*PROMPTS), engine.logprobs(*FEW)
+    engine.close()
+    noisy = Engine(
+        path / "noisy.log",
+        env,
+        quantization="hetero_noise",
+        additional_config={"hetero_noise": SPEC},
+        **common,
+    )
+    first, few = noisy.logprobs(*PROMPTS), noisy.logprobs(*FEW)
+    yield Case(dtype, model, clean, clean_few, noisy, first, few)
+    noisy.close()
+
+
+@pytest.fixture(autouse=True)
+def _reset(request: pytest.FixtureRequest) -> None:
+    """Every test starts with the spec's own settings."""
+    if "case" in request.fixturenames:
+        made: Case = request.getfixturevalue("case")
+        made.noisy.set(reset=True)
+        made.noisy.ask("call", method="hetero_noise_step", arguments={"step": 0, "aqn": False})
+        made.noisy.ask("call", method="hetero_noise_aqn", arguments={"off": True})
+
+
+def gap(a: list[Record], b: list[Record]) -> float:
+    """Largest difference of a prompt's log-probabilities."""
+    pairs = (zip(x["prompt"], y["prompt"], strict=True) for x, y in zip(a, b, strict=True))
+    return max(abs(u - v) for pair in pairs for u, v in pair)
+
+
+def test_the_worker_says_once_what_it_does(case: Case) -> None:
+    lines = [x for x in case.noisy.log.read_text().splitlines() if "hetero_noise: engine" in x]
+    assert len(lines) == 1, lines
+    for part in ("worker 0", "24 sites", "linear 14", "norm 5", "attention 2", "lm_head 1"):
+        assert part in lines[0]
+    status = case.noisy.status()
+    assert status["fingerprint"] in lines[0] and status["total"] == 24
+    assert status["compiled"]["aot"] == 1, "the engine must be compiled for these tests to count"
+
+
+def test_scale_zero_is_vllm_without_the_plugin_bit_for_bit(case: Case) -> None:
+    assert gap(case.first, case.clean) > 0.1
+    case.noisy.set(scale=0.0)
+    assert case.ask(*PROMPTS) == case.clean
+
+
+def test_disabled_is_clean_and_enabled_is_what_it_was(case: Case) -> None:
+    case.noisy.set(enabled=False)
+    assert case.ask(*FEW) == case.clean_few
+    case.noisy.set(enabled=True)
+    assert case.ask(*FEW) == case.few
+
+
+def test_every_site_and_point_changes_the_output_when_switched_on(case: Case) -> None:
+    sites = case.noisy.ask("call", method="hetero_noise_sites", arguments={})
+    assert len(sites) == 24
+    case.noisy.set(scale=0.0)
+    clean = case.ask(PROMPTS[2])
+    silent = []
+    for site in sites:
+        case.noisy.set(scale=0.1, site=site["name"])
+        if case.ask(PROMPTS[2])[0]["prompt"] == clean[0]["prompt"]:
+            silent.append(site["name"])
+        case.noisy.set(scale=0.0, site=site["name"])
+    assert silent == []
+    assert case.ask(PROMPTS[2]) == clean
+
+
+def test_a_token_has_its_error_alone_and_in_any_batch(case: Case) -> None:
+    shuffled = [PROMPTS[i] for i in (7, 2, 13, 0, 5, 11, 1)]
+    together = case.ask(*shuffled)
+    alone = [case.ask(prompt)[0] for prompt in shuffled]
+    if case.dtype == "float32":
+        tolerance = 1e-5  # GEMMs of other heights, nothing else
+    else:
+        case.noisy.set(scale=0.0)
+        clean = [case.ask(prompt)[0] for prompt in shuffled]
+        tolerance = 1.5 * gap(case.ask(*shuffled), clean) + 1e-6
+    assert gap(together, alone) <= tolerance
+
+
+def test_a_cached_prefix_has_the_error_of_a_computed_one(case: Case) -> None:
+    prefix = [3 + (j * 5) % 190 for j in range(140)]  # more than one cache block of 128
+    case.noisy.set(reset=True)  # empties the cache
+    first = case.noisy.ask("continuation", prompt=[*prefix, 7, 9], tokens=6)
+    again = case.noisy.ask("continuation", prompt=[*prefix, 7, 9], tokens=6)
+    assert first["cached"] == 0 and again["cached"] >= 128
+    assert again["tokens"] == first["tokens"]
+    tolerance = 1e-5 if case.dtype == "float32" else 0.15
+    assert (
+        max(abs(a - b) for a, b in zip(first["decoded"], again["decoded"], strict=True)) < tolerance
+    )
+
+
+def test_decoding_has_the_error_of_the_same_tokens_as_a_prompt(case: Case) -> None:
+    """Token by token from the cache, and all at once; with the LM head's rows picked two ways."""
+    out = case.noisy.logprobs(PROMPTS[1], tokens=12)[0]
+    whole = case.ask(PROMPTS[1] + out["tokens"])[0]["prompt"][len(PROMPTS[1]) - 1 :]
+    tolerance = 1e-5 if case.dtype == "float32" else 0.15
+    assert max(abs(a - b) for a, b in zip(out["decoded"], whole, strict=True)) < tolerance
+
+
+def test_changing_anything_empties_the_prefix_cache(case: Case) -> None:
+    prompt = [3 + (j * 7) % 190 for j in range(150)]
+    ask = lambda: case.noisy.ask("continuation", prompt=prompt, tokens=2)["cached"]  # noqa: E731
+    for method, arguments in (
+        ("hetero_noise_set", {"scale": 0.04}),
+        ("hetero_noise_set", {"enabled": True}),
+        ("hetero_noise_step", {"step": 3}),
+        ("hetero_noise_aqn", {"step": 4}),
+        ("hetero_noise_phase", {"phase": "rollout"}),
+    ):
+        ask()
+        assert ask() >= 128, "the cache must be in use for this test to count"
+        case.noisy.ask("call", method="hetero_noise_status", arguments={})
+        assert ask() >= 128, "asking for the status changes nothing"
+        case.noisy.ask("call", method=method, arguments=arguments)
+        assert ask() == 0, method
+
+
+def test_nothing_is_compiled_by_setting_stepping_and_switching(case: Case) -> None:
+    before = case.noisy.status()["compiled"]
+    seen = []
+    for step, scale in enumerate((0.0, 0.01, 0.1)):
+        case.noisy.set(scale=scale)
+        case.noisy.ask("call", method="hetero_noise_step", arguments={"step": step})
+        seen.append(case.ask(PROMPTS[0], PROMPTS[4]))
+    case.noisy.set(scale=0.3, kind="norm", enabled=False)
+    case.noisy.ask("call", method="hetero_noise_aqn", arguments={"off": True})
+    case.ask(PROMPTS[3])
+    assert case.noisy.status()["compiled"] == before
+    assert gap(seen[0], seen[1]) > 0 and gap(seen[1], seen[2]) > 0
+
+
+def test_another_step_is_other_noise_and_the_same_step_the_same(case: Case) -> None:
+    case.noisy.ask("call", method="hetero_noise_step", arguments={"step": 1, "aqn": False})
+    other = case.ask(*FEW)
+    assert gap(other, case.few) > 0.01
+    case.noisy.ask("call", method="hetero_noise_step", arguments={"step": 0, "aqn": False})
+    assert case.ask(*FEW) == case.few
+
+
+def test_aqn_moves_the_norms_and_off_is_as_before(case: Case) -> None:
+    status = case.noisy.ask("call", method="hetero_noise_aqn", arguments={"step": 2})
+    assert status["sigma"] == pytest.approx(0.05) and status["aqn_step"] == 2
+    shifted = case.ask(*FEW)
+    assert gap(shifted, case.few) > 0.01
+    case.noisy.ask("call", method="hetero_noise_aqn", arguments={"off": True})
+    assert case.ask(*FEW) == case.few
+
+
+def test_weights_can_be_loaded_again_and_noise_stays(case: Case, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", dtype=case.dtype, seed=1, **MODELS[case.dtype])
+    name = "model.layers.1.self_attn.qkv_proj.weight"
+    digest = case.noisy.ask("weights", name=name)
+    case.noisy.ask("call", method="hetero_noise_step", arguments={"step": 3})
+    noisy = case.ask(PROMPTS[0], PROMPTS[5])
+    for process in (True, False, True):  # with and without processing after loading
+        case.noisy.ask("reload", path=str(other), process=process)
+        case.noisy.set(reset=True)
+        assert case.noisy.ask("weights", name=name) != digest
+        changed = case.ask(PROMPTS[0], PROMPTS[5])
+        assert gap(changed, noisy) > 0.5, "the new weights must be in use"
+        case.noisy.ask("reload", path=str(case.model), process=process)
+        case.noisy.set(reset=True)
+        assert case.noisy.ask("weights", name=name) == digest
+        assert case.ask(PROMPTS[0], PROMPTS[5]) == noisy
+    status = case.noisy.status()
+    assert status["sigma"] == pytest.approx(0.05) and status["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "said"),
+    [
+        ("hetero_noise_set", {"scale": -0.1}, "-0.1"),
+        ("hetero_noise_set", {"scale": "much"}, "much"),
+        ("hetero_noise_set", {"scale": True}, "True"),
+        ("hetero_noise_set", {"scale": 0.1, "kind": "liner"}, "liner"),
+        ("hetero_noise_set", {"scale": 0.1, "site": "model.layers.9.mlp.up_proj"}, "layers.9"),
+        ("hetero_noise_set", {}, "needs a scale"),
+        ("hetero_noise_step", {"step": -1}, "-1"),
+        ("hetero_noise_step", {"step": 1.5}, "1.5"),
+        ("hetero_noise_phase", {"phase": "sleep"}, "sleep"),
+    ],
+)
+def test_a_bad_setting_says_what_was_given(
+    case: Case, method: str, arguments: Record, said: str
+) -> None:
+    before = case.noisy.ask("call", method="hetero_noise_sites", arguments={})
+    with pytest.raises(EngineError) as caught:
+        case.noisy.ask("call", method=method, arguments=arguments)
+    assert said in str(caught.value)
+    assert case.noisy.ask("call", method="hetero_noise_sites", arguments={}) == before
+
+
+def hf_logprobs(model: Any) -> list[Record]:
+    import torch
+
+    answers = []
+    for prompt in PROMPTS:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits.float().log_softmax(-1)[0]
+        targets = torch.tensor(prompt[1:])
+        answers.append({"prompt": logits[:-1].gather(1, targets[:, None])[:, 0].tolist()})
+    return answers
+
+
+def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
+    """All kinds, all points, and AQN; a token's error must not depend on the engine.
+
+    The bound is what the clean engines differ by, half as much again; in float32 that is a few
+    units in the last place, and gets a floor of as many.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hetero_plugin.aqn.controller import AQNController
+    from hetero_plugin.config import NoiseConfig
+    from hetero_plugin.hf import state_of, wrap
+
+    config = NoiseConfig.parse(copy.deepcopy(SPEC))
+    model = AutoModelForCausalLM.from_pretrained(
+        case.model, dtype=getattr(torch, case.dtype), attn_implementation="sdpa"
+    ).eval()
+    clean = hf_logprobs(model)
+    clean_gap = gap(clean, case.clean)
+    bound = max(1.5 * clean_gap, 2e-5)
+    wrap(model, config)
+    noisy = hf_logprobs(model)
+    assert sum(len(p) for p in PROMPTS) > 1500
+    assert gap(noisy, case.first) <= bound
+    assert gap(noisy, clean) >= 10 * clean_gap, "the noise must be well above the engines' own gap"
+    assert config.aqn is not None
+    AQNController(config.aqn, state_of(model)).step(7)
+    case.noisy.ask("call", method="hetero_noise_aqn", arguments={"step": 7})
+    shifted = case.ask(*PROMPTS)
+    assert gap(shifted, case.first) > 10 * clean_gap
+    assert gap(hf_logprobs(model), shifted) <= bound

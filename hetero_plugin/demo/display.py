@@ -126,8 +126,7 @@ def summary(stage: Stage, result: dict[str, Any]) -> str:
         return f"reward {result['first_reward']:.2f} to {result['last_reward']:.2f}{noisy}"
     if stage.kind == "evaluate":
         parts = [
-            f"{row['accuracy']:.1%} at {float(level):.0%}"
-            for level, row in result["accuracy"].items()
+            f"{row['value']:.1%} at {float(level):.0%}" for level, row in result["accuracy"].items()
         ]
         return f"{', '.join(parts)} (n={result['n']})"
     return ""

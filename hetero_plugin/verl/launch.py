@@ -178,7 +178,10 @@ def arguments(run: MiniatureRun) -> list[str]:
         f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.dtype": run.dtype,
         f"{rollout}.enforce_eager": run.enforce_eager,
-        # One process for engine and worker: with one rank there is nothing to spread.
+        # One process for engine and worker: with one rank there is nothing to spread, and a process
+        # less to start. vLLM on CPU allows it only with this variable, which its asynchronous
+        # engine does not otherwise read.
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         f"+{rollout}.engine_kwargs.vllm.distributed_executor_backend": "uni",
         f"{rollout}.free_cache_engine": False,  # there is no device memory to give back
         f"+{rollout}.enable_sleep_mode": False,

@@ -15,7 +15,9 @@ from typing import Any
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.perturb import record
 from hetero_plugin.verl import active
+from hetero_plugin.verl.realised import RealisedError
 from hetero_plugin.verl.settings import RunNoise
 
 
@@ -23,6 +25,7 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
     """verl's language-model engine; wraps the trained model when the run asks for noise."""
 
     _noise_state: Any = None
+    _measured_step: int | None = None
 
     def _build_module(self) -> Any:
         module = super()._build_module()
@@ -49,11 +52,20 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
         return AQNController(noise.config.aqn, state)
 
     def train_batch(self, data: Any, loss_function: Callable[..., Any]) -> Any:
-        output = super().train_batch(data, loss_function)
-        if self._noise_state is not None:
-            output.setdefault("metrics", {}).update(
-                active.actor_metrics(self._noise_state.status())
-            )
+        state = self._noise_state
+        if state is None:
+            return super().train_batch(data, loss_function)
+        metrics = active.actor_metrics(state.status())
+        if self._measured_step == state.step:
+            output = super().train_batch(data, loss_function)
+        else:
+            self._measured_step = state.step
+            kinds = {chosen.site.name: chosen.site.kind for chosen in state.selected}
+            realised = RealisedError(kinds)
+            with record(realised):
+                output = super().train_batch(data, loss_function)
+            metrics |= realised.metrics()
+        output.setdefault("metrics", {}).update(metrics)
         return output
 
 

@@ -1,8 +1,8 @@
 """How large the error in the actor really is, measured on the tokens it trains on.
 
-Once a step, at each site's first call, forward and backward apart: root mean square of the error over that of the
-clean value, after rounding, and the share of elements that changed. An error below the dtype's
-resolution shows here, and not in the scale that was asked for.
+Once a step, at each site's first call, forward and backward apart: root mean square of the error
+over that of the clean value, after rounding, and the share of elements that changed. An error
+below the dtype's resolution shows here, and not in the scale that was asked for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,161 @@
+"""The commands of this room: exit status, words, and nothing written over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import NAMES, simulate_run
+
+from hetero_plugin.cli import _run
+from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
+
+
+def call(name: str, *args: object) -> int:
+    """Runs a sub-command in this process; its exit status."""
+    with pytest.raises(SystemExit) as left:
+        _run(name, [str(arg) for arg in args])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint")
+    save(build_model(MiniatureShape(layers=1), 0), build_tokenizer(), path)
+    return path
+
+
+def test_report_names_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = simulate_run(tmp_path / "run", steps=4)
+    assert call("report", run) == 0
+    assert capsys.readouterr().out.split() == [str(run / "report.json"), str(run / "report.html")]
+
+
+def test_report_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = simulate_run(tmp_path / "run", steps=4, dead=[NAMES[0]])
+    assert call("report", run) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("REFUSED: noise: session 0: ") and NAMES[0] in said
+    assert call("report", run, "--allow-unattested") == 0
+    assert call("report", tmp_path / "nowhere") == 2
+    assert "no such run folder" in capsys.readouterr().err
+
+
+def test_attest_shows_every_site_of_a_real_model(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "record.json"
+    command = ("--model", checkpoint, "--engine", "hf", "--preset", "linear", "--out", out)
+    assert call("attest", *command) == 0
+    said = capsys.readouterr().out
+    assert "8 of 8 sites seen (linear 7 of 7, lm_head 1 of 1)" in said
+    assert "model.layers.0.mlp.down_proj" in said
+    record = json.loads(out.read_text())
+    assert record["passed"] and record["signature"] in said
+
+
+def test_attest_refuses_what_a_forward_pass_of_this_phase_cant_show(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = '{"preset": "linear", "phase": "rollout"}'
+    assert call("attest", "--model", checkpoint, "--engine", "hf", "--config", spec) == 1
+    assert "REFUSED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--model", "nowhere"), "there is no file"),
+        (("--preset", "linaer"), "not a preset"),
+        (("--config", '{"targets": ["model.layers.7.*"], "scale": 0.1}'), "model.layers.7"),
+        (("--preset", "linear", "--scale", "-1"), "scale"),
+    ],
+)
+def test_attest_names_bad_settings(
+    checkpoint: Path, args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = () if "--model" in args else ("--model", checkpoint)
+    assert call("attest", *model, "--engine", "hf", *args) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--levels", "0,x"), "--levels '0,x'"),
+        (("--levels", "0"), "without a noisy level"),
+        (("--levels", "0,-0.1"), "finite number >= 0"),
+        (("--levels", "0,nan"), "finite number >= 0"),
+        (("--engine", "[]"), "it should be an object"),
+        (("--engine", "{"), "not JSON"),
+        (("--n", "0"), "at least 1"),
+        (("--model", "nowhere"), "not a Hugging Face checkpoint"),
+        (("--data", "nowhere.jsonl"), "no such question file"),
+        (("--config", '{"preset": "linear", "direction": "backward"}'), "would be clean"),
+        (("--config", '{"preset": "linear", "phase": "train"}'), "would be clean"),
+        (("--config", '{"rules": [], "aqn": {"sigma_start": 0.01}}'), ""),
+    ],
+)
+def test_eval_names_bad_settings_before_an_engine_starts(
+    checkpoint: Path,
+    tmp_path: Path,
+    args: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "t.jsonl"
+    data.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    given = dict(zip(args[::2], args[1::2], strict=True))
+    settings = {
+        "--model": checkpoint,
+        "--data": data,
+        "--out": tmp_path / "out.json",
+        **given,
+    }
+    assert call("eval", *(part for pair in settings.items() for part in pair)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hetero-noise eval: error: ") and message in said
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_eval_refuses_a_checkpoint_with_a_quantization_of_its_own(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "t.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    assert call("eval", "--model", tmp_path, "--data", tmp_path / "t.jsonl") == 2
+    assert "quantization_config of its own (awq)" in capsys.readouterr().err
+
+
+def doctor(**environment: str) -> tuple[int, list[str]]:
+    """Exit status and lines; in a process of its own, since it imports every engine's hooks."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from hetero_plugin.cli import app; app()", "doctor"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_doctor_says_one_line_each() -> None:
+    status, lines = doctor()
+    assert all(line[:4] in ("ok  ", "--  ", "!!  ") for line in lines), lines
+    assert status == int(any(line.startswith("!!") for line in lines))
+    for subject in ("hetero-plugin", "torch", "entry point vllm.general_plugins", "kernel"):
+        assert sum(line[4:].startswith(subject + ":") for line in lines) == 1
+
+
+def test_doctor_finds_what_would_make_a_run_clean() -> None:
+    status, lines = doctor(VLLM_PLUGINS="another_plugin", HETERO_NOISE_CONFIG='{"scael": 0.05}')
+    wrong = [line for line in lines if line.startswith("!!")]
+    assert status == 1
+    assert any("VLLM_PLUGINS: is 'another_plugin'" in line for line in wrong)
+    assert any("HETERO_NOISE_CONFIG" in line and "scael" in line for line in wrong)

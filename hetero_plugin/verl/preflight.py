@@ -20,6 +20,8 @@ _FORWARDED_PREFIXES = ("HETERO_", "VLLM_CPU_", "VERL_PLATFORM", "VERL_FILE_LOGGE
 _FORWARDED = ("OMP_NUM_THREADS", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "HF_HUB_OFFLINE")
 
 _QWEN2 = "qwen2"
+# vllm.v1.attention.backends.cpu_attn; another size fails only once the first prompt is computed.
+_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def worker_environment(config: Any) -> dict[str, str]:
@@ -117,9 +119,17 @@ def _check_cpu(config: Any) -> None:
             f"actor_rollout_ref.model.path={str(path.parent)!r} has no config.json; give the "
             "folder of a Hugging Face Qwen2 checkpoint."
         )
-    family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    model = json.loads(path.read_text(encoding="utf-8"))
+    family = model.get("model_type")
     if family != _QWEN2:
         raise ConfigError(
             f"{path} says model_type={family!r}; on a CPU this package trains Qwen2 checkpoints "
             f"(model_type={_QWEN2!r}) only."
+        )
+    hidden, heads = model.get("hidden_size"), model.get("num_attention_heads")
+    size = model.get("head_dim") or (hidden // heads if hidden and heads else None)
+    if size is not None and size not in _CPU_HEAD_SIZES:
+        raise ConfigError(
+            f"{path}: attention heads of size {size}; vLLM's CPU attention takes "
+            f"{', '.join(map(str, _CPU_HEAD_SIZES))}."
         )

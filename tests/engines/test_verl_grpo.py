@@ -60,8 +60,8 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,  # vLLM's CPU attention takes heads of 32 and more
+        num_key_value_heads=1,
         max_position_embeddings=64,
         tie_word_embeddings=False,
         bos_token_id=None,

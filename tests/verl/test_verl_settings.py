@@ -177,6 +177,18 @@ def test_another_family_on_cpu_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_cpu")
+def test_heads_that_vllm_cannot_compute_are_named(tmp_path: Path) -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    assert tuple(CPUAttentionBackend.get_supported_head_sizes()) == preflight._CPU_HEAD_SIZES
+    config = config_of(tmp_path)
+    shape = {"model_type": "qwen2", "hidden_size": 64, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    with pytest.raises(ConfigError, match="heads of size 16"):
+        preflight.check(config)
+
+
+@pytest.mark.usefixtures("on_cpu")
 def test_an_empty_cuda_visible_devices_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ def test_any_window_of_columns_is_the_same_columns() -> None:
 
 
 def test_normals_against_float64() -> None:
-    """2.5e-4 is the spacing of sqrt(-2 ln u) at u = 1 - 2**-24, the worst case; the rest is 1e-7."""
+    """2.5e-4 is the spacing of sqrt(-2 ln u) at u = 1 - 2**-24, the worst case by far."""
     rows = torch.arange(1000)
     z = draw(rows, 1000, 2).double()
     exact = random.normal(torch.tensor([CLOCK]), torch.tensor([SITE]), rows, 0, 1000, torch.float64)
@@ -115,7 +115,7 @@ def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_neighbours_are_independent() -> None:
-    """Neighbouring keys of every sort. 14 comparisons, z and z**2, at 5.5 sigma: false alarm 1e-6."""
+    """Neighbouring keys of every sort, z and z**2: 28 checks at 5.5 sigma, false alarm 1e-6."""
     rows, columns = torch.arange(1000) << 32, 1024
     base = draw(rows, columns, 2)
     others = {
@@ -180,7 +180,7 @@ def test_collisions_are_as_expected() -> None:
 
 
 def test_keys_of_real_models_are_distinct() -> None:
-    """Sites, streams, rules and steps of a large model: 64-bit clocks and site keys without a clash."""
+    """Sites, streams, rules, steps of a large model: 64-bit clocks and site keys do not clash."""
     leaves = ["self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "input_layernorm", "self_attn"]
     names = [f"model.layers.{n}.{leaf}" for n in range(128) for leaf in leaves]
     streams = ["output", "input", "weight", "grad_input", "grad_weight"]

@@ -49,7 +49,7 @@ class AQN:
                 )
             if old.aqn != config:
                 unwrap(model)
-                wrap(model, old.model_copy(update={"aqn": config}))
+                wrap(model, old.replace(aqn=config))
         attachment = attachment_of(model)
         assert attachment is not None
         assert config is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -59,8 +60,9 @@ def discover(model: nn.Module) -> list[Found]:
     Raises:
         ConfigError: an activation whose width can't be told.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    paths = dict(model.named_modules())
+    getter: Any = getattr(model, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
+    paths: dict[str, nn.Module] = dict(model.named_modules())
     modules: dict[str, nn.Module] = {canonical_name(p): module for p, module in paths.items()}
     found: list[Found] = []
     for path, module in paths.items():

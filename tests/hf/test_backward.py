@@ -105,7 +105,7 @@ def test_forward_error_alone_leaves_gradients_of_its_own_clean(make, ids) -> Non
 
 
 def test_micro_batches_draw_independently_and_reproducibly(make, ids) -> None:
-    """Error of grad_weight in two micro-batches: uncorrelated (5.5 sigma), yet a function of them."""
+    """Error of grad_weight in two micro-batches: uncorrelated (8 sigma), yet a function of them."""
     spec = NoiseConfig(scale=SCALE, targets=["linear"], direction="backward")
     clean, noisy = make(), wrap(make(), spec)
     name = "model.layers.0.mlp.up_proj.weight"
@@ -162,7 +162,7 @@ def test_no_noise_is_kept_for_the_backward_pass(make, ids) -> None:
 
 
 def test_checks_of_formula_in_bfloat16(make, ids) -> None:
-    """In bfloat16 the realised relative error of a gradient is what was asked, over a whole weight."""
+    """In bfloat16 the realised relative error of a whole weight's gradient is what was asked."""
     site = "lm_head"
     clean = make(torch.bfloat16)
     noisy = wrap(

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# dieharder's whole battery on streams of the generator, an hour or more an order.
+#   tests/batteries/dieharder.sh [-s SEED] [-o FOLDER] [ORDER ...]      default: every order
+# About one p-value in a hundred is WEAK by chance, and a run has over a hundred; so an order with a
+# WEAK result runs once more with another seed. Exit status 1 if anything FAILED, or if the same
+# test was WEAK with both seeds.
+set -euo pipefail
+seed=1 folder=runs/dieharder
+while getopts s:o: option; do
+  case $option in
+    s) seed=$OPTARG ;;
+    o) folder=$OPTARG ;;
+    *) exit 2 ;;
+  esac
+done
+shift $((OPTIND - 1))
+command -v dieharder >/dev/null || {
+  echo "dieharder is not installed: apt-get install dieharder" >&2
+  exit 2
+}
+noise=$(command -v hetero-noise || echo .venv/bin/hetero-noise)
+# shellcheck disable=SC2046
+[ $# -gt 0 ] || set -- $("$noise" random --list | awk '{print $1}')
+mkdir -p "$folder"
+
+battery() { # order, seed -> file
+  local out=$folder/$1.seed$2.txt
+  "$noise" random --order "$1" --seed "$2" | dieharder -a -g 200 >"$out"
+  echo "$out"
+}
+weak() { # file -> "test ntuple" of each weak result
+  { grep WEAK "$1" || true; } | tr -d ' ' | cut -d'|' -f1,2 | sort -u
+}
+
+status=0
+for order in "$@"; do
+  first=$(battery "$order" "$seed")
+  again=
+  if [ -n "$(weak "$first")" ]; then
+    again=$(battery "$order" $((seed + 1000)))
+    both=$(comm -12 <(weak "$first") <(weak "$again"))
+    if [ -n "$both" ]; then
+      echo "$order: WEAK with both seeds: $both"
+      status=1
+    fi
+  fi
+  # shellcheck disable=SC2086
+  if grep -H FAILED "$first" $again; then status=1; fi
+  echo "$order: $(grep -c PASSED "$first") passed, $(grep -c WEAK "$first" || true) weak," \
+    "$(grep -c FAILED "$first" || true) failed (seed $seed)"
+done
+exit $status

@@ -18,6 +18,14 @@ from hetero_plugin.evaluation.attest import Refused, versions
 from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_run
 
 FORMAT = 1
+DRAWINGS = (
+    "accuracy",
+    "differences_noise",
+    "differences_arms",
+    "training",
+    "mismatch",
+    "sigma",
+)
 REWARD = ("critic/score/mean", "critic/rewards/mean", "train/score", "reward")
 SIGMA = ("hetero/sigma", "hetero/aqn/sigma", "hetero/aqn_sigma")
 GAP = (
@@ -294,4 +302,5 @@ def render(report: Mapping[str, Any], drawings: Mapping[str, str]) -> str:
         pvalue=words.p_value,
         level=words.level,
     )
-    return environment.get_template("report.html.j2").render(report=report, drawings=drawings)
+    every = {**dict.fromkeys(DRAWINGS, ""), **drawings}
+    return environment.get_template("report.html.j2").render(report=report, drawings=every)

@@ -159,6 +159,19 @@ def test_one_drawing_shows_one_quantity() -> None:
     assert curves(arms, "c") == ("", {})
 
 
+def test_a_single_evaluation_without_training_has_a_report(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run", steps=1)
+    for name in ("noise", "noise_aqn"):
+        (run / "eval" / f"{name}.json").unlink()
+    (run / "settings.json").unlink()
+    for path in run.glob("arms/*/*"):
+        path.unlink()
+    json_path, html_path = report.build(run)
+    assert list(json.loads(json_path.read_text())["arms"]) == ["clean"]
+    page = html_path.read_text()
+    assert page.count("<svg") == 2 and "Arm against arm" not in page and "Training" not in page
+
+
 def test_arms_at_different_levels_are_not_reported(tmp_path: Path) -> None:
     run = simulate_run(tmp_path / "run", steps=4)
     document = results.load(run / "eval" / "noise.json")

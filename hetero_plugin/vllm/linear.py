@@ -221,14 +221,16 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
             _check_attached(self.attached)
             return super().apply(layer, x, bias)
         keys = noise.rows.keys_of(x)
-        words, n = noise.columns, x.shape[0]
+        words = noise.columns
         x_TK = noise.input(x, keys) if noise.input else x
         y_TN = super().apply(layer, x_TK, bias)
-        if not (noise.output or noise.weight) or n == 0:
+        if not (noise.output or noise.weight):
             return y_TN
         y_TW = y_TN[..., :words].contiguous()
         if noise.weight:
-            weight = noise.weight(layer.weight[:words], noise.weight_rows)
+            whole = layer.weight
+            assert isinstance(whole, Tensor)
+            weight = noise.weight(whole[:words], noise.weight_rows)
             noisy_TW = F.linear(x_TK, weight, None if bias is None else bias[:words])
             y_TW = ops.choose(y_TW, [noisy_TW], noise.weight.state.scales, noise.live)
         if noise.output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,6 +88,8 @@ def command(
     path = (out or Path("runs") / ("demo-full" if full else "demo")).absolute()
     checks.check_files(chosen)
     checks.check_machine(path)
+    # Ended by a supervisor it stops as after Ctrl-C: engines must not stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Engines look for ninja on the PATH; it lies beside the interpreter.
     beside = str(Path(sys.executable).parent)
     os.environ["PATH"] = beside + os.pathsep + os.environ.get("PATH", "")

@@ -84,6 +84,7 @@ def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
         output=output,
         batch=4,
         samples=4,
+        entropy=0.01,  # a gradient even while random weights earn no reward
         enforce_eager=True,  # compiling is tested with vLLM alone; here it would double the time
         **values,
     )

@@ -111,7 +111,8 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
         assert data["hetero/rollout/enabled"] == 1.0
         for kind in ("linear", "lm_head", "norm", "linear.grad_input", "linear.grad_weight"):
             assert data[f"hetero/actor/realised_error/{kind}"] == pytest.approx(0.05, rel=0.05)
-            assert data[f"hetero/actor/realised_changed/{kind}"] > 0.99
+            # Gradients of padding are zero and stay so.
+            assert data[f"hetero/actor/realised_changed/{kind}"] > (0.5 if "grad" in kind else 0.99)
         # AQN moves the rollout alone (that is its point), by a little; see the next test for none.
         assert 0 < data["hetero/rollout_actor_logprob_gap/mean"] < 0.2
     assert 0.0 <= last[CORE] <= 1.0 and 0.0 <= last[NOISY] <= 1.0

@@ -50,9 +50,13 @@ say "installing $(grep -c == "$lock") pinned packages (a few minutes the first t
 # torch with its own dependencies first: where an index has no CPU build of it, it needs more
 # than the lock names. Everything else exactly as pinned.
 "${pip[@]}" install --quiet --no-compile --constraint "$lock" torch setuptools
-# --no-compile: Python compiles what is imported when it is; most of it never is.
 "${pip[@]}" install --quiet --no-compile --no-deps --requirement "$lock"
 "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable .
+# Compiled here, on all cores, rather than by pip on one. Not to compile at all would cost far more:
+# a verl run starts a dozen processes that import torch, vLLM and transformers, and where
+# PYTHONDONTWRITEBYTECODE is set each of them would compile it all again.
+"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python3.11/site-packages hetero_plugin \
+  >/dev/null 2>&1 || true # some packages ship templates that are no Python
 log=$("$venv/bin/python" -c 'import torch, vllm, verl, hetero_plugin' 2>&1) ||
   fail "the environment was installed but does not import:" "$log"
 printf '%s' "$want" > "$stamp"

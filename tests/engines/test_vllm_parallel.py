@@ -1,0 +1,116 @@
+"""Tensor parallel and chunked prefill: two worker processes, prompts cut into pieces, same noise.
+
+The yardstick is Hugging Face, one process and whole prompts, so this is also the parity test of a
+third shape, scope by scope: with fewer key-value heads than ranks, an MLP whose shards start inside
+a group of 128 columns, and a vocabulary that does not fill the second rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from tests.engines.vllm_engine import Engine, Record, make_model
+
+pytestmark = pytest.mark.engine
+
+SPEC: dict[str, Any] = {
+    "rules": [{"targets": ["linear", "norm", "activation"], "scale": 0.05}],
+    "seed": 9,
+}
+# Prompts of up to 189 tokens against 64 a step: each is computed in pieces, beside other prompts'.
+PROMPTS = [[3 + (j * 13 + i * 5 + j * j) % 190 for j in range(120 + 5 * i)] for i in range(14)]
+OFF = {"linear": ["norm", "activation", "lm_head"], "all": ["activation"], "all and activation": []}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = {"hidden": 128, "heads": 4, "kv": 1, "inner": 192, "tied": False}
+    return make_model(tmp_path_factory.mktemp("tp") / "model", dtype="float32", **shape)
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = tmp_path_factory.mktemp("engine")
+    made = Engine(
+        path / "log.txt",
+        {"VLLM_CACHE_ROOT": str(path / "cache"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        model=str(model),
+        dtype="float32",
+        tensor_parallel_size=2,
+        max_num_batched_tokens=64,
+        quantization="hetero_noise",
+        additional_config={"hetero_noise": SPEC},
+    )
+    yield made
+    made.close()
+
+
+def hf_logprobs(model: Any) -> list[list[float]]:
+    import torch
+
+    answers = []
+    for prompt in PROMPTS:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits.log_softmax(-1)[0]
+        answers.append(logits[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist())
+    return answers
+
+
+def gap(ours: list[Record], theirs: list[list[float]]) -> float:
+    return max(
+        abs(a - b)
+        for mine, other in zip(ours, theirs, strict=True)
+        for a, b in zip(mine["prompt"], other, strict=True)
+    )
+
+
+def test_both_ranks_say_what_they_do(engine: Engine) -> None:
+    lines = [x for x in engine.log.read_text().splitlines() if "hetero_noise: engine" in x]
+    assert len(lines) == 2, lines
+    assert any("engine worker 0" in x for x in lines) and any("engine worker 1" in x for x in lines)
+    assert len({x.rsplit("spec ", 1)[1] for x in lines}) == 1
+
+
+@pytest.mark.parametrize("scope", list(OFF))
+def test_the_error_of_a_site_does_not_depend_on_sharding_or_chunks(
+    engine: Engine, model: Path, scope: str
+) -> None:
+    """Bound: half as much again as the clean engines differ; a floor of 2e-5 for float32 sums."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hetero_plugin.hf import disabled, state_of, wrap
+
+    assert sum(len(p) for p in PROMPTS) >= 2000
+    hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    wrap(hf, SPEC)
+    engine.set(reset=True)
+    engine.set(scale=0.0)
+    with disabled(hf):
+        clean = hf_logprobs(hf)
+    clean_gap = gap(engine.logprobs(*PROMPTS), clean)
+    engine.set(reset=True)
+    for kind in OFF[scope]:
+        engine.set(scale=0.0, kind=kind)
+        state_of(hf).set_scale(0.0, kind=kind)
+    noisy = hf_logprobs(hf)
+    ours = engine.logprobs(*PROMPTS)
+    effect = max(
+        abs(a - b) for x, y in zip(noisy, clean, strict=True) for a, b in zip(x, y, strict=True)
+    )
+    assert gap(ours, noisy) <= max(1.5 * clean_gap, 2e-5)
+    assert effect >= 10 * max(clean_gap, 2e-5)
+
+
+def test_one_prompt_alone_has_the_noise_of_the_crowd(engine: Engine) -> None:
+    engine.set(reset=True)
+    together = engine.logprobs(*PROMPTS[::-1])[::-1]
+    for i in (0, 6, 13):
+        alone = engine.logprobs(PROMPTS[i])[0]["prompt"]
+        assert max(abs(a - b) for a, b in zip(alone, together[i]["prompt"], strict=True)) < 2e-5

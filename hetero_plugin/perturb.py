@@ -47,8 +47,8 @@ def perturb(
         row_keys: int64 [>= T], who each row is (`hetero_plugin.random.row_keys`).
         clock: int64 [1], seed and resample key (`hetero_plugin.random.clock_key`).
         scales: float32 [slots], the scale table; a scale of 0 copies x bit for bit.
-        segments: int64 [S, 4], the consecutive column ranges of x: width, site key, global index of
-            the first column, slot in `scales`. The widths add up to N.
+        segments: int64 [S, 4] in host memory, the consecutive column ranges of x: width, site key,
+            global index of the first column, slot in `scales`. The widths add up to N.
         error: name of an error model (`hetero_plugin.errors.MODELS`).
         stochastic: round an added error stochastically rather than to nearest.
 
@@ -148,16 +148,12 @@ class Chain:
             _recorder(tuple(part[0] for part in self.parts), self.stream, x.detach(), y.detach())
         return y
 
-    def to(self, device: torch.device) -> None:
-        for stage in self.stages:
-            stage.segments = stage.segments.to(device)
-
 
 def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
     """The chain of one tensor of a layer.
 
     Args:
-        state: the model's state; the chain follows it when it moves to another device.
+        state: the model's state, whose scales, clock and row keys the chain reads at each call.
         stream: ``output``, ``input``, ``weight``, ``grad_input`` or ``grad_weight``.
         parts: the consecutive column ranges of the tensor: one for a plain layer, three for a fused
             qkv projection. Parts that no rule selects stay clean.
@@ -174,11 +170,10 @@ def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
             made.slots += tuple(row[3] for row in rows if row[3])
             model = error_model(rule.error, relative=rule.relative)
             with torch.inference_mode(False):
-                segments = torch.tensor(rows, dtype=torch.int64, device=state.device)
+                segments = torch.tensor(rows, dtype=torch.int64, device="cpu")
             made.stages.append(
                 Stage(model.name, model.native, rule.rounding == "stochastic", segments)
             )
-    state.chains.append(made)
     return made
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
 from hetero_plugin.errors.resolution import half_ulp, share_changed
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
 from hetero_plugin.state_slots import Phase, Slot, check_point, streams
-
-if TYPE_CHECKING:
-    from hetero_plugin.perturb import Chain
 
 log = logging.getLogger("hetero_noise")
 
@@ -95,7 +92,6 @@ class NoiseState:
         self.enabled = True
         self.phase: Phase | None = None
         self.step = 0
-        self.chains: list[Chain] = []
         with torch.inference_mode(False):
             self.scales = torch.zeros(len(self.slots) + 1, dtype=torch.float32, device=self.device)
             self.clock = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -280,8 +276,6 @@ class NoiseState:
                 self.clock = self.clock.to(device)
                 self.row_keys = self.row_keys.to(device)
                 self._calls = self._calls.to(device)
-                for made in self.chains:
-                    made.to(device)
                 if self.aqn is not None:
                     self.aqn.to(device)
         return self
@@ -341,6 +335,10 @@ class NoiseState:
         kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(by_kind.items())) or "none"
         scales = sorted({rule.scale for rule in self.config.rules})
         aqn = f", AQN {self.config.aqn.schedule}" if self.config.aqn is not None else ""
+        directions = {rule.direction for rule in self.config.rules}
+        if directions == {"backward"}:
+            # An engine that only goes forward is clean under such a spec, and must not seem noisy.
+            aqn = ", BACKWARD ONLY: the forward pass is clean" + aqn
         return (
             f"hetero_noise: {where}: {len(self.selected)} sites ({kinds}), "
             f"scale {', '.join(f'{s:g}' for s in scales)}{aqn}, resample {self.config.resample}, "

@@ -149,7 +149,12 @@ def test_entry_points_are_those_of_the_file() -> None:
 
     file = ConfigParser()
     file.read(PACKAGE.parent / "entry_points.txt")
-    assert set(file.sections()) == {"console_scripts", "vllm.general_plugins", "verl.plugins"}
+    assert set(file.sections()) == {
+        "console_scripts",
+        "vllm.general_plugins",
+        "vllm.platform_plugins",
+        "verl.plugins",
+    }
     for group in file.sections():
         for name, value in file[group].items():
             installed = [e for e in entry_points(group=group) if e.name == name]

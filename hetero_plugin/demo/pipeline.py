@@ -36,7 +36,8 @@ class Observer(Protocol):
 def plan(settings: DemoSettings) -> tuple[Stage, ...]:
     """The stages of a run in their order."""
     steps, questions = settings.grpo.steps, settings.n_eval or settings.task.n_test
-    train_time = 75.0 + 2.4 * steps
+    # A verl run starts a dozen processes one after the other; a step is 0.36 s a prompt.
+    train_time = 140.0 + 0.36 * steps * settings.grpo.batch
     evaluate_time = 45.0 + 0.006 * questions * len(settings.levels)
     warm_time = 3.0 if settings.model is not None else 60.0
     found = [

@@ -44,8 +44,8 @@ class TaskSettings(_Settings):
 class GRPOSettings(_Settings):
     """verl's training, the same in every arm."""
 
-    steps: int = Field(default=24, ge=1)
-    batch: int = Field(default=16, ge=1)
+    steps: int = Field(default=12, ge=1)
+    batch: int = Field(default=8, ge=1)
     samples: int = Field(default=8, ge=2)
     learning_rate: float = Field(default=1e-4, gt=0)
     temperature: float = Field(default=1.0, gt=0)
@@ -166,7 +166,7 @@ def full(**changes: Any) -> DemoSettings:
     base = {
         "preset": "full",
         "task": {"n_train": 16384, "n_test": 2000},
-        "grpo": {"steps": 400, "test_every": 50},
+        "grpo": {"steps": 180, "batch": 16, "test_every": 60},
     }
     return _build(base, changes)
 

@@ -69,9 +69,9 @@ def perturb(
         return out_TN.reshape(x.shape)
     keys = row_keys.reshape(-1)[:rows]
     start = 0
-    for i in range(segments.shape[0]):
-        width, site, offset, slot = segments[i].unbind()
-        n, first = int(width), int(offset)
+    # Segments lie in host memory, so nothing here waits for the device, or hinders its capture.
+    for n, key, first, slot in segments.tolist():
+        site = torch.full((1,), key, dtype=torch.int64, device=x.device)
         x_Tn = x_TN[:, start : start + n]
         scale = scales[slot]
         if scale.device.type == "cpu" and torch.isnan(scale):

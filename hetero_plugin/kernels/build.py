@@ -52,7 +52,7 @@ def compiler() -> str:
             return name
     raise NoCompiler(
         "no C++ compiler found (looked for $CXX, g++, clang++, c++): hetero_noise computes with "
-        "its reference kernel, which is right but about a hundred times slower. Install one, "
+        "its reference kernel, which is right but some hundred times slower. Install one, "
         "e.g. `apt-get install g++`"
     )
 

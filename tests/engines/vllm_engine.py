@@ -67,7 +67,7 @@ class Engine:
             [sys.executable, __file__, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log.open("w"),
+            stderr=log.open("a"),
             text=True,
             env=environ,
         )
@@ -81,6 +81,8 @@ class Engine:
                 if "error" in answer:
                     raise EngineError(answer["error"])
                 return answer["value"]
+            with self.log.open("a") as file:  # processes that the engine started write here too
+                file.write(line)
         raise EngineError(f"the engine died:\n{self.log.read_text()[-6000:]}")
 
     def ask(self, action: str, **arguments: Any) -> Any:

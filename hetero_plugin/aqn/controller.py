@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.config import AQNConfig
+from hetero_plugin.config import AQNConfig, ConfigError
 from hetero_plugin.state import AQNState, NoiseState
 
 
@@ -14,9 +14,18 @@ class AQNController:
     """Sets the norm offsets of one model to σ(step)·z, z keyed by (seed, step, norm, feature).
 
     Every tensor-parallel rank and every engine that is given the same step draws the same z.
+
+    Raises:
+        ConfigError: the model has no norm, or ``precision: param`` is asked for.
     """
 
     def __init__(self, config: AQNConfig, state: NoiseState) -> None:
+        if config.precision != "float32":
+            # Silently writing float32 offsets would be another experiment than the one asked for.
+            raise ConfigError(
+                f"aqn.precision is {config.precision!r}: adding the noise to the parameters in their "
+                "own dtype, as QeRL does, is not there yet; use 'float32'"
+            )
         self.config = config
         self.state = state
         self.offsets: AQNState = state.attach_aqn()

@@ -23,8 +23,8 @@ class AQNController:
         if config.precision != "float32":
             # Silently writing float32 offsets would be another experiment than the one asked for.
             raise ConfigError(
-                f"aqn.precision is {config.precision!r}: adding the noise to the parameters in their "
-                "own dtype, as QeRL does, is not there yet; use 'float32'"
+                f"aqn.precision is {config.precision!r}: adding the noise to the parameters in "
+                "their own dtype, as QeRL does, is not there yet; use 'float32'"
             )
         self.config = config
         self.state = state

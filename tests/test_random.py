@@ -54,7 +54,7 @@ def test_mix64_of_tensors_is_mix64() -> None:
 
 
 @pytest.mark.parametrize(
-    "start,columns", [(0, 128), (0, 1000), (77, 300), (448, 64), (5, 1), (1 << 31, 40)]
+    "start,columns", [(0, 128), (0, 1000), (77, 300), (448, 64), (5, 1), (125, 1), (1 << 31, 40)]
 )
 @pytest.mark.parametrize("kind", [0, 1])
 def test_the_kernel_draws_the_reference_bits(start: int, columns: int, kind: int) -> None:

@@ -69,39 +69,58 @@ struct Address {  // one row of one site
         site_lo((uint32_t)site) {}
 };
 
-// The words of CALLS consecutive Philox calls, interleaved so that their latencies overlap.
-template <int FIRST, int CALLS>
-static inline void philox(const Address& at, uint32_t group, u32x16* words) {
-  const u32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  u32x16 c0[CALLS], c1[CALLS], c2[CALLS], c3[CALLS];
-  for (int j = 0; j < CALLS; ++j) {
-    c0[j] = lane + (group * LANES + ((uint32_t)(FIRST + j) << 30));
-    c1[j] = splat(at.row_lo);
-    c2[j] = splat(at.row_hi);
-    c3[j] = splat(at.site_lo);
-  }
-  uint32_t k0 = at.k0, k1 = at.k1;
+// The rounds, on CALLS calls interleaved so that their latencies overlap. Key: uint32_t where all
+// lanes share a key, u32x16 where they do not.
+template <int CALLS, class Key>
+static inline void philox_rounds(u32x16 (&c)[CALLS][4], Key k0, Key k1) {
 #pragma GCC unroll 7
   for (int r = 0; r < ROUNDS; ++r) {
 #pragma GCC unroll 3
     for (int j = 0; j < CALLS; ++j) {
       u32x16 h0, l0, h1, l1;
-      mulhilo(c0[j], 0xD2511F53u, h0, l0);
-      mulhilo(c2[j], 0xCD9E8D57u, h1, l1);
-      c0[j] = h1 ^ c1[j] ^ k0;
-      c1[j] = l1;
-      c2[j] = h0 ^ c3[j] ^ k1;
-      c3[j] = l0;
+      mulhilo(c[j][0], 0xD2511F53u, h0, l0);
+      mulhilo(c[j][2], 0xCD9E8D57u, h1, l1);
+      c[j][0] = h1 ^ c[j][1] ^ k0;
+      c[j][1] = l1;
+      c[j][2] = h0 ^ c[j][3] ^ k1;
+      c[j][3] = l0;
     }
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
+}
+
+// The words of CALLS consecutive Philox calls of one group of columns.
+template <int FIRST, int CALLS>
+static inline void philox(const Address& at, uint32_t group, u32x16* words) {
+  const u32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  u32x16 c[CALLS][4];
   for (int j = 0; j < CALLS; ++j) {
-    words[4 * j] = c0[j];
-    words[4 * j + 1] = c1[j];
-    words[4 * j + 2] = c2[j];
-    words[4 * j + 3] = c3[j];
+    c[j][0] = lane + (group * LANES + ((uint32_t)(FIRST + j) << 30));
+    c[j][1] = splat(at.row_lo);
+    c[j][2] = splat(at.row_hi);
+    c[j][3] = splat(at.site_lo);
   }
+  philox_rounds<CALLS>(c, at.k0, at.k1);
+  for (int j = 0; j < CALLS; ++j)
+    for (int i = 0; i < 4; ++i) words[4 * j + i] = c[j][i];
+}
+
+// The four words of one call at one block of columns, for sixteen addresses.
+static inline void philox_of_rows(const int64_t* clock, const int64_t* site, const int64_t* row,
+                                  uint32_t block, uint32_t call, u32x16* words) {
+  u32x16 k0, k1, c[1][4];
+  for (int i = 0; i < LANES; ++i) {
+    const Address at(clock[i], site[i], row[i]);
+    k0[i] = at.k0;
+    k1[i] = at.k1;
+    c[0][1][i] = at.row_lo;
+    c[0][2][i] = at.row_hi;
+    c[0][3][i] = at.site_lo;
+  }
+  c[0][0] = splat(block + (call << 30));
+  philox_rounds<1>(c, k0, k1);
+  for (int i = 0; i < 4; ++i) words[i] = c[0][i];
 }
 
 static inline f32x16 root(f32x16 v) {

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from hetero_plugin.config import ConfigError, NoiseConfig, NoiseRule
 from hetero_plugin.config_errors import did_you_mean
+from hetero_plugin.sites_families import FAMILIES, Entry, Family
 
 __all__ = [
     "FAMILIES",
@@ -27,7 +28,8 @@ __all__ = [
     "sites_from_config",
 ]
 
-KINDS = ("linear", "lm_head", "norm", "activation", "attention")
+KINDS = ("linear", "lm_head", "norm", "activation", "attention", "router")
+_NORMS_OF_EXPERTS = "*.post_attention_layernorm"
 
 
 class UnknownArchitectureError(ConfigError):
@@ -47,79 +49,13 @@ class Site:
     """Output columns of the whole operator, before any tensor-parallel sharding."""
     in_features: int | None
     """Input columns; None where the operator has no matrix."""
+    heads: int = 1
+    """Of a norm of each head (q_norm, k_norm): how many heads of a token share its weight."""
 
-
-@dataclass(frozen=True)
-class Family:
-    """The sites of a model family. A further family is one more entry in FAMILIES.
-
-    ``per_layer`` and ``outside`` hold (path below the layer or model, kind, features,
-    in_features), the sizes as names of ``dims``.
-    """
-
-    architectures: tuple[str, ...]
-    dims: Callable[[Mapping[str, object]], dict[str, int]]
-    prefix: str
-    per_layer: tuple[tuple[str, str, str, str | None], ...]
-    outside: tuple[tuple[str, str, str, str | None], ...]
-    fused: Mapping[str, tuple[str, ...]]
-    """Fused module of a serving engine -> the leaves that it holds, in column order."""
-
-
-def _integer(config: Mapping[str, object], key: str) -> int:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        state = f"{key}: got {value!r}" if key in config else f"{key} is missing"
-        raise ConfigError(
-            f"model config: {state}; it should be an integer ≥ 1, as in the config.json of a "
-            "Hugging Face checkpoint."
-        )
-    return value
-
-
-def _decoder_dims(config: Mapping[str, object]) -> dict[str, int]:
-    """Sizes of a grouped-query decoder with a gated MLP."""
-    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    head = hidden // heads if config.get("head_dim") is None else _integer(config, "head_dim")
-    return {
-        "layers": _integer(config, "num_hidden_layers"),
-        "hidden": hidden,
-        "intermediate": _integer(config, "intermediate_size"),
-        "queries": heads * head,
-        "keys": _integer(config, "num_key_value_heads") * head,
-        "vocab": _integer(config, "vocab_size"),
-    }
-
-
-FAMILIES: dict[str, Family] = {
-    "qwen2": Family(
-        architectures=("Qwen2ForCausalLM",),
-        dims=_decoder_dims,
-        prefix="model.layers",
-        per_layer=(
-            ("input_layernorm", "norm", "hidden", None),
-            ("self_attn.q_proj", "linear", "queries", "hidden"),
-            ("self_attn.k_proj", "linear", "keys", "hidden"),
-            ("self_attn.v_proj", "linear", "keys", "hidden"),
-            ("self_attn", "attention", "queries", None),
-            ("self_attn.o_proj", "linear", "hidden", "queries"),
-            ("post_attention_layernorm", "norm", "hidden", None),
-            ("mlp.gate_proj", "linear", "intermediate", "hidden"),
-            ("mlp.up_proj", "linear", "intermediate", "hidden"),
-            ("mlp.act_fn", "activation", "intermediate", None),
-            ("mlp.down_proj", "linear", "hidden", "intermediate"),
-        ),
-        # With tied embeddings lm_head still multiplies, so it is a site all the same.
-        outside=(
-            ("model.norm", "norm", "hidden", None),
-            ("lm_head", "lm_head", "vocab", "hidden"),
-        ),
-        fused={
-            "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-            "gate_up_proj": ("gate_proj", "up_proj"),
-        },
-    ),
-}
+    @property
+    def weight_features(self) -> int:
+        """Elements of a norm's weight, and so of its AQN offset."""
+        return self.features // self.heads
 
 
 def family_of(model_type: object) -> Family:
@@ -133,7 +69,8 @@ def family_of(model_type: object) -> Family:
         raise UnknownArchitectureError(
             f"model_type {model_type!r} has no map of its sites; there are maps for: "
             f"{', '.join(FAMILIES)}. To support it add an entry to FAMILIES in "
-            "hetero_plugin/sites.py (its sites by path, kind and size, and its fused modules)."
+            "hetero_plugin/sites_families.py (its sites by path, kind and size, and its fused "
+            "modules)."
         )
     return family
 
@@ -157,20 +94,28 @@ def sites_from_config(hf_config: Mapping[str, object]) -> tuple[Site, ...]:
                 f"architectures {list(architectures)} of model_type "
                 f"{hf_config.get('model_type')!r} has no map of its sites; there is one for: "
                 f"{', '.join(family.architectures)}. To support it add an entry to FAMILIES in "
-                "hetero_plugin/sites.py."
+                "hetero_plugin/sites_families.py."
             )
     dims = family.dims(hf_config)
 
-    def site(name: str, kind: str, layer: int | None, out: str, into: str | None) -> Site:
-        return Site(name, kind, layer, dims[out], None if into is None else dims[into])
+    sparse = set(family.sparse(hf_config))
+
+    def site(entry: Entry, layer: int | None) -> Site:
+        return Site(
+            entry.path if layer is None else f"{family.prefix}.{layer}.{entry.path}",
+            entry.kind,
+            layer,
+            dims[entry.out],
+            None if entry.into is None else dims[entry.into],
+            1 if entry.heads is None else dims[entry.heads],
+        )
 
     inside = [
-        site(f"{family.prefix}.{layer}.{path}", kind, layer, out, into)
+        site(entry, layer)
         for layer in range(dims["layers"])
-        for path, kind, out, into in family.per_layer
+        for entry in (family.sparse_layer if layer in sparse else family.per_layer)
     ]
-    outside = [site(path, kind, None, out, into) for path, kind, out, into in family.outside]
-    return (*inside, *outside)
+    return (*inside, *(site(entry, None) for entry in family.outside))
 
 
 def fused_parts(model_type: str, leaf: str) -> tuple[str, ...]:
@@ -283,12 +228,18 @@ def select(config: NoiseConfig, sites: Sequence[Site]) -> tuple[Selected, ...]:
 def aqn_sites(config: NoiseConfig, sites: Sequence[Site]) -> tuple[Site, ...]:
     """The norms that AQN adds noise to; empty when the spec has no AQN.
 
+    In a model with experts the kind ``norm`` stands for the norms after attention, before the
+    router and experts, alone. Names and patterns select any norm.
+
     Raises:
         ConfigError: a target that is not in the model, or is not a norm.
     """
     if config.aqn is None:
         return ()
-    named = match(config.aqn.targets, sites, "aqn.targets")
+    words = config.aqn.targets
+    if any(site.kind == "router" for site in sites):
+        words = tuple(_NORMS_OF_EXPERTS if word == "norm" else word for word in words)
+    named = match(words, sites, "aqn.targets")
     chosen = tuple(site for site in sites if site.name in named)
     for site in chosen:
         if site.kind != "norm":

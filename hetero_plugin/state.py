@@ -33,8 +33,8 @@ class AQNState:
         self._spans: dict[str, tuple[int, int]] = {}
         start = 0
         for site in self.sites:
-            self._spans[site.name] = (start, start + site.features)
-            start += site.features
+            self._spans[site.name] = (start, start + site.weight_features)
+            start += site.weight_features
         with torch.inference_mode(False):
             self.offsets = torch.zeros(start, dtype=torch.float32, device=device)
         self._make_views()
@@ -49,7 +49,7 @@ class AQNState:
         return name in self._spans
 
     def view(self, name: str) -> Tensor:
-        """The offset of one norm, float32 [features]: a view into `offsets`."""
+        """The offset of one norm, float32 [weight_features]: a view into `offsets`."""
         return self._views[name]
 
     def to(self, device: torch.device) -> None:
@@ -102,6 +102,8 @@ class NoiseState:
             self.attach_aqn()
         self._write_scales()
         self.set_step(0)
+        self.stepped = False
+        """Whether anybody has set the noise step since."""
 
     # ---- addresses ----
 
@@ -157,6 +159,7 @@ class NoiseState:
     def set_step(self, step: int) -> None:
         """Sets the noise step: the resample key of ``resample: step``."""
         self.step = int(step)
+        self.stepped = True
         self._write_clock()
 
     def _write_clock(self) -> None:

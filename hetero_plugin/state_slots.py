@@ -9,7 +9,7 @@ from hetero_plugin.config import ConfigError, NoiseRule
 from hetero_plugin.sites import Site
 
 Phase = Literal["rollout", "train"]
-GEMM_KINDS = ("linear", "lm_head")
+GEMM_KINDS = ("linear", "lm_head", "router")
 
 
 def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
@@ -30,8 +30,8 @@ def check_point(index: int, rule: NoiseRule, site: Site) -> None:
     if rule.point == "weight" and site.kind not in GEMM_KINDS:
         raise ConfigError(
             f"rules[{index}].point is 'weight', and {site.name} is of the kind {site.kind}, which "
-            "has no matrix; weights of the kinds linear and lm_head can have error (for norm "
-            "weights there is AQN)"
+            f"has no matrix; weights of the kinds {', '.join(GEMM_KINDS)} can have error (for "
+            "norm weights there is AQN)"
         )
     if rule.point == "input" and site.kind == "attention":
         raise ConfigError(

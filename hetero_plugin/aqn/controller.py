@@ -32,11 +32,11 @@ class AQNController:
         with torch.inference_mode(False):
             # One row a norm, the rows padded to the widest: one launch draws them all.
             sites = self.offsets.sites
-            self._width = max(site.features for site in sites)
+            self._width = max(site.weight_features for site in sites)
             self._site_keys = torch.tensor(
                 [random.site_key(site.name, "aqn") for site in sites], dtype=torch.int64
             )
-            self._uniform = all(site.features == self._width for site in sites)
+            self._uniform = all(site.weight_features == self._width for site in sites)
 
     @property
     def sigma(self) -> float:
@@ -50,7 +50,9 @@ class AQNController:
         z = torch.ops.hetero_noise.stream(clock, self._site_keys, rows, 0, self._width, 2)
         if self._uniform:
             return z.reshape(-1)
-        return torch.cat([z[i, : site.features] for i, site in enumerate(self.offsets.sites)])
+        return torch.cat(
+            [z[i, : site.weight_features] for i, site in enumerate(self.offsets.sites)]
+        )
 
     @torch.no_grad()
     def step(self, step: int) -> float:

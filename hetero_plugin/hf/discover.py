@@ -25,7 +25,8 @@ _ADAPTERS = ("lora_", "modules_to_save", "original_module")
 class Found:
     """A site and the module that carries it.
 
-    For attention the module is the output projection, whose input is softmax·V.
+    For attention the module is the output projection, whose input is softmax·V; for the operators
+    of experts it is the module that holds the experts' parameters.
     """
 
     site: Site
@@ -41,6 +42,42 @@ def canonical_name(path: str) -> str:
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is an RMSNorm of any family."""
     return isinstance(module, nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
+
+
+def is_router(module: nn.Module) -> bool:
+    """Whether a module is what scores the experts: a matrix that is no linear layer in itself."""
+    weight = module._parameters.get("weight")
+    return hasattr(module, "top_k") and weight is not None and weight.dim() == 2
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module holds the experts of a layer as three-dimensional parameters."""
+    return any(p is not None and p.dim() == 3 for p in module._parameters.values()) and hasattr(
+        module, "num_experts"
+    )
+
+
+def _experts_sites(name: str, module: nn.Module, layer: int | None) -> list[Site]:
+    """The operators inside a module of experts.
+
+    Raises:
+        ConfigError: its parameters are laid out in a way that is not known here.
+    """
+    up, down = module._parameters.get("gate_up_proj"), module._parameters.get("down_proj")
+    usual = getattr(module, "has_gate", False) and getattr(module, "is_concatenated", False)
+    odd = getattr(module, "has_bias", True) or getattr(module, "is_transposed", True)
+    if up is None or down is None or not usual or odd:
+        raise ConfigError(
+            f"{name} ({type(module).__name__}) holds its experts in a way that hetero_noise does "
+            "not know; it knows gate_up_proj [experts, 2 x width, hidden] and down_proj [experts, "
+            "hidden, width], without bias, as in Qwen2-MoE and Qwen3-MoE of transformers 5"
+        )
+    hidden, width = down.shape[1], down.shape[2]
+    return [
+        Site(f"{name}.gate_up_proj", "linear", layer, 2 * width, hidden),
+        Site(f"{name}.act_fn", "activation", layer, width, None),
+        Site(f"{name}.down_proj", "linear", layer, hidden, width),
+    ]
 
 
 def _layer(name: str) -> int | None:
@@ -65,6 +102,7 @@ def discover(model: nn.Module) -> list[Found]:
     paths: dict[str, nn.Module] = dict(model.named_modules())
     modules: dict[str, nn.Module] = {canonical_name(p): module for p, module in paths.items()}
     found: list[Found] = []
+    inside_experts: set[str] = set()
     for path, module in paths.items():
         if not path or any(word in path for word in _ADAPTERS):
             continue
@@ -74,6 +112,8 @@ def discover(model: nn.Module) -> list[Found]:
         layer, leaf = _layer(name), name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
             kind = "lm_head" if module is head or leaf == "lm_head" else "linear"
+            if leaf == "shared_expert_gate":
+                kind = "router"
             site = Site(name, kind, layer, module.out_features, module.in_features)
             if leaf == "o_proj":
                 # The output of softmax·V is this projection's input, whichever attention
@@ -90,8 +130,15 @@ def discover(model: nn.Module) -> list[Found]:
             projection = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(leaf)
             wide = _sibling(modules, name, projection) if projection else None
             features = wide.out_features if wide is not None else weight.numel()
-            found.append(Found(Site(name, "norm", layer, features, None), module))
-        elif leaf in _ACTIVATION_LEAVES:
+            heads = features // weight.numel()
+            found.append(Found(Site(name, "norm", layer, features, None, heads), module))
+        elif is_experts(module):
+            inside_experts.add(f"{name}.act_fn")
+            found += [Found(site, module) for site in _experts_sites(name, module, layer)]
+        elif is_router(module):
+            out, into = module.weight.shape  # type: ignore[misc]
+            found.append(Found(Site(name, "router", layer, out, into), module))
+        elif leaf in _ACTIVATION_LEAVES and name not in inside_experts:
             gate = _sibling(modules, name, "gate_proj") or _sibling(modules, name, "fc1")
             if gate is None:
                 raise ConfigError(

@@ -13,6 +13,7 @@ from torch import nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.context import ForwardContext
+from hetero_plugin.hf.crosscheck import check_map
 from hetero_plugin.hf.discover import Found, discover
 from hetero_plugin.hf.layers import (
     is_noisy,
@@ -107,6 +108,7 @@ def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
         )
     spec = resolve(argument=config) or NoiseConfig.parse(None)
     found = discover(model)
+    check_map(model, spec, found)
     state = NoiseState(spec, [one.site for one in found], device=_device(model))
     attachment = Attachment(state, ForwardContext(state), found)
     decoder = _decoder(model)
@@ -134,6 +136,12 @@ def _install_layers(attachment: Attachment) -> None:
             by_module.setdefault(id(one.module), []).append(one)
     for sites in by_module.values():
         module = sites[0].module
+        for one in sites:
+            matrix = one.site.in_features is not None or "experts" in one.site.name
+            if matrix and not isinstance(module, nn.Linear):
+                raise ConfigError(f"{one.site.name} can't carry error in Hugging Face models yet")
+            if one.site.heads > 1:
+                raise ConfigError(f"{one.site.name} can't carry error in Hugging Face models yet")
         attention = next((one for one in sites if one.site.kind == "attention"), None)
         own = next((one for one in sites if one.site.kind != "attention"), None)
         if own is None:
@@ -156,7 +164,8 @@ def _install_layers(attachment: Attachment) -> None:
 def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module) -> None:
     context = attachment.context
     hooks = attachment.hooks
-    hooks.append(decoder.register_forward_pre_hook(context.enter_model, with_kwargs=True))
+    context.hook = decoder.register_forward_pre_hook(context.enter_model, with_kwargs=True)
+    hooks.append(context.hook)
     for layer in decoder.layers:  # type: ignore[union-attr]
         hooks.append(layer.register_forward_pre_hook(context.enter_layer, with_kwargs=True))
     owner = next((m for m in model.modules() if getattr(m, "lm_head", None) is not None), None)

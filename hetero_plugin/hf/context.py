@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hetero_plugin import random
 from hetero_plugin.state import NoiseState
@@ -19,6 +20,7 @@ from hetero_plugin.state import NoiseState
 log = logging.getLogger("hetero_noise")
 KEYWORD = "hetero_noise_rows"
 _POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
+_UPDATES = 16  # more than one RL step usually takes; a loop that sets the step has set it by then
 
 Rows = tuple[Tensor, Tensor]
 """Row keys int64 [B, T], and the clock int64 [1] of this forward pass."""
@@ -35,7 +37,11 @@ class ForwardContext:
         self.state = state
         self.rows: Rows | None = None
         self.keep: int | Tensor = 0
+        self.hook: RemovableHandle | None = None
+        """The decoder's hook, without which `rows` are those of some earlier pass."""
         self._told: set[str] = set()
+        self._version: int | None = None
+        self._updates = 0
 
     # ---- hooks: on the decoder, on each of its layers, on the language model ----
 
@@ -43,6 +49,7 @@ class ForwardContext:
         """Forward pre-hook of the decoder: computes the rows, passes them on to its layers."""
         if not torch.compiler.is_compiling():  # compiled code: the operator checks
             self.state.check_phase()
+            self._watch_updates(module)
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         embeds = kwargs.get("inputs_embeds")
         source = input_ids if input_ids is not None else embeds
@@ -102,6 +109,12 @@ class ForwardContext:
                 f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
                 "rows are. Call the model, not its layers; or use `with disabled(model)`."
             )
+        if not torch.compiler.is_compiling() and not self._hooked():
+            raise MissingRows(
+                f"{site}: the hook that tells which tokens a forward pass has is gone from the "
+                "decoder; something removed its forward pre-hooks, and the rows of an earlier "
+                "pass would be taken for these. unwrap(model) and wrap it again after that."
+            )
         keys, clock = self.rows
         if head and keys.dim() == 2:
             keep = self.keep
@@ -115,6 +128,29 @@ class ForwardContext:
                 "their identity is unknown, and noise must not be keyed wrongly."
             )
         return keys, clock
+
+    def _hooked(self) -> bool:
+        if self.hook is None:
+            return True  # installed by hand, as tests of a single layer do
+        hooks = self.hook.hooks_dict_ref()
+        return hooks is not None and self.hook.id in hooks
+
+    def _watch_updates(self, module: nn.Module) -> None:
+        """Warns, once, of training whose noise step stands still: every update has one draw."""
+        state = self.state
+        if state.stepped or state.config.resample != "step" or not torch.is_grad_enabled():
+            return
+        weight = next((p for p in module.parameters() if p.requires_grad), None)
+        version = None if weight is None else weight._version
+        self._updates += self._version is not None and version != self._version
+        self._version = version
+        if self._updates >= _UPDATES:
+            self._tell_once(
+                "step",
+                f"the weights were updated {self._updates} times and the noise step is still "
+                f"{state.step}: nobody calls set_step(model, step), so every step has the same "
+                "draw. Call it, or say resample: never",
+            )
 
     def _tell_once(self, topic: str, text: str) -> None:
         if topic not in self._told:

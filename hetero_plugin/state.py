@@ -52,6 +52,25 @@ class AQNState:
         """The offset of one norm, float32 [weight_features]: a view into `offsets`."""
         return self._views[name]
 
+    @torch.no_grad()
+    def only(self, names: Sequence[str], sigma: float) -> None:
+        """Offsets of size ``sigma`` on these norms, none on the others; of no step.
+
+        For attestation. Their signs change along the features, because a norm that is scaled as a
+        whole may be undone by the next one.
+
+        Raises:
+            ConfigError: a name without an offset here.
+        """
+        missing = [name for name in names if name not in self]
+        if missing:
+            raise ConfigError(f"AQN has no offset at {', '.join(missing)}; its spec leaves it out")
+        self.offsets.zero_()
+        for name in names:
+            view = self.view(name)
+            view.copy_(sigma * torch.cos(torch.arange(view.numel(), device=view.device)))
+        self.sigma, self.step = sigma, None
+
     def to(self, device: torch.device) -> None:
         self.offsets = self.offsets.to(device)
         self._make_views()

@@ -7,8 +7,11 @@ A probe runs fixed prompts through an engine and returns log-probabilities. With
 3. everything at its configured scale must change the output;
 4. everything off again must be clean again, and the configured scales are put back.
 
-Sites are tried one at a time. Trying them in groups would be faster and would prove less: a group
-whose output changes shows that *one* of its members works, not that each does.
+Where the specification has AQN, the same is done with the offset of each noisy norm, and where the
+path allows (Hugging Face, eager) the error that was really added is measured beside what was asked.
+
+Sites are tried one at a time. Trying them in groups (``group``) is faster and proves less: a group
+whose output changes shows that *one* of its members works, not that each does; the record says so.
 
 What is proven: every listed site perturbs the output of the engine that was probed, in the
 processes listed. What is not: that the *size* of the error is right (``realised`` measures that),
@@ -25,15 +28,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from hetero_plugin.evaluation.attest_knock import difference, effect, equal, knock_in
 
 log = logging.getLogger("hetero_noise")
 FORMAT = 1
 # Relative to its input's size, an error of a half: it reaches the log-probabilities from any
 # depth of any model in any dtype, unless the site is dead.
 KNOCK_IN_SCALE = 0.5
+# Of a norm's weight, which is about one; any size that shows will do.
+KNOCK_IN_SIGMA = 0.5
 _MAX_NAMED = 8
 
 
@@ -63,10 +70,10 @@ class Probe(Protocol):
         """Engine, dtype, processes and ranks (each with its own fingerprint), fingerprint."""
 
     def off(self) -> None:
-        """Every scale to zero."""
+        """Every scale and every offset of AQN to zero."""
 
-    def only(self, site: str, scale: float) -> None:
-        """One site on at ``scale``, every other at zero."""
+    def only(self, sites: Sequence[str], scale: float) -> None:
+        """These sites on at ``scale``, every other at zero."""
 
     def configured(self) -> None:
         """Every scale as the spec asks."""
@@ -76,6 +83,25 @@ class Probe(Protocol):
 
     def output(self) -> np.ndarray:
         """The output under the present scales; nothing may be served from a stale cache."""
+
+
+@runtime_checkable
+class AQNProbe(Protocol):
+    """A probe of an engine that AQN may run in."""
+
+    def aqn_expected(self) -> Sequence[str]:
+        """Norms that the specification's AQN targets; empty without AQN."""
+
+    def only_aqn(self, norms: Sequence[str], sigma: float) -> None:
+        """Offsets of size ``sigma`` on these norms, and nothing else on."""
+
+
+@runtime_checkable
+class MeasuringProbe(Protocol):
+    """A probe that can look at the error itself."""
+
+    def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
+        """Realised error by kind, and checks of it (name, passed, detail)."""
 
 
 def versions() -> dict[str, str]:
@@ -96,6 +122,7 @@ def attest(
     probe: Probe,
     *,
     scale: float = KNOCK_IN_SCALE,
+    group: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Attests an engine; always returns a record, passing or not, and restores the scales.
@@ -103,72 +130,50 @@ def attest(
     Args:
         probe: the engine.
         scale: the scale at which each site is tried alone.
+        group: 1 proves each site by a pass of its own; more tries that many together at the least,
+            found by halving, which takes fewer passes and proves less (see `knock_in`).
         progress: called with (sites done, sites in all).
 
     Returns:
-        A JSON-able record: ``passed``, ``seen``/``of``, ``sites``, ``by_kind``, ``checks``,
-        ``failures``, ``fingerprint``, ``processes``, ``versions``, ``time``, ``signature``.
+        A JSON-able record: ``passed``, ``seen``/``of``, ``sites``, ``aqn``, ``realised``,
+        ``by_kind``, ``checks``, ``failures``, ``fingerprint``, ``processes``, ``versions``,
+        ``time``, ``signature``.
     """
     started = time.perf_counter()
-    checks: list[dict[str, Any]] = []
-    sites: list[dict[str, Any]] = []
-
-    def check(name: str, passed: bool, detail: str) -> bool:
-        checks.append({"name": name, "passed": bool(passed), "detail": detail})
-        return bool(passed)
-
+    found = _Findings()
+    check = found.check
     description: dict[str, Any] = {}
-    off = noisy = np.zeros(0)
-    expected: list[ProbedSite] = []
     try:
         description = probe.describe()
-        expected = list(probe.expected())
-        _check_description(check, description, expected)
+        found.expected = list(probe.expected())
+        norms = list(probe.aqn_expected()) if isinstance(probe, AQNProbe) else []
+        found.norms = norms
+        _check_description(check, description, found.expected, norms)
         try:
-            probe.off()
-            off = probe.output()
-            again = probe.output()
-            check("repeatable", _equal(off, again), _difference(off, again))
-            clean = probe.clean()
-            check("off equals clean", _equal(off, clean), _difference(off, clean))
-            finite = bool(np.isfinite(off).all()) and off.size > 0
-            check("finite output", finite, f"{off.size} values")
-            for done, site in enumerate(expected, start=1):
-                sites.append(_knock_in(probe, site, scale, off))
-                if progress is not None:
-                    progress(done, len(expected))
-            probe.configured()
-            noisy = probe.output()
-            changed, asked = not _equal(off, noisy), any(site.scale > 0 for site in expected)
-            name = "configured noise changes the output" if asked else "configured noise is zero"
-            check(name, changed == asked, _difference(off, noisy))
-            probe.off()
-            after = probe.output()
-            check("clean again afterwards", _equal(off, after), _difference(off, after))
+            _run(probe, found, scale, group, progress)
         finally:
             probe.configured()
     except Exception as error:
         # An engine that can't be asked has not shown its noise; that is a finding, not a crash.
         check("engine answers", False, f"{type(error).__name__}: {error}"[:500])
         log.exception("the attestation broke off")
-
-    unseen = [site["name"] for site in sites if not site["seen"]]
-    unseen += [site.name for site in expected[len(sites) :]]
-    check("every site seen", not unseen, f"not seen: {_named(unseen)}" if unseen else "all")
+    found.check_seen()
     record = {
         "format": FORMAT,
         "engine": probe.engine,
         **description,
-        "proof": "each site alone",
+        "proof": "each site alone" if group == 1 else f"groups of up to {group} sites",
         "knock_in_scale": scale,
-        "checks": checks,
-        "sites": sites,
-        "seen": sum(bool(site["seen"]) for site in sites),
-        "of": len(expected),
-        "by_kind": _by_kind(sites),
-        "configured_effect": _effect(off, noisy),
-        "failures": [f"{c['name']}: {c['detail']}" for c in checks if not c["passed"]],
-        "passed": all(c["passed"] for c in checks),
+        "checks": found.checks,
+        "sites": found.sites,
+        "aqn": found.aqn,
+        "realised": found.realised,
+        "seen": sum(bool(site["seen"]) for site in found.sites),
+        "of": len(found.expected),
+        "by_kind": _by_kind(found.sites),
+        "configured_effect": effect(found.off, found.noisy),
+        "failures": [f"{c['name']}: {c['detail']}" for c in found.checks if not c["passed"]],
+        "passed": all(c["passed"] for c in found.checks),
         "versions": versions(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.perf_counter() - started, 3),
@@ -177,16 +182,109 @@ def attest(
     return record
 
 
+class _Findings:
+    """What an attestation has found so far."""
+
+    def __init__(self) -> None:
+        self.checks: list[dict[str, Any]] = []
+        self.sites: list[dict[str, Any]] = []
+        self.aqn: list[dict[str, Any]] = []
+        self.realised: dict[str, Any] = {}
+        self.expected: list[ProbedSite] = []
+        self.norms: list[str] = []
+        self.off = self.noisy = np.zeros(0)
+
+    def check(self, name: str, passed: bool, detail: str) -> None:
+        self.checks.append({"name": name, "passed": bool(passed), "detail": detail})
+
+    def check_seen(self) -> None:
+        tried = {site["name"] for site in self.sites}
+        unseen = [site["name"] for site in self.sites if not site["seen"]]
+        unseen += [site.name for site in self.expected if site.name not in tried]
+        self.check(
+            "every site seen", not unseen, f"not seen: {_named(unseen)}" if unseen else "all"
+        )
+        if self.norms:
+            seen = {row["name"] for row in self.aqn if row["seen"]}
+            lost = [name for name in self.norms if name not in seen]
+            detail = f"not seen: {_named(lost)}" if lost else f"all {len(seen)}"
+            self.check("every AQN norm seen", not lost, detail)
+
+
+def _run(
+    probe: Probe,
+    found: _Findings,
+    scale: float,
+    group: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """The passes through the engine, in the order of the module's description."""
+    check = found.check
+    probe.off()
+    off = found.off = probe.output()
+    again = probe.output()
+    check("repeatable", equal(off, again), difference(off, again))
+    clean = probe.clean()
+    check("off equals clean", equal(off, clean), difference(off, clean))
+    finite = bool(np.isfinite(off).all()) and off.size > 0
+    check("finite output", finite, f"{off.size} values")
+    total = len(found.expected) + len(found.norms)
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    by_name = {site.name: site for site in found.expected}
+    rows = knock_in(
+        list(by_name),
+        lambda names: probe.only(names, scale),
+        probe.output,
+        off,
+        group=group,
+        progress=tell,
+    )
+    found.sites = [
+        {"name": row["name"], "kind": by_name[row["name"]].kind, **row}
+        | {"asked": by_name[row["name"]].scale}
+        for row in rows
+    ]
+    if isinstance(probe, AQNProbe) and found.norms:
+        found.aqn = knock_in(
+            found.norms,
+            lambda names: probe.only_aqn(names, KNOCK_IN_SIGMA),
+            probe.output,
+            off,
+            group=group,
+            progress=lambda done: tell(len(found.expected) + done),
+        )
+    probe.configured()
+    noisy = found.noisy = probe.output()
+    if found.expected:
+        changed, asked = not equal(off, noisy), any(site.scale > 0 for site in found.expected)
+        name = "configured noise changes the output" if asked else "configured noise is zero"
+        check(name, changed == asked, difference(off, noisy))
+    if isinstance(probe, MeasuringProbe):
+        found.realised, checks = probe.measured()
+        for one in checks:
+            check(*one)
+    probe.off()
+    after = probe.output()
+    check("clean again afterwards", equal(off, after), difference(off, after))
+
+
 def _check_description(
-    check: Callable[[str, bool, str], bool],
+    check: Callable[[str, bool, str], None],
     description: dict[str, Any],
     expected: Sequence[ProbedSite],
+    norms: Sequence[str],
 ) -> None:
     """What the engine says of itself, against what the specification selects."""
     check(
         "sites selected",
-        bool(expected),
-        f"{len(expected)} sites" if expected else "the specification selects no site here",
+        bool(expected) or bool(norms),
+        f"{len(expected)} sites, {len(norms)} norms of AQN"
+        if expected or norms
+        else "the specification selects no site here",
     )
     engine_sites = description.pop("sites", None)
     if engine_sites is not None:
@@ -226,9 +324,10 @@ def problems(record: Mapping[str, Any] | None, fingerprint: str | None = None) -
         found.append("signature: the record was changed after it was made")
     sites = record.get("sites") or []
     unseen = [str(site.get("name")) for site in sites if not site.get("seen")]
+    unseen += [str(row.get("name")) for row in record.get("aqn") or [] if not row.get("seen")]
     if (unseen or not record.get("passed")) and not found:
         found.append(f"not seen: {_named(unseen)}")
-    if not sites or record.get("of") != len(sites):
+    if not (sites or record.get("aqn")) or record.get("of") != len(sites):
         found.append(f"{len(sites)} sites tried of {record.get('of')} selected")
     if fingerprint is not None and record.get("fingerprint") != fingerprint:
         found.append(
@@ -243,45 +342,6 @@ def require(record: Mapping[str, Any] | None, fingerprint: str | None = None) ->
     found = problems(record, fingerprint)
     if found:
         raise Refused("REFUSED: " + "; ".join(found))
-
-
-def _knock_in(probe: Probe, site: ProbedSite, scale: float, off: np.ndarray) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": site.name, "kind": site.kind, "asked": site.scale}
-    try:
-        probe.only(site.name, scale)
-        output = probe.output()
-    except Exception as exc:  # whatever the engine says about one site, the others still count
-        row.update(seen=False, error=f"{type(exc).__name__}: {exc}"[:300])
-        return row
-    # Garbage is not evidence: a site that turns the output into NaN has not been seen to work.
-    finite = bool(np.isfinite(output).all())
-    row.update(seen=finite and not _equal(off, output), **_effect(off, output))
-    return row
-
-
-def _equal(one: np.ndarray, two: np.ndarray) -> bool:
-    """Value for value; a NaN equals nothing, so that garbage never passes for clean."""
-    return one.shape == two.shape and bool((one == two).all())
-
-
-def _effect(off: np.ndarray, output: np.ndarray) -> dict[str, float | None]:
-    """Largest and RMS change in log-probability; None where it is not a number."""
-    if off.shape != output.shape or not off.size:
-        return {"max_abs": None, "rms": None}
-    delta = output - off
-    if not np.isfinite(delta).all():
-        return {"max_abs": None, "rms": None}
-    return {
-        "max_abs": float(np.abs(delta).max()),
-        "rms": float(np.sqrt(np.mean(delta * delta))),
-    }
-
-
-def _difference(one: np.ndarray, two: np.ndarray) -> str:
-    effect = _effect(one, two)["max_abs"]
-    if effect is None:
-        return f"outputs of shapes {one.shape} and {two.shape}, not all finite"
-    return f"largest difference {effect:.3g} over {one.size} values"
 
 
 def _by_kind(sites: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

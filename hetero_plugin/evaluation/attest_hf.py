@@ -12,8 +12,10 @@ from torch import nn
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.evaluation.attest import ProbedSite
+from hetero_plugin.evaluation.attest_measured import measure
 from hetero_plugin.evaluation.attest_probes import comparable_sites, expected_sites, probe_prompts
 from hetero_plugin.hf import disabled, phase, state_of, wrap
+from hetero_plugin.sites import aqn_sites, sites_from_config
 from hetero_plugin.state import Phase
 
 
@@ -46,6 +48,8 @@ class HFProbe:
         self.reference = reference
         self.engine = "hf" if forward is None else "hf-compiled"
         self.gradients = needs_gradients(self.state.config)
+        aqn = self.state.aqn
+        self._aqn = None if aqn is None else (aqn.offsets.clone(), aqn.sigma, aqn.step)
 
     @classmethod
     def wrapping(
@@ -88,16 +92,37 @@ class HFProbe:
             ),
         }
 
+    def aqn_expected(self) -> Sequence[str]:
+        sites = sites_from_config(self.model.config.to_dict())
+        return [site.name for site in aqn_sites(self.state.config, sites)]
+
     def off(self) -> None:
         if self.state.slots:
             self.state.set_scale(0.0)
+        if self.state.aqn is not None:
+            self.state.aqn.offsets.zero_()
 
-    def only(self, site: str, scale: float) -> None:
+    def only(self, sites: Sequence[str], scale: float) -> None:
         self.off()
-        self.state.set_scale(scale, site=site)
+        for site in sites:
+            self.state.set_scale(scale, site=site)
+
+    def only_aqn(self, norms: Sequence[str], sigma: float) -> None:
+        self.off()
+        assert self.state.aqn is not None
+        self.state.aqn.only(norms, sigma)
 
     def configured(self) -> None:
         self.state.reset_scales()
+        if self.state.aqn is not None and self._aqn is not None:
+            self.state.aqn.offsets.copy_(self._aqn[0])
+            self.state.aqn.sigma, self.state.aqn.step = self._aqn[1:]
+
+    def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
+        if self.engine != "hf":
+            return {}, []  # compiled code hands nothing over
+        with phase(self.model, self.phase):
+            return measure(self.model, self.state)
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:

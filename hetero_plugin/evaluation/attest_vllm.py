@@ -15,6 +15,7 @@ from hetero_plugin.evaluation.attest_probes import (
     expected_sites,
     probe_prompts,
 )
+from hetero_plugin.sites import aqn_sites, sites_from_config
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -39,6 +40,7 @@ class VLLMProbe:
         self.llm = llm
         self.config = config
         self.reference = reference
+        self._aqn_step: int | None = None  # in force before, and again afterwards
         model_config = llm.llm_engine.vllm_config.model_config
         self.engine = "vllm-eager" if model_config.enforce_eager else "vllm-compiled"
         self.hf_config = model_config.hf_text_config.to_dict()
@@ -50,6 +52,7 @@ class VLLMProbe:
     def describe(self) -> dict[str, Any]:
         ranks = self.llm.collective_rpc("hetero_noise_status")
         noisy = [rank for rank in ranks if rank.get("noisy")]
+        self._aqn_step = ranks[0].get("aqn_step")
         sites = self._call("hetero_noise_sites") if len(noisy) == len(ranks) else []
         parallel = self.llm.llm_engine.vllm_config.parallel_config
         return {
@@ -69,20 +72,35 @@ class VLLMProbe:
             ),
         }
 
+    def aqn_expected(self) -> Sequence[str]:
+        sites = sites_from_config(self.hf_config)
+        return [site.name for site in aqn_sites(self.config, sites)]
+
     def off(self) -> None:
         self._set(scale=0.0)
+        self._aqn(off=True)
 
-    def only(self, site: str, scale: float) -> None:
+    def only(self, sites: Sequence[str], scale: float) -> None:
         self.off()
-        self._set(scale=scale, site=site)
+        for site in sites:
+            self._set(scale=scale, site=site)
+
+    def only_aqn(self, norms: Sequence[str], sigma: float) -> None:
+        self.off()
+        self._aqn(sites=list(norms), sigma=sigma)
 
     def configured(self) -> None:
         self._set(reset=True)
+        if self._aqn_step is None:
+            self._aqn(off=True)
+        else:
+            self._aqn(step=self._aqn_step)
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:
             return self.reference
         self._set(enabled=False)
+        self._aqn(off=True)
         try:
             return self.output()
         finally:
@@ -95,6 +113,10 @@ class VLLMProbe:
     def _set(self, **arguments: Any) -> None:
         if self.config.rules:
             self._call("hetero_noise_set", **arguments)
+
+    def _aqn(self, **arguments: Any) -> None:
+        if self.config.aqn is not None:
+            self._call("hetero_noise_aqn", **arguments)
 
     def _call(self, method: str, **arguments: Any) -> Any:
         from hetero_plugin.vllm import client

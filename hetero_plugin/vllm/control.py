@@ -143,17 +143,30 @@ def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any
     return hetero_noise_status(worker)
 
 
-def hetero_noise_aqn(worker: Any, step: int | None = None, off: bool = False) -> dict[str, Any]:
+def hetero_noise_aqn(
+    worker: Any,
+    step: int | None = None,
+    off: bool = False,
+    sites: list[str] | None = None,
+    sigma: float = 0.0,
+) -> dict[str, Any]:
     """AQN alone: σ and z of a step, or off (the clean norm weights, bit for bit).
 
+    Args:
+        step: the training step, >= 0.
+        off: no offset at all.
+        sites: for attestation, offsets of size ``sigma`` on these norms and none on the others.
+
     Raises:
-        ConfigError: the spec has no AQN.
+        ConfigError: the spec has no AQN, or none at one of the sites.
     """
     found = _installed(worker)
     if found.aqn is None:
         raise ConfigError("the spec of this engine has no aqn; give it one to use this call")
     if _flag("off", off):
         found.aqn.off()
+    elif sites is not None:
+        found.aqn.offsets.only(sites, _number("sigma", sigma))
     else:
         found.aqn.step(_whole("step", step))
     return hetero_noise_status(worker)

@@ -53,9 +53,9 @@ class MatrixProbe:
         if self.fault != "stuck on":
             self.scales = dict.fromkeys(NAMES, 0.0)
 
-    def only(self, site: str, scale: float) -> None:
+    def only(self, sites: Sequence[str], scale: float) -> None:
         self.off()
-        self.scales[site] = scale
+        self.scales.update(dict.fromkeys(sites, scale))
 
     def configured(self) -> None:
         self.scales = dict.fromkeys(NAMES, 0.05)

@@ -149,7 +149,9 @@ class Chain:
         return y
 
 
-def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
+def chain(
+    state: NoiseState, stream: str, parts: Sequence[Part], *, share: int | None = None
+) -> Chain:
     """The chain of one tensor of a layer.
 
     Args:
@@ -157,7 +159,10 @@ def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
         stream: ``output``, ``input``, ``weight``, ``grad_input`` or ``grad_weight``.
         parts: the consecutive column ranges of the tensor: one for a plain layer, three for a fused
             qkv projection. Parts that no rule selects stay clean.
+        share: the tensor-parallel rank whose partial sum this tensor is (``partial: true``); each
+            rank's sum then has error of its own. None: the tensor is whole.
     """
+    keyed = stream if share is None else f"{stream}/partial{share}"
     made = Chain(state, stream, tuple(parts))
     for index, rule in enumerate(state.config.rules):
         rows = []
@@ -165,7 +170,7 @@ def chain(state: NoiseState, stream: str, parts: Sequence[Part]) -> Chain:
         for name, columns, offset in parts:
             slot = state.slot(name, index, stream)
             hit |= slot is not None
-            rows.append([columns, random.site_key(name, stream, index), offset, slot or 0])
+            rows.append([columns, random.site_key(name, keyed, index), offset, slot or 0])
         if hit:
             made.slots += tuple(row[3] for row in rows if row[3])
             model = error_model(rule.error, relative=rule.relative)

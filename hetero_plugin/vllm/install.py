@@ -139,7 +139,9 @@ class _Attacher:
         first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
         inputs = [self.chain("input", [(one, k, first)]) for one in names]
         weights = [self.chain("weight", [(one, k, first)]) for one in names]
-        noise = LinearNoise(self.chain("output", outputs), inputs[0])
+        summed = isinstance(layer, RowParallelLinear) and layer.tp_size > 1
+        share = layer.tp_rank if summed and self.state.config.partial else None
+        noise = LinearNoise(chain(self.state, "output", outputs, share=share), inputs[0])
         if any(weights) or (len(names) > 1 and any(inputs)):
             start = 0
             for (_, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
@@ -148,7 +150,7 @@ class _Attacher:
                 start += width
             noise.input = None
             noise.live = self.live(names, "input", "weight")
-        if isinstance(layer, RowParallelLinear) and layer.tp_size > 1 and noise.output:
+        if summed and share is None and noise.output:
             if not layer.reduce_results:
                 raise ConfigError(
                     f"hetero_noise: {name} leaves its sum over {layer.tp_size} tensor-parallel "
@@ -272,15 +274,10 @@ def attach(
     return rows
 
 
-def _check_supported(vllm_config: VllmConfig, config: NoiseConfig, model: nn.Module) -> None:
+def _check_supported() -> None:
     """Refuses what would be wrong rather than noisy."""
     if get_pp_group().world_size > 1:
         raise ConfigError("hetero_noise does not support pipeline parallelism in vLLM yet")
-    if config.partial and vllm_config.parallel_config.tensor_parallel_size > 1:
-        raise ConfigError(
-            "partial: true (error on each rank's partial sum) is not supported in vLLM yet; "
-            "without it the error comes once, after the all-reduce"
-        )
 
 
 def install(worker: Any) -> Installed | None:
@@ -297,7 +294,7 @@ def install(worker: Any) -> Installed | None:
         return None
     config = spec.settle(vllm_config)
     model = worker.model_runner.get_model()
-    _check_supported(vllm_config, config, model)
+    _check_supported()
     sites = spec.model_sites(vllm_config)
     state = NoiseState(config, sites, worker.device, max_rows=_most_rows(vllm_config))
     state.set_phase("rollout")

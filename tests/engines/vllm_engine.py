@@ -157,19 +157,25 @@ class _Server:
 
     def continuation(self, prompt: list[int], tokens: int) -> Record:
         """Without prompt log-probabilities, which keep vLLM from using its prefix cache."""
+        return self.decode([prompt], tokens)[0]
+
+    def decode(self, prompts: list[list[int]], tokens: int) -> list[Record]:
+        """Many at once, without prompt log-probabilities."""
         from vllm import SamplingParams
 
         params = SamplingParams(
             temperature=0.0, max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False
         )
-        out = self.llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)[0]
-        chosen = out.outputs[0]
-        pairs = zip(chosen.token_ids, chosen.logprobs, strict=True)
-        return {
-            "tokens": list(chosen.token_ids),
-            "decoded": [d[t].logprob for t, d in pairs],
-            "cached": out.num_cached_tokens,
-        }
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        return [_decoded(out) for out in self.llm.generate(requests, params, use_tqdm=False)]
+
+    def preemptions(self) -> int:
+        """How many requests were put off for want of cache blocks so far."""
+        return sum(
+            int(metric.value)
+            for metric in self.llm.get_metrics()
+            if metric.name == "vllm:num_preemptions"
+        )
 
     def call(self, method: str, arguments: Record) -> Any:
         from hetero_plugin.vllm import client
@@ -182,6 +188,16 @@ class _Server:
 
     def weights(self, name: str) -> str:
         return self.llm.collective_rpc(_checksum, args=(name,))[0]
+
+
+def _decoded(out: Any) -> Record:
+    chosen = out.outputs[0]
+    pairs = zip(chosen.token_ids, chosen.logprobs, strict=True)
+    return {
+        "tokens": list(chosen.token_ids),
+        "decoded": [d[t].logprob for t, d in pairs],
+        "cached": out.num_cached_tokens,
+    }
 
 
 def _reload(worker: Any, path: str, process: bool) -> int:

@@ -42,18 +42,29 @@ def command(
             "--plain-engine", help="vLLM: compare 'off' with an engine without the plugin too."
         ),
     ] = False,
-    tensor_parallel_size: Annotated[int, typer.Option(help="vLLM: ranks.")] = 1,
+    tensor_parallel_size: Annotated[int, typer.Option(help="vLLM: ranks.", min=1)] = 1,
+    group: Annotated[
+        int, typer.Option(help="1: each site alone; more: so many together, which proves less.")
+    ] = 1,
+    inject: Annotated[
+        str | None,
+        typer.Option(help="Test hook: put this fault in first, NAME or NAME:SITE; docs/faults.md."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Leave out the table of sites.")] = False,
 ) -> None:
     """Prove that each selected site perturbs the model's output, through the engine itself.
 
-    All off must equal the clean output exactly; then each site alone must change it. Exits with 0
-    and a table if every site is seen, else with 1 and REFUSED, naming what failed.
+    All off must equal the clean output exactly; then each site alone must change it, and each norm
+    that AQN disturbs. Exits with 0 and a table if every one is seen, else with 1 and REFUSED,
+    naming what failed.
     """
     from hetero_plugin.cli.screen import Bars, print_attestation
-    from hetero_plugin.evaluation import attest, results
+    from hetero_plugin.evaluation import attest, attest_faults, results
 
+    if group < 1:
+        raise ConfigError(f"--group {group}: it should be an integer ≥ 1.")
+    fault = None if inject is None else attest_faults.parse(inject, engine.value)
     hf_config = read_model_config(str(model))
     if not model.is_dir():
         raise ConfigError(f"--model {model}: attestation runs the model; give its folder")
@@ -73,6 +84,8 @@ def command(
             compiled=engine is Engine.vllm if compiled is None else compiled,
             plain_engine=plain_engine,
             tensor_parallel_size=tensor_parallel_size,
+            group=group,
+            fault=fault,
         )
     if out is not None:
         results.write_json(out, record)
@@ -93,29 +106,49 @@ def run(
     compiled: bool,
     plain_engine: bool = False,
     tensor_parallel_size: int = 1,
+    group: int = 1,
+    fault: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Attests one engine on a checkpoint; see ``hetero_plugin.evaluation.attest.attest``."""
+    """Attests one engine on a checkpoint; see ``hetero_plugin.evaluation.attest.attest``.
+
+    Args:
+        fault: name and site of a fault to put in first (``attest_faults``).
+    """
     if engine is Engine.hf:
-        return _hf(model, spec, dtype, compiled, bars)
+        return _hf(model, spec, dtype, compiled, bars, group, fault)
     arguments = {
         "dtype": dtype,
         "enforce_eager": not compiled,
         "tensor_parallel_size": tensor_parallel_size,
     }
-    return _vllm(model, spec, read_model_config(str(model)), arguments, plain_engine, bars)
+    return _vllm(
+        model, spec, read_model_config(str(model)), arguments, plain_engine, bars, group, fault
+    )
 
 
-def _hf(model: Path, spec: NoiseConfig, dtype: str, compiled: bool, bars: Bars) -> dict[str, Any]:
+def _hf(
+    model: Path,
+    spec: NoiseConfig,
+    dtype: str,
+    compiled: bool,
+    bars: Bars,
+    group: int,
+    fault: tuple[str, str | None] | None,
+) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hetero_plugin.evaluation import attest
+    from hetero_plugin.evaluation import attest, attest_faults
     from hetero_plugin.evaluation.attest_hf import HFProbe
 
     bars.update("loading", 0, 1)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     probe = HFProbe.wrapping(loaded, spec, compiled=compiled)
     bars.update("loading", 1, 1)
-    return attest.attest(probe, progress=lambda done, of: bars.update("attesting", done, of))
+    if fault is not None:
+        attest_faults.inject(fault[0], loaded, fault[1])
+    return attest.attest(
+        probe, group=group, progress=lambda done, of: bars.update("attesting", done, of)
+    )
 
 
 def _vllm(
@@ -125,8 +158,10 @@ def _vllm(
     arguments: dict[str, Any],
     plain_engine: bool,
     bars: Bars,
+    group: int,
+    fault: tuple[str, str | None] | None,
 ) -> dict[str, Any]:
-    from hetero_plugin.evaluation import attest, vllm_eval
+    from hetero_plugin.evaluation import attest, attest_faults, vllm_eval
     from hetero_plugin.evaluation.attest_vllm import VLLMProbe, prompt_logprobs
 
     length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
@@ -146,11 +181,17 @@ def _vllm(
             vllm_eval.stop_engine(plain)
         bars.update("starting an engine without the plugin", 1, 1)
     bars.update("starting the engine", 0, 1)
-    llm = vllm_eval.start_engine(spec, arguments)
+    if fault is not None and fault[0] == "process":
+        llm = vllm_eval.start_plain_engine(arguments)
+    elif fault is not None and fault[1] is not None:
+        llm = vllm_eval.start_engine(attest_faults.without(spec, fault[1]), arguments)
+    else:
+        llm = vllm_eval.start_engine(spec, arguments)
     bars.update("starting the engine", 1, 1)
     try:
         return attest.attest(
             VLLMProbe(llm, spec, reference=reference),
+            group=group,
             progress=lambda done, of: bars.update("attesting", done, of),
         )
     finally:

@@ -64,14 +64,15 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
     console.print(checks)
     if every_site:
         sites = Table(
-            title=f"sites, each alone at scale {record['knock_in_scale']:g}", title_justify="left"
+            title=f"sites, proof: {record['proof']}, at scale {record['knock_in_scale']:g}",
+            title_justify="left",
         )
         sites.add_column("site", overflow="fold")
         sites.add_column("kind")
         sites.add_column("seen")
         for heading in ("largest |Δ log-prob|", "RMS"):
             sites.add_column(heading, justify="right")
-        for site in record["sites"]:
+        for site in [*record["sites"], *({"kind": "AQN", **row} for row in record["aqn"])]:
             sites.add_row(
                 site["name"],
                 site["kind"],
@@ -79,6 +80,13 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
                 *("–" if site.get(k) is None else f"{site[k]:.3g}" for k in ("max_abs", "rms")),
             )
         console.print(sites)
+    for kind, row in record["realised"].items():
+        size = row["rms_relative"]
+        console.print(
+            f"realised error of {kind}: {'nothing' if size is None else f'{size:.4g}'}, asked "
+            f"{row['asked']:g}, {100 * row['changed']:.1f} % of elements changed",
+            highlight=False,
+        )
     kinds = ", ".join(f"{k} {v['seen']} of {v['of']}" for k, v in record["by_kind"].items())
     processes = len(record.get("processes", []))
     console.print(

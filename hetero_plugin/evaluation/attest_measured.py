@@ -65,7 +65,7 @@ def measure(model: Any, state: NoiseState) -> tuple[dict[str, Any], Checks]:
             width = min(before.shape[-1], _COLUMNS)
             x = before.detach()[..., :width].reshape(-1, width).double()
             y = after.detach()[..., :width].reshape(-1, width).double()
-            one.z = torch.where(x != 0, (y - x) / x, 0.0)
+            one.z = torch.where(x != 0, (y - x) / x.abs(), 0.0)  # the error is z·|x|·s
 
     training = model.training
     model.eval()

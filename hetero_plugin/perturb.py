@@ -109,22 +109,33 @@ class Chain:
 
     @property
     def needed(self) -> bool:
+        """Whether leaving the chain out would be noticed now; see `needed_under`."""
+        return self.needed_under(self.state.live)
+
+    def needed_under(self, live: Sequence[bool]) -> bool:
         """Whether leaving the chain out would be noticed.
 
         Even a node that does nothing changes the order in which autograd sums the gradients of a
         tensor that is used several times, so that off would not be bit for bit clean. Code that is
         being compiled or captured always needs it: there the scale may change later.
+
+        Args:
+            live: `NoiseState.live` of the forward pass.
         """
         if not self.stages:
             return False
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or _recorder is not None:
             return True
         if self.state.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return True
-        return any(self.state.live[slot] for slot in self.slots)
+        return any(live[slot] for slot in self.slots)
 
     def __call__(
-        self, x: Tensor, row_keys: Tensor | None = None, clock: Tensor | None = None
+        self,
+        x: Tensor,
+        row_keys: Tensor | None = None,
+        clock: Tensor | None = None,
+        scales: Tensor | None = None,
     ) -> Tensor:
         """Applies the chain.
 
@@ -132,10 +143,12 @@ class Chain:
             x: [..., N] with N the sum of the parts' columns.
             row_keys: int64, at least as many as x has rows; default: the state's static buffer.
             clock: int64 [1]; default: the state's.
+            scales: float32 [slots]; default: the state's.
         """
         state = self.state
         keys = state.row_keys if row_keys is None else row_keys
         time = state.clock if clock is None else clock
+        table = state.scales if scales is None else scales
         y = x
         for stage in self.stages:
             op = (
@@ -143,7 +156,7 @@ class Chain:
                 if stage.native
                 else torch.ops.hetero_noise.perturb_reference
             )
-            y = op(y, keys, time, state.scales, stage.segments, stage.error, stage.stochastic)
+            y = op(y, keys, time, table, stage.segments, stage.error, stage.stochastic)
         if _recorder is not None and not torch.compiler.is_compiling():
             _recorder(tuple(part[0] for part in self.parts), self.stream, x.detach(), y.detach())
         return y
@@ -186,24 +199,27 @@ class _PerturbGradient(torch.autograd.Function):
     """Nothing forward; backward, error on the gradient that passes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor, scales: Tensor | None
+    ) -> Tensor:
         ctx.chain = chain
-        ctx.save_for_backward(row_keys, clock)  # shared by every site of the forward pass
+        ctx.save_for_backward(row_keys, clock, scales)  # shared by every site of the forward pass
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        row_keys, clock = ctx.saved_tensors
-        return ctx.chain(grads[0], row_keys, clock), None, None, None
+        return ctx.chain(grads[0], *ctx.saved_tensors), None, None, None, None
 
 
-def perturb_gradient(x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor) -> Tensor:
+def perturb_gradient(
+    x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor, scales: Tensor | None = None
+) -> Tensor:
     """`x` itself, whose gradient gets the error of `chain` on its way back.
 
     Args:
         x: [..., N].
         chain: of stream ``grad_input`` or ``grad_weight``.
-        row_keys, clock: as in `Chain.__call__`; kept for the backward pass, so they must not be
-            overwritten before it.
+        row_keys, clock, scales: as in `Chain.__call__`; kept for the backward pass, so they must
+            not be overwritten before it.
     """
-    return _PerturbGradient.apply(x, chain, row_keys, clock)
+    return _PerturbGradient.apply(x, chain, row_keys, clock, scales)

@@ -103,6 +103,16 @@ def row_keys(token_ids: Tensor, positions: Tensor) -> Tensor:
     return folded | (positions.to(torch.int64) << 32)
 
 
+def expert_keys(keys: Tensor, experts: Tensor) -> Tensor:
+    """Row keys of tokens at experts, int64: one token at two experts is two rows.
+
+    Args:
+        keys: row keys of the tokens, int64.
+        experts: number of the expert that each goes to, an integer tensor of the same shape.
+    """
+    return mix64_tensor(keys ^ ((experts.to(torch.int64) + 1) * _signed(0x9E3779B97F4A7C15)))
+
+
 def batch_key(keys: Tensor) -> Tensor:
     """One int64 for a set of rows in any order: what a micro-batch is, by its content."""
     return mix64_tensor(mix64_tensor(keys.reshape(-1)).sum())

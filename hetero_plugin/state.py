@@ -48,9 +48,17 @@ class AQNState:
     def __contains__(self, name: str) -> bool:
         return name in self._spans
 
-    def view(self, name: str) -> Tensor:
-        """The offset of one norm, float32 [weight_features]: a view into `offsets`."""
-        return self._views[name]
+    def view(self, name: str, offsets: Tensor | None = None) -> Tensor:
+        """The offset of one norm, float32 [weight_features]: a view into `offsets`.
+
+        Args:
+            name: its site.
+            offsets: a copy of `offsets` to look into instead.
+        """
+        if offsets is None:
+            return self._views[name]
+        start, end = self._spans[name]
+        return offsets[start:end]
 
     @torch.no_grad()
     def only(self, names: Sequence[str], sigma: float) -> None:

@@ -22,8 +22,42 @@ KEYWORD = "hetero_noise_rows"
 _POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
 _UPDATES = 16  # more than one RL step usually takes; a loop that sets the step has set it by then
 
-Rows = tuple[Tensor, Tensor]
-"""Row keys int64 [B, T], and the clock int64 [1] of this forward pass."""
+
+class Pass:
+    """One forward pass as its noise sees it: who the rows are, and what was set when it began.
+
+    Copies, because its recomputation and its backward pass must see the same, whatever has been set
+    by then: the step, the phase, `disabled`, AQN's offsets. A plain class, because FSDP casts the
+    tensors inside keyword arguments that it knows how to open.
+    """
+
+    __slots__ = ("clock", "keys", "live", "offsets", "scales")
+
+    def __init__(
+        self,
+        keys: Tensor,
+        clock: Tensor,
+        scales: Tensor,
+        live: tuple[bool, ...],
+        offsets: Tensor | None,
+    ) -> None:
+        self.keys = keys
+        """int64: [B, T] of a model's forward pass, flat [T] of a layer's rows."""
+        self.clock = clock
+        """int64 [1]"""
+        self.scales = scales
+        """float32 [slots]"""
+        self.live = live
+        """Which slots are not 0."""
+        self.offsets = offsets
+        """AQN's, float32, all norms; None without AQN."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.keys, self.clock)[index]
+
+    def of(self, keys: Tensor) -> Pass:
+        """The same with other rows."""
+        return Pass(keys, self.clock, self.scales, self.live, self.offsets)
 
 
 class MissingRows(RuntimeError):
@@ -35,7 +69,9 @@ class ForwardContext:
 
     def __init__(self, state: NoiseState) -> None:
         self.state = state
-        self.rows: Rows | None = None
+        self.rows: Pass | None = None
+        """Of the pass that runs, or ran last."""
+        self.running = False
         self.keep: int | Tensor = 0
         self.hook: RemovableHandle | None = None
         """The decoder's hook, without which `rows` are those of some earlier pass."""
@@ -75,11 +111,16 @@ class ForwardContext:
         else:
             ids = input_ids
         self.state.next_call()
-        # A copy of the clock: the backward pass must see this one, whatever the step is by then.
-        self.rows = (
+        aqn = self.state.aqn
+        self.rows = Pass(
             random.row_keys(ids, positions.expand(batch, length)),
             self.state.clock.clone(),
+            self.state.scales.clone(),
+            # Compiled code never leaves a chain out, and must not guard on these.
+            () if torch.compiler.is_compiling() else self.state.live,
+            None if aqn is None else aqn.offsets.clone(),
         )
+        self.running = True
         kwargs = dict(kwargs)
         kwargs[KEYWORD] = self.rows
         return args, kwargs
@@ -90,24 +131,35 @@ class ForwardContext:
             return None
         kwargs = dict(kwargs)
         self.rows = kwargs.pop(KEYWORD)
+        self.running = True  # also where a layer is recomputed, long after its pass
         return args, kwargs
 
     def enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the language model: which rows its head will see."""
         self.keep = kwargs.get("logits_to_keep", 0)
 
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of the outermost of them: what runs later must not take these rows."""
+        self.running = False
+
     # ---- what layers ask ----
 
-    def keys_for(self, x: Tensor, site: str, *, head: bool = False) -> Rows:
-        """Row keys, flat int64 [T], and clock for the rows of a layer's tensor x [..., N].
+    def rows_of(self, x: Tensor, site: str, *, heads: int = 1, head: bool = False) -> Pass:
+        """The pass, with the keys flat [T], for the rows of a layer's tensor x [..., N].
+
+        Args:
+            x: what the layer got.
+            site: its name, for the error.
+            heads: rows of x that belong to one token.
+            head: it is the LM head, which may see some of the rows only.
 
         Raises:
             MissingRows: no forward pass of the model is running, or its rows are not x's.
         """
-        if self.rows is None:
+        if self.rows is None or not self.running:
             raise MissingRows(
                 f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
-                "rows are. Call the model, not its layers; or use `with disabled(model)`."
+                "rows are. Call the model, not its layers; or unwrap(model) first."
             )
         if not torch.compiler.is_compiling() and not self._hooked():
             raise MissingRows(
@@ -115,19 +167,24 @@ class ForwardContext:
                 "decoder; something removed its forward pre-hooks, and the rows of an earlier "
                 "pass would be taken for these. unwrap(model) and wrap it again after that."
             )
-        keys, clock = self.rows
+        keys = self.rows.keys
         if head and keys.dim() == 2:
             keep = self.keep
             keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
         keys = keys.reshape(-1).contiguous()
         rows = x.numel() // x.shape[-1]
-        # A q or k norm sees [B, T, heads, head_dim]: several rows a token; the layer reshapes.
-        if rows != keys.numel() and rows % max(keys.numel(), 1) != 0:
+        if rows != keys.numel() * heads:
             raise MissingRows(
-                f"{site} got {rows} rows, but its model's forward pass has {keys.numel()} tokens: "
-                "their identity is unknown, and noise must not be keyed wrongly."
+                f"{site} got {rows} rows, but its model's forward pass has {keys.numel()} tokens"
+                f"{'' if heads == 1 else f' of {heads} heads'}: their identity is unknown, and "
+                "noise must not be keyed wrongly."
             )
-        return keys, clock
+        return self.rows.of(keys)
+
+    def keys_for(self, x: Tensor, site: str, *, head: bool = False) -> tuple[Tensor, Tensor]:
+        """Row keys, flat [T], and clock; see `rows_of`."""
+        rows = self.rows_of(x, site, head=head)
+        return rows.keys, rows.clock
 
     def _hooked(self) -> bool:
         if self.hook is None:

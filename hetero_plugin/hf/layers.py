@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetero_plugin import random
-from hetero_plugin.config import ConfigError
-from hetero_plugin.hf.context import ForwardContext
+from hetero_plugin.hf.context import ForwardContext, Pass
+from hetero_plugin.hf.norms import Formula, heads_come_first, shifted
 from hetero_plugin.perturb import Chain, chain, perturb_gradient
 from hetero_plugin.sites import Site
 
@@ -41,8 +41,8 @@ class LayerNoise:
     grad_weight: Chain
     attention: LayerNoise | None = None
     """On an output projection: the noise of its input, which is the attention's output."""
-    aqn: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    formula: Formula | None = None
+    """On a norm with AQN: how it computes with a weight."""
 
     @property
     def is_head(self) -> bool:
@@ -68,138 +68,119 @@ def layer_noise(site: Site, context: ForwardContext) -> LayerNoise:
     )
 
 
-def _apply(made: Chain, x: Tensor, keys: Tensor, clock: Tensor) -> Tensor:
-    """The chain on x, whose rows may hold several heads of a token."""
-    if x.shape[-1] == made.width:
-        return made(x, keys, clock)
-    return made(x.reshape(keys.numel(), made.width), keys, clock).reshape(x.shape)
+def _by_token(
+    noise: LayerNoise, module: Any, x: Tensor, now: Pass, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``function`` on x with one row for each token; a norm of each head sees it in several."""
+    heads, tokens = noise.site.heads, now.keys.numel()
+    if heads == 1:
+        return function(x)
+    width = x.shape[-1] * heads
+    if heads_come_first(module, x, tokens, heads, noise.site.name):
+        swapped = x.transpose(1, 2)
+        return function(swapped.reshape(tokens, width)).reshape(swapped.shape).transpose(1, 2)
+    return function(x.reshape(tokens, width)).reshape(x.shape)
 
 
-def _before(noise: LayerNoise, x: Tensor, keys: Tensor, clock: Tensor) -> Tensor:
+def noisy_input(noise: LayerNoise, x: Tensor, now: Pass, module: Any = None) -> Tensor:
     """Error on what a layer reads, and on the gradient that it will send back."""
-    if noise.input:
-        x = _apply(noise.input, x, keys, clock)
-    if torch.is_grad_enabled() and x.requires_grad and noise.grad_input.needed:
-        if x.shape[-1] == noise.grad_input.width:
-            x = perturb_gradient(x, noise.grad_input, keys, clock)
-        else:
-            wide = x.reshape(keys.numel(), noise.grad_input.width)
-            x = perturb_gradient(wide, noise.grad_input, keys, clock).reshape(x.shape)
+
+    def forward(rows: Tensor) -> Tensor:
+        return noise.input(rows, now.keys, now.clock, now.scales)
+
+    def backward(rows: Tensor) -> Tensor:
+        return perturb_gradient(rows, noise.grad_input, now.keys, now.clock, now.scales)
+
+    if noise.input.needed_under(now.live):
+        x = _by_token(noise, module, x, now, forward)
+    if torch.is_grad_enabled() and x.requires_grad and noise.grad_input.needed_under(now.live):
+        x = _by_token(noise, module, x, now, backward)
     return x
 
 
-def _weight_rows(weight: Tensor) -> Tensor:
-    """Row keys of a weight [out, in]: its output features."""
-    return torch.arange(weight.shape[0], device=weight.device)
+def noisy_output(noise: LayerNoise, y: Tensor, now: Pass, module: Any = None) -> Tensor:
+    """Error on what a layer gives."""
+
+    def forward(rows: Tensor) -> Tensor:
+        return noise.output(rows, now.keys, now.clock, now.scales)
+
+    if not noise.output.needed_under(now.live):
+        return y
+    return _by_token(noise, module, y, now, forward)
+
+
+def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
+    """A weight [..., out, in] with the error of the weight and of its gradient; None: as it is."""
+    forward = noise.weight.needed_under(now.live)
+    backward = noise.grad_weight.needed_under(now.live)
+    backward &= torch.is_grad_enabled() and weight.requires_grad
+    if not forward and not backward:
+        return None
+    # Its rows are keyed by number: output features, one expert's after the other's.
+    rows = torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
+    if forward:
+        weight = noise.weight(weight, rows, now.clock, now.scales)
+    if backward:
+        # The tokens of the micro-batch take part in its key, so that micro-batches and
+        # data-parallel ranks draw independently, and a recomputation draws again the same.
+        mixed = random.mix64_tensor(now.clock ^ random.batch_key(now.keys))
+        weight = perturb_gradient(weight, noise.grad_weight, rows, mixed, now.scales)
+    return weight
 
 
 class _NoisyLinear:
     def forward(self, x: Tensor) -> Tensor:
         noise: LayerNoise = getattr(self, ATTRIBUTE)
-        keys, clock = noise.context.keys_for(x, noise.site.name, head=noise.is_head)
+        now = noise.context.rows_of(x, noise.site.name, head=noise.is_head)
         if noise.attention is not None:
-            at = noise.attention
-            if at.output:
-                x = at.output(x, keys, clock)
-            if torch.is_grad_enabled() and x.requires_grad and at.grad_input.needed:
-                x = perturb_gradient(x, at.grad_input, keys, clock)
-        x = _before(noise, x, keys, clock)
+            x = noisy_output(noise.attention, x, now)
+            x = noisy_input(noise.attention, x, now)
+        x = noisy_input(noise, x, now)
         module = cast(nn.Linear, self)
-        weight: Tensor = module.weight
-        noisy_gradient = (
-            torch.is_grad_enabled() and weight.requires_grad and noise.grad_weight.needed
-        )
-        if noise.weight or noisy_gradient:
-            rows = _weight_rows(weight)
-            if noise.weight:
-                weight = noise.weight(weight, rows, clock)
-            if noisy_gradient:
-                # The tokens of the micro-batch take part in its key, so that micro-batches and
-                # data-parallel ranks draw independently, and a recomputation draws again the same.
-                mixed = random.mix64_tensor(clock ^ random.batch_key(keys))
-                weight = perturb_gradient(weight, noise.grad_weight, rows, mixed)
-            y = F.linear(x, weight, module.bias)
-        else:
-            y = super().forward(x)  # type: ignore[misc]
-        return noise.output(y, keys, clock) if noise.output else y
+        weight = noisy_weight(noise, module.weight, now)
+        clean = super().forward  # type: ignore[misc]
+        y = clean(x) if weight is None else F.linear(x, weight, module.bias)
+        return noisy_output(noise, y, now)
 
 
 class _NoisyNorm:
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         noise: LayerNoise = getattr(self, ATTRIBUTE)
-        keys, clock = noise.context.keys_for(x, noise.site.name)
-        x = _before(noise, x, keys, clock)
-        offsets = noise.context.state.aqn
-        if noise.aqn and offsets is not None:
-            y = noise.extra["formula"](self, x, offsets.view(noise.site.name))
+        now = noise.context.rows_of(x, noise.site.name, heads=noise.site.heads)
+        x = noisy_input(noise, x, now, self)
+        aqn = noise.context.state.aqn
+        if noise.formula is not None and aqn is not None:
+            offset = aqn.view(noise.site.name, now.offsets)
+            y = noise.formula(self, x, shifted(self, offset, getattr(aqn, "in_dtype", False)))
         else:
             y = super().forward(x, *args, **kwargs)  # type: ignore[misc]
-        return _apply(noise.output, y, keys, clock) if noise.output else y
+        return noisy_output(noise, y, now, self)
 
 
 class _NoisyActivation:
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         noise: LayerNoise = getattr(self, ATTRIBUTE)
-        keys, clock = noise.context.keys_for(x, noise.site.name)
-        x = _before(noise, x, keys, clock)
+        now = noise.context.rows_of(x, noise.site.name)
+        x = noisy_input(noise, x, now)
         y = super().forward(x, *args, **kwargs)  # type: ignore[misc]
-        return noise.output(y, keys, clock) if noise.output else y
+        return noisy_output(noise, y, now)
 
 
-_MIXINS: dict[str, type] = {
+MIXINS: dict[str, type] = {
     "linear": _NoisyLinear,
-    "lm_head": _NoisyLinear,
     "norm": _NoisyNorm,
     "activation": _NoisyActivation,
 }
-
-
-def _offset_llama(module: Any, x: Tensor, offset: Tensor) -> Tensor:
-    """Llama's RMSNorm (Qwen, Mistral) with weight + offset in float32, rounded once.
-
-    At offset 0 this is the clean formula bit for bit: a product of two bfloat16 or float16 numbers
-    is exact in float32, so both round once.
-    """
-    h = x.to(torch.float32)
-    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
-    return ((module.weight.float() + offset) * h.to(x.dtype).float()).to(x.dtype)
-
-
-_OFFSET_FORMULAS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
-    name: _offset_llama
-    for name in (
-        "Qwen2RMSNorm",
-        "Qwen3RMSNorm",
-        "Qwen2MoeRMSNorm",
-        "Qwen3MoeRMSNorm",
-        "LlamaRMSNorm",
-        "MistralRMSNorm",
-    )
-}
-
-
-def offset_formula(cls: type, site: str) -> Callable[[Any, Tensor, Tensor], Tensor]:
-    """How a norm class computes with an AQN offset.
-
-    Raises:
-        ConfigError: the class has no formula here.
-    """
-    for base in cls.__mro__:
-        if base.__name__ in _OFFSET_FORMULAS:
-            return _OFFSET_FORMULAS[base.__name__]
-    raise ConfigError(
-        f"AQN does not know how {cls.__name__} ({site}) uses its weight; known: "
-        f"{', '.join(_OFFSET_FORMULAS)}. Add its formula to hf/layers.py"
-    )
+"""The forward of each sort of module; `experts` and `router` come from hf/experts.py."""
 
 
 @cache
-def noisy_class(cls: Any, kind: str) -> Any:
+def noisy_class(cls: Any, sort: str) -> Any:
     """The noisy subclass of a module class."""
     made = type(
         f"Noisy{cls.__name__}",
-        (_MIXINS[kind], cls),
-        {"hetero_clean_class": cls, "hetero_kind": kind},
+        (MIXINS[sort], cls),
+        {"hetero_clean_class": cls, "hetero_sort": sort},
     )
     made.__module__ = cls.__module__
     # Classes made at run time are found again by how they were made, so that models pickle.
@@ -207,25 +188,31 @@ def noisy_class(cls: Any, kind: str) -> Any:
     return made
 
 
-def _rebuild(cls: type, kind: str) -> nn.Module:
-    made = noisy_class(cls, kind)
+def _rebuild(cls: type, sort: str) -> nn.Module:
+    made = noisy_class(cls, sort)
     module: nn.Module = made.__new__(made)
     return module
 
 
 def _reduce(module: Any) -> tuple[Any, ...]:
-    return _rebuild, (type(module).hetero_clean_class, type(module).hetero_kind), module.__dict__
+    return _rebuild, (type(module).hetero_clean_class, type(module).hetero_sort), module.__dict__
 
 
 def is_noisy(module: nn.Module) -> bool:
     return hasattr(type(module), "hetero_clean_class")
 
 
-def make_noisy(module: nn.Module, noise: LayerNoise) -> None:
-    """Changes the module's class, in place."""
+def make_noisy(module: nn.Module, noise: Any, sort: str) -> None:
+    """Changes the module's class, in place.
+
+    Args:
+        module: a clean module.
+        noise: what the noisy forward reads: a LayerNoise, or an ExpertsNoise.
+        sort: key of MIXINS.
+    """
     object.__setattr__(module, ATTRIBUTE, noise)
     cls: Any = type(module)
-    module.__class__ = noisy_class(cls, noise.site.kind)
+    module.__class__ = noisy_class(cls, sort)
 
 
 def make_clean(module: nn.Module) -> None:

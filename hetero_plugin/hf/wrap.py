@@ -14,14 +14,10 @@ from torch import nn
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.context import ForwardContext
 from hetero_plugin.hf.crosscheck import check_map
-from hetero_plugin.hf.discover import Found, discover
-from hetero_plugin.hf.layers import (
-    is_noisy,
-    layer_noise,
-    make_clean,
-    make_noisy,
-    offset_formula,
-)
+from hetero_plugin.hf.discover import Found, discover, is_experts, is_router
+from hetero_plugin.hf.experts import check_router, experts_noise
+from hetero_plugin.hf.layers import is_noisy, layer_noise, make_clean, make_noisy
+from hetero_plugin.hf.norms import offset_formula
 from hetero_plugin.state import NoiseState, Phase
 
 log = logging.getLogger("hetero_noise")
@@ -128,37 +124,35 @@ def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
 
 def _install_layers(attachment: Attachment) -> None:
     state, context = attachment.state, attachment.context
-    selected = {chosen.site.name for chosen in state.selected}
+    chosen = {one.site.name for one in state.selected}
     aqn = {site.name for site in state.aqn.sites} if state.aqn is not None else set()
     by_module: dict[int, list[Found]] = {}
     for one in attachment.found:
-        if one.site.name in selected or one.site.name in aqn:
-            by_module.setdefault(id(one.module), []).append(one)
+        by_module.setdefault(id(one.module), []).append(one)
     for sites in by_module.values():
-        module = sites[0].module
-        for one in sites:
-            matrix = one.site.in_features is not None or "experts" in one.site.name
-            if matrix and not isinstance(module, nn.Linear):
-                raise ConfigError(f"{one.site.name} can't carry error in Hugging Face models yet")
-            if one.site.heads > 1:
-                raise ConfigError(f"{one.site.name} can't carry error in Hugging Face models yet")
-        attention = next((one for one in sites if one.site.kind == "attention"), None)
-        own = next((one for one in sites if one.site.kind != "attention"), None)
-        if own is None:
-            assert attention is not None
-            own = next(
-                one
-                for one in attachment.found
-                if one.module is module and one.site.kind != "attention"
-            )
-        noise = layer_noise(own.site, context)
-        if attention is not None:
-            noise.attention = layer_noise(attention.site, context)
-        if own.site.name in aqn:
-            noise.aqn = True
-            noise.extra["formula"] = offset_formula(type(module), own.site.name)
-        make_noisy(module, noise)
-        attachment.modules.append(module)
+        if not any(one.site.name in chosen | aqn for one in sites):
+            continue
+        _install(sites, context, aqn)
+        attachment.modules.append(sites[0].module)
+
+
+def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> None:
+    """Makes the module that carries some sites noisy."""
+    module = sites[0].module
+    if is_experts(module):
+        make_noisy(module, experts_noise(module, [one.site for one in sites], context), "experts")
+        return
+    noises = {one.site.kind: layer_noise(one.site, context) for one in sites}
+    attention = noises.pop("attention", None)
+    ((kind, noise),) = noises.items()
+    if is_router(module):
+        check_router(module, noise.site.name)
+        make_noisy(module, noise, "router")
+        return
+    noise.attention = attention
+    if noise.site.name in aqn:
+        noise.formula = offset_formula(module, noise.site.name)
+    make_noisy(module, noise, "linear" if isinstance(module, nn.Linear) else kind)
 
 
 def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module) -> None:
@@ -171,6 +165,8 @@ def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module)
     owner = next((m for m in model.modules() if getattr(m, "lm_head", None) is not None), None)
     if owner is not None:
         hooks.append(owner.register_forward_pre_hook(context.enter_head, with_kwargs=True))
+    outermost = decoder if owner is None else owner
+    hooks.append(outermost.register_forward_hook(context.leave, always_call=True))
 
 
 def _remove(attachment: Attachment) -> None:

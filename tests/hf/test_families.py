@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hetero_plugin import AQN, AQNConfig, ConfigError, NoiseConfig
+from hetero_plugin.config import PRESETS, preset
+from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.hf.discover import discover
-from hetero_plugin.sites import FAMILIES, sites_from_config
-from tests.hf.families import FAMILY, family_config, make_family
+from hetero_plugin.hf.norms import heads_come_first, offset_formula
+from hetero_plugin.sites import FAMILIES, select, sites_from_config
+from tests.hf.families import FAMILY, MOE, family_config, make_family, tokens
 
 
 def test_every_family_has_a_model_here() -> None:
@@ -29,3 +33,111 @@ def test_the_map_is_the_loaded_model(family: str, tied: bool) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and "embed" not in name:
             assert name.removesuffix(".weight") in names, name
+
+
+def logits(model: torch.nn.Module, ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    with torch.no_grad():
+        return model(ids, **kwargs).logits
+
+
+@pytest.mark.parametrize("family", FAMILY)
+def test_each_site_alone_is_noisy_and_off_is_clean(family: str) -> None:
+    model, ids = make_family(family), tokens()
+    clean = logits(model, ids)
+    kinds = ["linear", "norm", "activation", "attention"]
+    kinds += ["router"] if family in MOE else []
+    wrap(model, NoiseConfig(scale=0.3, targets=kinds), quiet=True)
+    state = state_of(model)
+    assert {s.site.name for s in state.selected} == {s.name for s in state.sites}
+    for chosen in state.selected:
+        state.set_scale(enabled=False)
+        state.set_scale(enabled=True, site=chosen.site.name)
+        assert not torch.equal(logits(model, ids), clean), chosen.site.name
+    state.set_scale(enabled=False)
+    assert torch.equal(logits(model, ids), clean)
+
+
+@pytest.mark.parametrize("family", MOE)
+def test_the_router_is_noisy_only_when_it_is_named(family: str) -> None:
+    model = make_family(family)
+    routers = {one.site.name for one in discover(model) if one.site.kind == "router"}
+    leaves = {"gate", "shared_expert_gate"} if family == "qwen2_moe" else {"gate"}
+    assert {name.rpartition(".")[2] for name in routers} == leaves
+    for name in PRESETS.keys() - {"mlp"}:  # Qwen3-MoE has no *.mlp.down_proj
+        chosen = select(preset(name), [one.site for one in discover(model)])
+        assert not routers & {one.site.name for one in chosen}
+    named = select(NoiseConfig(scale=0.1, targets="router"), [o.site for o in discover(model)])
+    assert {one.site.name for one in named} == routers
+
+
+@pytest.mark.parametrize("family", FAMILY)
+@pytest.mark.parametrize("length", [9, 4])  # 4: as many tokens as heads
+def test_a_token_has_its_noise_alone_in_a_batch_and_from_the_cache(
+    family: str, length: int
+) -> None:
+    """Every linear, norm (also of each head), activation and attention, compared one by one."""
+    model, ids = make_family(family), tokens(length=length)
+    wrap(model, NoiseConfig(scale=0.05, targets=["linear", "norm", "activation", "attention"]))
+    whole = logits(model, ids)
+    # Noise depends on a token and on the values that error came to, so a wrong key anywhere shows.
+    close = dict(rtol=0, atol=2e-4)
+    for i in range(2):
+        torch.testing.assert_close(logits(model, ids[i : i + 1])[0], whole[i], **close)
+    with torch.no_grad():
+        first = model(ids[:, :2], use_cache=True)
+        steps, cache = [first.logits], first.past_key_values
+        for i in range(2, length):
+            out = model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+            steps, cache = [*steps, out.logits], out.past_key_values
+    torch.testing.assert_close(torch.cat(steps, 1), whole, **close)
+
+
+@pytest.mark.parametrize("family", FAMILY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_aqn_is_weight_plus_offset(family: str, dtype: torch.dtype) -> None:
+    model, ids = make_family(family, dtype), tokens()
+    clean = logits(model, ids)
+    aqn = AQN(model, AQNConfig(schedule="constant", sigma_start=0.02, total_steps=3))
+    offsets = state_of(model).aqn
+    assert offsets is not None
+    sites = {site.name for site in offsets.sites}
+    norms = {one.site.name for one in discover(model) if one.site.kind == "norm"}
+    if family in MOE:
+        assert sites == {n for n in norms if n.endswith("post_attention_layernorm")}
+    else:
+        assert sites == norms
+    assert torch.equal(logits(model, ids), clean)
+    aqn.step(1)
+    noisy = logits(model, ids)
+    assert not torch.equal(noisy, clean)
+    if dtype == torch.float32:
+        by_hand = make_family(family)
+        with torch.no_grad():
+            for name in sites:
+                by_hand.get_submodule(name).weight += offsets.view(name)
+        torch.testing.assert_close(logits(by_hand, ids), noisy, rtol=0, atol=2e-5)
+    aqn.off()
+    assert torch.equal(logits(model, ids), clean)
+
+
+def test_a_norm_of_unknown_formula_is_refused() -> None:
+    class SquareRMSNorm(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.eps = torch.nn.Parameter(torch.ones(8)), 1e-6
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight**2
+
+    with pytest.raises(ConfigError, match="SquareRMSNorm"):
+        offset_formula(SquareRMSNorm(), "model.norm")
+
+
+def test_a_head_norm_whose_layout_is_ambiguous_is_refused() -> None:
+    norm = torch.nn.RMSNorm(8)
+    assert heads_come_first(norm, torch.zeros(2, 4, 9, 8), 18, 4, "q_norm")
+    assert not heads_come_first(norm, torch.zeros(2, 9, 4, 8), 18, 4, "q_norm")
+    with pytest.raises(ConfigError, match="tokens or heads first"):
+        heads_come_first(norm, torch.zeros(2, 4, 4, 8), 8, 4, "q_norm")
+    with pytest.raises(ConfigError, match="neither tokens nor heads"):
+        heads_come_first(norm, torch.zeros(2, 5, 3, 8), 8, 4, "q_norm")

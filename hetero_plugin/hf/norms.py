@@ -1,0 +1,125 @@
+"""RMSNorms: how a class uses its weight, and where the heads of a per-head norm are.
+
+B batch, T tokens of a sequence, H heads, D features of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetero_plugin.config import ConfigError
+
+Formula = Callable[[Any, Tensor, Tensor], Tensor]
+"""Module, x [..., N], weight float32 [N] -> the norm of x with that weight."""
+
+# Which classes get [B, H, T, D] and which [B, T, H, D] when they norm each head. For classes that
+# are not here the shape decides; but a sequence as long as there are heads could be either.
+_LAYOUTS = {"Gemma3RMSNorm": "heads", "Qwen3RMSNorm": "tokens", "Qwen3MoeRMSNorm": "tokens"}
+
+
+def _epsilon(module: Any) -> float:
+    return module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+
+
+def _llama(module: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """weight · norm(x), the norm rounded to x's dtype first (Llama, Mistral, Qwen).
+
+    With the module's own weight this is the clean formula bit for bit: a product of two bfloat16 or
+    float16 numbers is exact in float32, so both round once.
+    """
+    h = x.to(torch.float32)
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
+    return (weight * h.to(x.dtype).float()).to(x.dtype)
+
+
+def _gemma(module: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """(1 + weight) · norm(x) in float32, rounded once (Gemma)."""
+    h = x.float()
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
+    return (h * (1.0 + weight)).type_as(x)
+
+
+FORMULAS: tuple[Formula, ...] = (_llama, _gemma)
+
+
+def shifted(norm: Any, offset: Tensor, in_dtype: bool) -> Tensor:
+    """A norm's weight and AQN's offset, float32 [N]; in_dtype: added in the weight's own dtype."""
+    weight: Tensor = norm.weight
+    if in_dtype:
+        return (weight + offset.to(weight.dtype)).float()
+    return weight.float() + offset
+
+
+_found: dict[type, Formula] = {}
+
+
+def _agree(formula: Formula, norm: nn.Module) -> bool:
+    """Whether a formula gives what a norm gives, bit for bit, in each dtype."""
+    probe: Any = copy.deepcopy(norm).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    size = probe.weight.numel()
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        probe = probe.to(dtype)
+        with torch.no_grad():
+            probe.weight.copy_(torch.rand(size, generator=generator) * 3 - 0.5)
+            x = (torch.randn(16, size, generator=generator) * 2).to(dtype)
+            try:
+                if not torch.equal(formula(probe, x, probe.weight.float()), probe(x)):
+                    return False
+            except AttributeError:  # a norm that keeps its epsilon under another name
+                return False
+    return True
+
+
+def offset_formula(norm: nn.Module, site: str) -> Formula:
+    """How a norm computes with its weight, so that AQN can give it another.
+
+    Found by trial, not by name: the formula that with the norm's own weight gives what it gives.
+
+    Raises:
+        ConfigError: none does.
+    """
+    cls = type(norm)
+    if cls not in _found:
+        formula = next((one for one in FORMULAS if _agree(one, norm)), None)
+        if formula is None:
+            raise ConfigError(
+                f"AQN does not know how {cls.__name__} ({site}) uses its weight: to the bit it is "
+                "neither weight · norm(x), as in Llama, nor (1 + weight) · norm(x), as in Gemma. "
+                "Add its formula to hf/norms.py, or leave the norm out of aqn.targets"
+            )
+        _found[cls] = formula
+    return _found[cls]
+
+
+def heads_come_first(norm: nn.Module, x: Tensor, tokens: int, heads: int, site: str) -> bool:
+    """Whether x of a norm of each head is [B, H, T, D] rather than [B, T, H, D].
+
+    Args:
+        norm: the module.
+        x: its input.
+        tokens: rows of the forward pass, B · T.
+        heads: H.
+        site: its name, for the error.
+
+    Raises:
+        ConfigError: x is neither, or could be both.
+    """
+    fits = {
+        "tokens": x.dim() == 4 and x.shape[0] * x.shape[1] == tokens and x.shape[2] == heads,
+        "heads": x.dim() == 4 and x.shape[0] * x.shape[2] == tokens and x.shape[1] == heads,
+    }
+    known = next((_LAYOUTS[c.__name__] for c in type(norm).__mro__ if c.__name__ in _LAYOUTS), None)
+    possible = [name for name, fit in fits.items() if fit and known in (None, name)]
+    if len(possible) != 1:
+        raise ConfigError(
+            f"{site} ({type(norm).__name__}) norms {heads} heads of {tokens} tokens, and its input "
+            f"{list(x.shape)} could be {' or '.join(possible) or 'neither tokens nor heads'} "
+            "first: exclude it, or add its layout to hf/norms.py"
+        )
+    return possible[0] == "heads"

@@ -40,6 +40,8 @@ class AQNState:
         self._make_views()
         self.sigma = 0.0
         self.step: int | None = None
+        self.in_dtype = False
+        """``precision: param``: norms add the offset in their weight's own dtype."""
 
     def _make_views(self) -> None:
         with torch.inference_mode(False):
@@ -160,6 +162,7 @@ class NoiseState:
                     "AQN needs RMSNorm layers, and this model has none among its sites"
                 )
             self.aqn = AQNState(norms, self.device)
+            self.aqn.in_dtype = config.precision == "param"
         return self.aqn
 
     # ---- settings, written in place ----

@@ -162,9 +162,3 @@ def test_aqn_offsets() -> None:
     view = made.aqn.view("model.norm")
     controller.off()
     assert controller.sigma == 0 and view.count_nonzero() == 0, "views follow"
-
-
-def test_a_precision_that_is_not_there_is_refused() -> None:
-    config = AQNConfig(schedule="constant", sigma_start=0.01, total_steps=4, precision="param")
-    with pytest.raises(ConfigError, match="not there yet"):
-        AQNController(config, state(preset="qerl-fp4", aqn=config))

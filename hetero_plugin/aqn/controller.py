@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.config import AQNConfig, ConfigError
+from hetero_plugin.config import AQNConfig
 from hetero_plugin.state import AQNState, NoiseState
 
 
@@ -16,19 +16,14 @@ class AQNController:
     Every tensor-parallel rank and every engine that is given the same step draws the same z.
 
     Raises:
-        ConfigError: the model has no norm, or ``precision: param`` is asked for.
+        ConfigError: the model has no norm.
     """
 
     def __init__(self, config: AQNConfig, state: NoiseState) -> None:
-        if config.precision != "float32":
-            # Silently writing float32 offsets would be another experiment than the one asked for.
-            raise ConfigError(
-                f"aqn.precision is {config.precision!r}: adding the noise to the parameters in "
-                "their own dtype, as QeRL does, is not there yet; use 'float32'"
-            )
         self.config = config
         self.state = state
         self.offsets: AQNState = state.attach_aqn()
+        self.offsets.in_dtype = config.precision == "param"
         with torch.inference_mode(False):
             # One row a norm, the rows padded to the widest: one launch draws them all.
             sites = self.offsets.sites

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetero_plugin import random
+from hetero_plugin.aqn import shifted_weight
 from hetero_plugin.hf.context import ForwardContext, Pass
-from hetero_plugin.hf.norms import Formula, heads_come_first, shifted
+from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.perturb import Chain, chain, perturb_gradient
 from hetero_plugin.sites import Site
 
@@ -151,7 +152,7 @@ class _NoisyNorm:
         aqn = noise.context.state.aqn
         if noise.formula is not None and aqn is not None:
             offset = aqn.view(noise.site.name, now.offsets)
-            y = noise.formula(self, x, shifted(self, offset, getattr(aqn, "in_dtype", False)))
+            y = noise.formula(self, x, shifted_weight(cast(Any, self).weight, offset, aqn.in_dtype))
         else:
             y = super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return noisy_output(noise, y, now, self)

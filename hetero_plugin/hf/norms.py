@@ -47,14 +47,6 @@ def _gemma(module: Any, x: Tensor, weight: Tensor) -> Tensor:
 FORMULAS: tuple[Formula, ...] = (_llama, _gemma)
 
 
-def shifted(norm: Any, offset: Tensor, in_dtype: bool) -> Tensor:
-    """A norm's weight and AQN's offset, float32 [N]; in_dtype: added in the weight's own dtype."""
-    weight: Tensor = norm.weight
-    if in_dtype:
-        return (weight + offset.to(weight.dtype)).float()
-    return weight.float() + offset
-
-
 _found: dict[type, Formula] = {}
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.logger import init_logger
-from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
 from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
     LinearBase,
@@ -31,6 +31,8 @@ from hetero_plugin.vllm import spec
 from hetero_plugin.vllm.layers import (
     ActivationNoise,
     NoisyAttention,
+    NoisyGeluAndMul,
+    NoisyGemmaRMSNorm,
     NoisyRMSNorm,
     NoisySiluAndMul,
     NormNoise,
@@ -54,6 +56,7 @@ FORWARD = ("input", "output", "weight")
 CARRIED = {
     "linear": FORWARD,
     "lm_head": FORWARD,
+    "router": FORWARD,
     "norm": ("output",),
     "activation": ("output",),
     "attention": ("output",),
@@ -99,18 +102,18 @@ class _Attacher:
                 self.head(name, module)
             elif isinstance(module, LinearBase):
                 self.linear(name, module)
-            elif isinstance(module, RMSNorm):
+            elif isinstance(module, RMSNorm | GemmaRMSNorm):
                 self.norm(name, module)
-            elif isinstance(module, SiluAndMul):
+            elif isinstance(module, SiluAndMul | GeluAndMul):
                 self.activation(name, module)
             elif isinstance(module, Attention):
                 self.attention(name, module)
 
-    def claim(self, name: str, kind: str) -> bool:
-        """Whether a layer carries a site of this kind; one that carries none is noted."""
+    def claim(self, name: str, *kinds: str) -> bool:
+        """Whether a layer carries a site of these kinds; one that carries none is noted."""
         site = self.sites.get(name)
-        if site is None or site.kind != kind:
-            self.unmapped.append((kind, name))
+        if site is None or site.kind not in kinds:
+            self.unmapped.append((kinds[0], name))
             return False
         self.carried.add(name)
         return True
@@ -118,7 +121,7 @@ class _Attacher:
     def linear(self, name: str, layer: LinearBase) -> None:
         parent, _, leaf = name.rpartition(".")
         names = [f"{parent}.{part}" for part in fused_parts(self.family, leaf) or (leaf,)]
-        if not all([self.claim(one, "linear") for one in names]):
+        if not all([self.claim(one, "linear", "router") for one in names]):
             return
         method = layer.quant_method
         if not isinstance(method, NoisyLinearMethod) or len(method.part_sizes) != len(names):
@@ -181,26 +184,36 @@ class _Attacher:
         if noise.output or noise.input or noise.weight:
             method.noise = noise
 
-    def norm(self, name: str, layer: RMSNorm) -> None:
+    def norm(self, name: str, layer: RMSNorm | GemmaRMSNorm) -> None:
         if not self.claim(name, "norm"):
             return
         aqn = self.state.aqn
         offset = aqn.view(name) if aqn is not None and name in aqn else None
-        output = self.chain("output", [(name, self.sites[name].features, 0)])
+        site, width, first = self.sites[name], self.sites[name].features, 0
+        if site.heads > 1:  # a norm of each head: this rank has some of the heads
+            width, first = _share_of_heads(site, layer.weight.numel())
+        output = self.chain("output", [(name, width, first)])
         if output or offset is not None:
-            layer.__class__ = NoisyRMSNorm
-            cast(NoisyRMSNorm, layer).noise = NormNoise(output, offset)
+            noisy = NoisyGemmaRMSNorm if isinstance(layer, GemmaRMSNorm) else NoisyRMSNorm
+            layer.__class__ = noisy
+            in_dtype = aqn is not None and aqn.in_dtype
+            cast(NoisyRMSNorm, layer).noise = NormNoise(output, offset, in_dtype)
 
-    def activation(self, name: str, layer: SiluAndMul) -> None:
+    def activation(self, name: str, layer: SiluAndMul | GeluAndMul) -> None:
         if not self.claim(name, "activation"):
             return
         width, offset = _share(self.sites[name].features)
         output = self.chain("output", [(name, width, offset)])
-        if output:
+        if not output:
+            return
+        if isinstance(layer, GeluAndMul):
+            word = "gelu_tanh" if layer.approximate == "tanh" else "gelu"
+            layer.__class__ = NoisyGeluAndMul
+        else:
+            word = "silu"
             layer.__class__ = NoisySiluAndMul
-            cast(NoisySiluAndMul, layer).noise = ActivationNoise(
-                output, self.live([name], "output"), "silu"
-            )
+        noise = ActivationNoise(output, self.live([name], "output"), word)
+        cast(NoisySiluAndMul, layer).noise = noise
 
     def attention(self, name: str, layer: Attention) -> None:
         site = name.rpartition(".")[0]
@@ -219,6 +232,21 @@ def _share(features: int) -> tuple[int, int]:
 
     width = features // get_tensor_model_parallel_world_size()
     return width, get_tensor_model_parallel_rank() * width
+
+
+def _share_of_heads(site: Site, size: int) -> tuple[int, int]:
+    """Width and first column of this rank's heads in a norm of each head.
+
+    Args:
+        site: its features are those of all heads.
+        size: features of one head.
+    """
+    from vllm.distributed import get_tensor_model_parallel_world_size
+
+    ranks, heads = get_tensor_model_parallel_world_size(), site.features // size
+    # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
+    mine, copies = max(1, heads // ranks), max(1, ranks // heads)
+    return mine * size, get_tensor_model_parallel_rank() // copies * mine * size
 
 
 def _column_offsets(layer: LinearBase, sizes: list[int]) -> Iterator[int]:

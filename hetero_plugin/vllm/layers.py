@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 from vllm import ir
-from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
 from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 
 from hetero_plugin.perturb import Chain
 from hetero_plugin.vllm import ops
@@ -25,28 +25,52 @@ class NormNoise:
 
     output: Chain
     offset: Tensor | None
-    """AQN's offset of the weight, float32 [N]; None without AQN."""
+    """AQN's offset of the weight, float32 [D]; None without AQN."""
+    in_dtype: bool = False
+    """Add the offset in the weight's own dtype (``aqn.precision: param``)."""
 
 
-class NoisyRMSNorm(RMSNorm):
-    """RMSNorm with AQN's offset on its weight and error on its output, never on the residual."""
+def _weight(norm: Any) -> Tensor:
+    return norm.weight.data
+
+
+class _NoisyNorm:
+    """A norm with AQN's offset on its weight and error on its output, never on the residual.
+
+    x is [T, N], or [T, heads, D] for a norm of each head, whose error has the columns of all heads.
+    """
 
     noise: NormNoise
+    _shift = 0.0
+    """What the norm adds to its weight."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Any:
         noise = self.noise
         # Before the layer's own norm, which may overwrite x and residual.
         unit = None if noise.offset is None else self._unit(x, residual)
-        result = super().forward(x, residual)
+        result = super().forward(x, residual)  # type: ignore[misc]
         normed = result if residual is None else result[0]
         if unit is not None and noise.offset is not None:
-            normed = ops.weigh(normed, unit, self.weight.data, noise.offset)
+            normed = ops.weigh(
+                normed, unit, _weight(self), noise.offset, self._shift, noise.in_dtype
+            )
         if noise.output:
-            normed = noise.output(normed)
+            shape = normed.shape
+            if shape[-1] != noise.output.width:
+                normed = noise.output(normed.reshape(-1, noise.output.width)).view(shape)
+            else:
+                normed = noise.output(normed)
         return normed if residual is None else (normed, result[1])
 
     def _unit(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """x (+ residual) [T, N] divided by its root mean square.
+        raise NotImplementedError
+
+
+class NoisyRMSNorm(_NoisyNorm, RMSNorm):
+    """Llama's RMSNorm: the norm is rounded to the dtype before its weight."""
+
+    def _unit(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """x (+ residual) divided by its root mean square.
 
         In vLLM's own traced operator: an opaque one would read the sum, make the compiler round it
         to the dtype there, and so change the clean result of the layers after it.
@@ -55,6 +79,19 @@ class NoisyRMSNorm(RMSNorm):
         if residual is None:
             return ir.ops.rms_norm(x, None, epsilon, size)
         return ir.ops.fused_add_rms_norm(x, residual, None, epsilon, size)[0]
+
+
+class NoisyGemmaRMSNorm(_NoisyNorm, GemmaRMSNorm):
+    """Gemma's RMSNorm: (1 + weight) in float32, rounded once."""
+
+    _shift = 1.0
+
+    def _unit(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """As in `NoisyRMSNorm`, and in float32: Gemma does not round before its weight."""
+        if residual is None:
+            return ir.ops.rms_norm(x.float(), None, self.variance_epsilon)
+        wide = x.float(), residual.float()
+        return ir.ops.fused_add_rms_norm(*wide, None, self.variance_epsilon)[0]
 
 
 @dataclass
@@ -67,16 +104,24 @@ class ActivationNoise:
     activation: str
 
 
-class NoisySiluAndMul(SiluAndMul):
-    """silu(gate)·up with error on silu(gate), before the product."""
+class _NoisyGate:
+    """act(gate)·up with error on act(gate), before the product."""
 
     noise: ActivationNoise
 
     def forward(self, x: Tensor) -> Tensor:
         noise = self.noise
-        clean = super().forward(x)
+        clean = super().forward(x)  # type: ignore[misc]
         gate = noise.output(ops.activate(x, noise.activation))
         return ops.gated_product(gate, x, clean, noise.output.state.scales, noise.live)
+
+
+class NoisySiluAndMul(_NoisyGate, SiluAndMul):
+    """silu(gate)·up."""
+
+
+class NoisyGeluAndMul(_NoisyGate, GeluAndMul):
+    """gelu(gate)·up, exact or by tanh."""
 
 
 class NoisyAttention(Attention):

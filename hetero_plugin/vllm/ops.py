@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hetero_plugin.aqn import shifted_weight
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
@@ -88,25 +90,34 @@ def gated_product(
 
 
 @torch.library.custom_op("hetero_noise_vllm::weigh", mutates_args=())
-def _weigh(clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+def _weigh(
+    clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor, shift: float, in_dtype: bool
+) -> Tensor:
     def shifted() -> Tensor:
-        return (unit.float() * (weight.float() + offset)).to(clean.dtype)
+        whole = shifted_weight(weight, offset, in_dtype)
+        return (unit.float() * (whole + shift if shift else whole)).to(clean.dtype)
 
     return _pick(clean, shifted, offset.any())
 
 
 @_weigh.register_fake
-def _(clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+def _(
+    clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor, shift: float, in_dtype: bool
+) -> Tensor:
     return torch.empty_like(clean)
 
 
-def weigh(clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-    """unit·(weight + offset) in float32, rounded once; ``clean`` if the offset is all zero.
+def weigh(
+    clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor, shift: float, in_dtype: bool
+) -> Tensor:
+    """unit·(weight + offset + shift), rounded once; ``clean`` if the offset is all zero.
 
     Args:
-        clean: [T, N], the norm's own result.
-        unit: [T, N], the norm before its weight.
+        clean: [..., N], the norm's own result.
+        unit: [..., N], the norm before its weight.
         weight: [N].
         offset: float32 [N].
+        shift: what the norm itself adds to its weight (Gemma: 1).
+        in_dtype: add the offset to the weight in the weight's dtype rather than in float32.
     """
-    return torch.ops.hetero_noise_vllm.weigh(clean, unit, weight, offset)
+    return torch.ops.hetero_noise_vllm.weigh(clean, unit, weight, offset, shift, in_dtype)

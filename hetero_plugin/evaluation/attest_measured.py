@@ -7,6 +7,7 @@ it. Those are looked at here, in one pass at the configured scales over the fixe
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -161,5 +162,7 @@ def _by_kind(
         sums.setdefault(kind, Realised()).merge(one.sums)
     for kind, row in rows.items():
         found = sums[kind].summary()
-        row.update({key: found[key] for key in ("rms_relative", "changed")})
+        for key in ("rms_relative", "changed"):
+            value = found[key]
+            row[key] = None if value is None or not math.isfinite(value) else value  # NaN: no JSON
     return rows

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from hetero_plugin.config_aqn import AQNConfig
 from hetero_plugin.config_errors import ConfigError, did_you_mean
 from hetero_plugin.config_model import Frozen, Seed, plain
+from hetero_plugin.config_read import check_size, read_json, read_yaml
 from hetero_plugin.config_rule import ERROR_MODELS, NoiseRule
 
 __all__ = [
@@ -195,6 +196,7 @@ def _parse(value: Any) -> NoiseConfig:
     if isinstance(value, NoiseRule):
         return NoiseConfig(rules=(value,))
     if isinstance(value, Mapping):
+        check_size(value)
         return NoiseConfig(**plain(value))
     if isinstance(value, Path):
         return _read(value)
@@ -225,29 +227,16 @@ def _read(path: Path) -> NoiseConfig:
         raise ConfigError(f"{path}: the suffix should be one of {', '.join(_FORMATS)}.")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise ConfigError(f"{path}: can't be read: {error}.") from None
     return NoiseConfig.parse(_mapping(text, str(path), form), where=str(path))
 
 
 def _mapping(text: str, where: str, form: str) -> dict[str, Any]:
-    if form == "json":
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{where}: not valid JSON: {error}.") from None
-    else:
-        try:
-            import yaml
-        except ImportError:
-            raise ConfigError(
-                f"{where}: reading YAML needs PyYAML: pip install 'hetero-plugin[hf]'; or write "
-                "the specification as JSON."
-            ) from None
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{where}: not valid YAML: {error}.") from None
+    try:
+        data = read_json(text) if form == "json" else read_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(
             f"{where}: got {type(data).__name__}; a specification is a mapping such as "

@@ -12,7 +12,9 @@ from hetero_plugin.config_model import Frozen, Number, Seed, no_bool
 
 __all__ = ["AQNConfig"]
 
-Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
+# Bounds, because ladders are written out: one typing error must not fill the memory.
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=1_000)]
+Steps = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=10_000_000)]
 Schedule = Literal["global", "epoch", "constant", "linear", "cosine"]
 
 # The settings that each schedule reads. One that it does not read is refused: whoever wrote it
@@ -65,14 +67,14 @@ class AQNConfig(Frozen):
     """σ where the decay ends. 0.0005 when not given."""
     stages: Count | None = None
     """``global``: number of equal stages, the first of them clean. 10 when not given."""
-    total_steps: Count | None = None
+    total_steps: Steps | None = None
     """Steps of the run. A trainer fills it in with ``for_run`` when it is not given."""
     epoch_ranges: tuple[tuple[Number, Number], ...] | None = None
     """``epoch``: (start, end) of each epoch. Geometric between sigma_start and sigma_end when
     not given."""
     stages_per_epoch: Count | None = None
     """``epoch``: noisy stages of an epoch; a clean one comes before them. 5 when not given."""
-    steps_per_epoch: Count | None = None
+    steps_per_epoch: Steps | None = None
     epochs: Count | None = None
     precision: Literal["float32", "param"] = "float32"
     """``float32``: an offset beside the weight. ``param``: QeRL's addition in the weight's own

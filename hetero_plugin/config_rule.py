@@ -23,7 +23,8 @@ ERROR_MODELS: dict[str, str] = {
 }
 
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+# Four digits: a range is written out, and no model has ten thousand layers.
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 class NoiseRule(Frozen):
@@ -124,7 +125,10 @@ def _layer_range(entry: int | str) -> range:
     text = str(entry).strip()
     match = _RANGE.fullmatch(text)
     if match is None:
-        raise ConfigError(f'got {entry!r}; it should be a layer number ≥ 0 or a range like "2-5".')
+        given = repr(entry) if len(text) < 80 else f"{len(text)} characters"
+        raise ConfigError(
+            f'got {given}; it should be a layer number from 0 to 9999 or a range like "2-5".'
+        )
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first:
         raise ConfigError(

@@ -10,7 +10,7 @@ from torch import nn
 
 from hetero_plugin.aqn import AQNController
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
-from hetero_plugin.hf.wrap import attachment_of, unwrap, wrap
+from hetero_plugin.hf.wrap import attachment_of, update, wrap
 
 
 class AQN:
@@ -48,14 +48,32 @@ class AQN:
                     "neither this call nor the spec of the model has an AQN configuration"
                 )
             if old.aqn != config:
-                unwrap(model)
-                wrap(model, old.replace(aqn=config))
+                update(model, old.replace(aqn=config))
         attachment = attachment_of(model)
         assert attachment is not None
         assert config is not None
         self.model = model
         self.config = config
-        self.controller = AQNController(config, attachment.state)
+        self._controller = AQNController(config, attachment.state)
+
+    @property
+    def controller(self) -> AQNController:
+        """Writes the offsets.
+
+        Raises:
+            ConfigError: the model was unwrapped or given another AQN configuration since.
+        """
+        attachment = attachment_of(self.model)
+        state = None if attachment is None else attachment.state
+        if state is not self._controller.state:
+            if state is None or state.config.aqn != self.config:
+                raise ConfigError(
+                    "this AQN belongs to a spec that is no longer in force: the model was "
+                    "unwrapped or updated since, and its noise would go nowhere. Make a new one: "
+                    "AQN(model)"
+                )
+            self._controller = AQNController(self.config, state)
+        return self._controller
 
     @property
     def sigma(self) -> float:
@@ -67,8 +85,10 @@ class AQN:
         return self.controller.step(step)
 
     def off(self) -> None:
-        """The clean weights, bit for bit."""
-        self.controller.off()
+        """The clean weights, bit for bit; also when the model was unwrapped since."""
+        attachment = attachment_of(self.model)
+        if attachment is not None and attachment.state.config.aqn == self.config:
+            self.controller.off()
 
     @contextmanager
     def at(self, step: int) -> Iterator[float]:

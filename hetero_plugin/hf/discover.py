@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -18,7 +18,9 @@ _WRAPPERS = re.compile(
 _PEFT = re.compile(r"^base_model\.model\.")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
-_ADAPTERS = ("lora_", "modules_to_save", "original_module")
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+")
+Adapters = Literal["base", "adapter", "both"]
+"""Which GEMMs of a model with PEFT adapters are sites."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,22 @@ class Found:
 
 def canonical_name(path: str) -> str:
     """The site name of a module path: without what torch, accelerate, PEFT or FSDP add to it."""
-    name = _PEFT.sub("", path)
+    name = _SAVED.sub("", _PEFT.sub("", path))
     return _WRAPPERS.sub("", name).rstrip(".")
+
+
+def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module inside PEFT's adapters, by its path, whatever the method (LoRA, IA3, …)."""
+    found: dict[str, nn.Module] = {}
+    for path, layer in model.named_modules():
+        for name in getattr(layer, "adapter_layer_names", ()) if hasattr(layer, "r") else ():
+            inside = getattr(layer, name, None)
+            if isinstance(inside, nn.Module):
+                found |= {
+                    f"{path}.{name}.{below}".rstrip("."): module
+                    for below, module in inside.named_modules()
+                }
+    return found
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -91,12 +107,24 @@ def _sibling(modules: dict[str, nn.Module], name: str, leaf: str) -> nn.Linear |
     return module if isinstance(module, nn.Linear) else None
 
 
-def discover(model: nn.Module) -> list[Found]:
+def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
     """Every site of the model, in the order of its modules.
 
+    Args:
+        model: of transformers, or what PEFT, torch or FSDP made of it.
+        adapters: ``base``: the operators of the model itself; ``adapter``: the GEMMs of PEFT's
+            adapters alone; ``both``.
+
     Raises:
-        ConfigError: an activation whose width can't be told.
+        ConfigError: an activation whose width can't be told, two copies of one layer, or adapters
+            asked for that are not there.
     """
+    inside = adapter_modules(model)
+    if adapters != "base" and not any(isinstance(m, nn.Linear) for m in inside.values()):
+        raise ConfigError(
+            f"adapters={adapters!r}, and {type(model).__name__} has no adapter with linear layers; "
+            "wrap the model after get_peft_model, or say adapters='base'"
+        )
     getter: Any = getattr(model, "get_output_embeddings", None)
     head = getter() if getter is not None else None
     paths: dict[str, nn.Module] = dict(model.named_modules())
@@ -104,7 +132,9 @@ def discover(model: nn.Module) -> list[Found]:
     found: list[Found] = []
     inside_experts: set[str] = set()
     for path, module in paths.items():
-        if not path or any(word in path for word in _ADAPTERS):
+        if not path or "original_module" in path:
+            continue  # PEFT runs the copy in modules_to_save instead
+        if (path in inside) != (adapters == "adapter") and adapters != "both":
             continue
         name = canonical_name(path)
         if modules.get(name) is not module:
@@ -114,8 +144,10 @@ def discover(model: nn.Module) -> list[Found]:
             kind = "lm_head" if module is head or leaf == "lm_head" else "linear"
             if leaf == "shared_expert_gate":
                 kind = "router"
+            elif path in inside and ".lm_head." in f".{name}":
+                kind = "lm_head"
             site = Site(name, kind, layer, module.out_features, module.in_features)
-            if leaf == "o_proj":
+            if leaf == "o_proj" and path not in inside:
                 # The output of softmax·V is this projection's input, whichever attention
                 # implementation made it.
                 parent = name.rpartition(".")[0]
@@ -146,4 +178,10 @@ def discover(model: nn.Module) -> list[Found]:
                     "can't be told; exclude it, or add its family's rule to hf/discover.py"
                 )
             found.append(Found(Site(name, "activation", layer, gate.out_features, None), module))
+    names = [one.site.name for one in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"{', '.join(twice[:4])}: the model holds several copies (PEFT's modules_to_save of "
+            "several adapters); wrap it with one adapter"
+        )
     return found

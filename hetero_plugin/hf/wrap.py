@@ -14,7 +14,15 @@ from torch import nn
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.context import ForwardContext
 from hetero_plugin.hf.crosscheck import check_map
-from hetero_plugin.hf.discover import Found, discover, is_experts, is_router
+from hetero_plugin.hf.discover import (
+    Adapters,
+    Found,
+    adapter_modules,
+    canonical_name,
+    discover,
+    is_experts,
+    is_router,
+)
 from hetero_plugin.hf.experts import check_router, experts_noise
 from hetero_plugin.hf.layers import is_noisy, layer_noise, make_clean, make_noisy
 from hetero_plugin.hf.norms import offset_formula
@@ -32,6 +40,7 @@ class Attachment:
     state: NoiseState
     context: ForwardContext
     found: list[Found]
+    adapters: Adapters = "base"
     modules: list[nn.Module] = field(default_factory=list)
     hooks: list[Any] = field(default_factory=list)
 
@@ -81,7 +90,7 @@ def state_of(model: nn.Module) -> NoiseState:
     return attachment.state
 
 
-def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
+def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bool = False) -> M:
     """Makes a model noisy, in place.
 
     Args:
@@ -89,7 +98,11 @@ def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
             device, also meta.
         config: NoiseConfig, dict, preset name, JSON text or path; None: what the environment
             says, else the preset ``qerl-fp4``.
-        quiet: leave out the log line.
+        adapters: what of a model with PEFT adapters (LoRA) the spec is about: ``base``, the
+            operators of the model itself, adapters staying clean; ``adapter``, the GEMMs of the
+            adapters alone; ``both``. An adapter's sites have the kind of the layer that they adapt
+            and PEFT's path, such as ``model.layers.0.self_attn.q_proj.lora_A.default``.
+        quiet: leave out the log lines.
 
     Returns:
         The same model.
@@ -103,10 +116,11 @@ def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
             "Use update(model, config) to change the spec, or unwrap(model) first"
         )
     spec = resolve(argument=config) or NoiseConfig.parse(None)
-    found = discover(model)
-    check_map(model, spec, found)
+    found = discover(model, adapters)
+    if adapters != "adapter":
+        check_map(model, spec, found)
     state = NoiseState(spec, [one.site for one in found], device=_device(model))
-    attachment = Attachment(state, ForwardContext(state), found)
+    attachment = Attachment(state, ForwardContext(state), found, adapters)
     decoder = _decoder(model)
     try:
         _install_layers(attachment)
@@ -119,7 +133,29 @@ def wrap(model: M, config: Any = None, *, quiet: bool = False) -> M:
     state.warn_swallowed(dtype)
     if not quiet:
         log.info(state.describe(f"{type(model).__name__} (hf)"))
+        _tell_of_clean_adapters(model, attachment)
     return model
+
+
+def _tell_of_clean_adapters(model: nn.Module, attachment: Attachment) -> None:
+    noisy = {id(module) for module in attachment.modules}
+    inside = adapter_modules(model).items()
+    clean = [
+        path
+        for path, m in inside
+        if id(m) not in noisy and next(m.parameters(False), None) is not None
+    ]
+    if clean:
+        kinds = sorted(
+            {canonical_name(path).rpartition(".")[0].rpartition(".")[2] for path in clean}
+        )
+        log.info(
+            "hetero_noise: %d adapter layers stay clean (%s) with adapters=%r; 'both' or 'adapter' "
+            "gives the spec to them too",
+            len(clean),
+            ", ".join(kinds),
+            attachment.adapters,
+        )
 
 
 def _install_layers(attachment: Attachment) -> None:
@@ -192,8 +228,15 @@ def unwrap(model: M) -> M:
     raise ConfigError(f"this {type(model).__name__} is not wrapped, so there is nothing to unwrap")
 
 
-def update(model: M, config: Any) -> M:
+def update(model: M, config: Any, *, adapters: Adapters | None = None) -> M:
     """Changes the spec of a wrapped model; a bad spec leaves the old one in force.
+
+    The noise step, the phase and `disabled` stay as they are; AQN is off until its next step.
+
+    Args:
+        model: a wrapped model.
+        config: as for `wrap`, but not None.
+        adapters: as for `wrap`; None: as it was.
 
     Raises:
         ConfigError: not wrapped, or a bad spec.
@@ -202,12 +245,25 @@ def update(model: M, config: Any) -> M:
     if old is None:
         raise ConfigError("this model is not wrapped; call wrap(model, config) first")
     spec = resolve(argument=config)
+    if config is None or spec is None:
+        raise ConfigError("update got no spec; it takes what wrap takes, but not None")
     unwrap(model)
     try:
-        return wrap(model, spec)
+        wrap(model, spec, adapters=adapters or old.adapters)
     except Exception:
-        wrap(model, old.state.config, quiet=True)
+        wrap(model, old.state.config, adapters=old.adapters, quiet=True)
+        _carry_over(old.state, state_of(model))
         raise
+    _carry_over(old.state, state_of(model))
+    return model
+
+
+def _carry_over(old: NoiseState, new: NoiseState) -> None:
+    """What the training loop has said, which belongs to no spec."""
+    new.set_step(old.step)
+    new.stepped = old.stepped
+    new.set_enabled(old.enabled)
+    new.set_phase(old.phase)
 
 
 @contextmanager
@@ -222,7 +278,10 @@ def disabled(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        state.set_enabled(was)
+        # The model may have been updated inside, and would stay clean for ever.
+        now = attachment_of(model)
+        if now is not None:
+            now.state.set_enabled(was)
         if offsets is not None and state.aqn is not None:
             state.aqn.offsets.copy_(offsets)
 
@@ -236,7 +295,9 @@ def phase(model: nn.Module, name: Phase) -> Iterator[None]:
     try:
         yield
     finally:
-        state.set_phase(was)
+        now = attachment_of(model)
+        if now is not None:
+            now.state.set_phase(was)
 
 
 def set_step(model: nn.Module, step: int) -> None:

@@ -317,7 +317,7 @@ class NoiseState:
 
     def status(self) -> dict[str, Any]:
         """What is set, as JSON-able data: sites and scales by kind, step, sigma, fingerprint."""
-        from hetero_plugin.kernels import KERNEL
+        from hetero_plugin.kernels import kernel_of
 
         live = self.scales.tolist()
         scales: dict[str, list[float]] = {}
@@ -340,7 +340,7 @@ class NoiseState:
             "step": self.step,
             "sigma": self.aqn.sigma if self.aqn else None,
             "fingerprint": self.fingerprint,
-            "kernel": KERNEL,
+            "kernel": kernel_of(self.device),
             "device": str(self.device),
         }
 

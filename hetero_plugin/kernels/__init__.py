@@ -1,7 +1,8 @@
-"""Implementations behind ``torch.ops.hetero_noise``: a reference for any device, C++ for CPUs."""
+"""Implementations behind ``torch.ops.hetero_noise``: reference, C++ for CPUs, Triton for CUDA."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import warnings
@@ -43,6 +44,21 @@ for _name in ("perturb", "perturb_reference"):
     torch.library.register_autograd(f"hetero_noise::{_name}", _straight_through, lib=_library)
 
 
+def _perturb_cuda(*args):  # type: ignore[no-untyped-def]
+    from hetero_plugin.kernels import cuda  # compiles nothing yet, but imports Triton
+
+    return cuda.perturb(*args)
+
+
+def _load_cuda() -> str:
+    if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
+        return "reference"
+    if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+        return "reference"
+    _library.impl("perturb", _perturb_cuda, "CUDA")
+    return "triton"
+
+
 def _load() -> str:
     if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
         return "reference"
@@ -56,3 +72,10 @@ def _load() -> str:
 
 KERNEL = _load()
 """Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``."""
+KERNEL_CUDA = _load_cuda()
+"""Which implementation runs on a CUDA device: ``triton`` or ``reference``."""
+
+
+def kernel_of(device: torch.device) -> str:
+    """The implementation that runs on a device."""
+    return {"cpu": KERNEL, "cuda": KERNEL_CUDA}.get(device.type, "reference")

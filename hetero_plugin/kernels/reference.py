@@ -91,6 +91,8 @@ def perturb(
                 rounded = value.to(x.dtype)
         else:
             rounded = model.function(clean, scale, z).to(x.dtype)
+        # Where a NaN scale can't be seen from the host, its result is one that nobody overlooks.
+        rounded = torch.where(torch.isnan(scale), torch.full_like(rounded, torch.nan), rounded)
         out_TN[:, start : start + n] = torch.where(scale == 0, x_Tn, rounded)
         start += n
     return out_TN.reshape(x.shape)

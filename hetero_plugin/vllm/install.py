@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -93,6 +94,7 @@ class _Attacher:
         return torch.tensor(found, dtype=torch.int64, device=self.state.device)
 
     def walk(self, model: nn.Module) -> None:
+        _unshare_activations(model)
         for name, module in model.named_modules():
             name = name.removesuffix(".base_layer")  # a LoRA wrapper holds the layer under it
             method = getattr(module, "quant_method", None)
@@ -224,6 +226,18 @@ class _Attacher:
         if output:
             layer.__class__ = NoisyAttention
             cast(NoisyAttention, layer).noise = output
+
+
+def _unshare_activations(model: nn.Module) -> None:
+    """Gives every MLP an activation of its own.
+
+    vLLM keeps one GeluAndMul for all layers of all models of a process; made noisy, it would have
+    one layer's noise in each of them, other models included.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, SiluAndMul | GeluAndMul):
+                setattr(parent, name, copy.copy(child))
 
 
 def _share(features: int) -> tuple[int, int]:

@@ -98,17 +98,23 @@ def test_a_preempted_request_gets_the_noise_it_would_have_had(fixed: Engine) -> 
         assert gap(a["decoded"], b["decoded"]) < TOLERANCE
 
 
-def test_call_is_new_error_at_every_call(start: Callable[..., Engine]) -> None:
-    engine = start({"rules": [RULE], "resample": "call"}, IN_PROCESS, enable_prefix_caching=False)
-    try:
-        seen: list[Record] = [engine.logprobs(PROMPTS[0])[0] for _ in range(3)]
-        for i in range(3):
-            for j in range(i):
-                assert gap(seen[i]["prompt"], seen[j]["prompt"]) > 100 * TOLERANCE
-        engine.set(scale=0.0)
-        assert engine.logprobs(PROMPTS[0]) == engine.logprobs(PROMPTS[0])
-    finally:
-        engine.close()
+def test_call_is_new_error_at_every_call_and_a_second_run_repeats_the_first(
+    start: Callable[..., Engine], tmp_path: Path
+) -> None:
+    env = IN_PROCESS | {"VLLM_CACHE_ROOT": str(tmp_path)}  # compiled once for both
+    runs: list[list[Record]] = []
+    for _ in range(2):
+        engine = start({"rules": [RULE], "resample": "call"}, env, enable_prefix_caching=False)
+        try:
+            runs.append([engine.logprobs(PROMPTS[0])[0] for _ in range(3)])
+            engine.set(scale=0.0)
+            assert engine.logprobs(PROMPTS[0]) == engine.logprobs(PROMPTS[0])
+        finally:
+            engine.close()
+    assert runs[0] == runs[1]
+    for i in range(3):
+        for j in range(i):
+            assert gap(runs[0][i]["prompt"], runs[0][j]["prompt"]) > 100 * TOLERANCE
 
 
 def _reference(model: Path) -> list[list[float]]:

@@ -50,7 +50,7 @@ class Pass:
         self.live = live
         """Which slots are not 0."""
         self.offsets = offsets
-        """AQN's, float32, all norms; None without AQN."""
+        """AQN's, float32, all norms; None: the norms compute as they do without AQN."""
 
     def __getitem__(self, index: int) -> Tensor:
         return (self.keys, self.clock)[index]
@@ -111,19 +111,28 @@ class ForwardContext:
         else:
             ids = input_ids
         self.state.next_call()
-        aqn = self.state.aqn
         self.rows = Pass(
             random.row_keys(ids, positions.expand(batch, length)),
             self.state.clock.clone(),
             self.state.scales.clone(),
             # Compiled code never leaves a chain out, and must not guard on these.
             () if torch.compiler.is_compiling() else self.state.live,
-            None if aqn is None else aqn.offsets.clone(),
+            self._offsets(),
         )
         self.running = True
         kwargs = dict(kwargs)
         kwargs[KEYWORD] = self.rows
         return args, kwargs
+
+    def _offsets(self) -> Tensor | None:
+        aqn = self.state.aqn
+        if aqn is None:
+            return None
+        # With AQN's formula the gradient of a bfloat16 weight is summed in float32, so that offsets
+        # of 0 would not be the clean model to the bit.
+        if not torch.compiler.is_compiling() and not aqn.offsets.any():
+            return None
+        return aqn.offsets.clone()
 
     def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of a decoder layer: takes the rows it was given."""

@@ -150,7 +150,7 @@ class _NoisyNorm:
         now = noise.context.rows_of(x, noise.site.name, heads=noise.site.heads)
         x = noisy_input(noise, x, now, self)
         aqn = noise.context.state.aqn
-        if noise.formula is not None and aqn is not None:
+        if noise.formula is not None and aqn is not None and now.offsets is not None:
             offset = aqn.view(noise.site.name, now.offsets)
             y = noise.formula(self, x, shifted_weight(cast(Any, self).weight, offset, aqn.in_dtype))
         else:

@@ -34,7 +34,9 @@ def _llama(module: Any, x: Tensor, weight: Tensor) -> Tensor:
     """
     h = x.to(torch.float32)
     h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
-    return (weight * h.to(x.dtype).float()).to(x.dtype)
+    # A float32 weight makes the result float32, as under autocast.
+    dtype = torch.promote_types(module.weight.dtype, x.dtype)
+    return (weight * h.to(x.dtype).float()).to(dtype)
 
 
 def _gemma(module: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -55,8 +57,9 @@ def _agree(formula: Formula, norm: nn.Module) -> bool:
     probe: Any = copy.deepcopy(norm).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     size = probe.weight.numel()
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        probe = probe.to(dtype)
+    single, brain, half = torch.float32, torch.bfloat16, torch.float16
+    for own, dtype in ((single, single), (brain, brain), (half, half), (single, brain)):
+        probe = probe.to(own)
         with torch.no_grad():
             probe.weight.copy_(torch.rand(size, generator=generator) * 3 - 0.5)
             x = (torch.randn(16, size, generator=generator) * 2).to(dtype)

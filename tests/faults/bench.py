@@ -1,4 +1,4 @@
-"""The process that makes vLLM configurations with faults in them, and the pipes to it."""
+"""The process that holds a vLLM engine with faults in it, and the other end of its pipes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SPEC: dict[str, Any] = {
     "rules": [{"targets": ["*.gate_proj", "*.up_proj", "model.norm"], "scale": 0.05}],
     "aqn": {"schedule": "constant", "sigma_start": 0.02, "targets": ["*.0.*norm", "model.norm"]},
 }
+VARIABLE = "HETERO_NOISE_CONFIG"
 
 
 class Bench:
@@ -22,8 +23,8 @@ class Bench:
 
     def __init__(self, log: Path, *arguments: str, **env: str) -> None:
         self.log = log
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
-        environ.pop("HETERO_NOISE_CONFIG", None)
+        environ = {k: v for k, v in os.environ.items() if k != VARIABLE}
+        environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
         self._process = subprocess.Popen(
             [sys.executable, __file__, *arguments],
             stdin=subprocess.PIPE,
@@ -43,17 +44,16 @@ class Bench:
 
     def ask(self, action: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([action, arguments]) + "\n")
-        self._process.stdin.flush()
+        print(json.dumps([action, arguments]), file=self._process.stdin, flush=True)
         return self._read()
 
     def close(self) -> None:
-        if self._process.poll() is None and self._process.stdin is not None:
-            self._process.stdin.close()
-            try:
-                self._process.wait(60)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 def configure() -> dict[str, str]:
@@ -61,7 +61,7 @@ def configure() -> dict[str, str]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder) / "log.txt", folder)
+        bench = Bench(Path(folder) / "log.txt", "configure", folder)
         try:
             return bench.ask("configurations")
         finally:
@@ -154,16 +154,242 @@ def _words(call: Any) -> str:
     return ""
 
 
+class _Server(_Configurer):
+    """A compiled engine, its core a spawned process that lacks the environment variable."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        from vllm import LLM
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.plugins import load_general_plugins
+
+        load_general_plugins()
+        os.environ[VARIABLE] = json.dumps(SPEC)
+        configured = EngineArgs.create_engine_config
+
+        def then_forget(self: Any, *args: Any, **kwargs: Any) -> Any:
+            made = configured(self, *args, **kwargs)
+            os.environ.pop(VARIABLE, None)  # before any process starts
+            return made
+
+        EngineArgs.create_engine_config = then_forget  # type: ignore[method-assign]
+        self.arguments = {
+            "model": str(self.model),
+            "dtype": "float32",
+            "max_model_len": 256,
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": 256,
+            "kv_cache_memory_bytes": 64 << 20,
+            "skip_tokenizer_init": True,
+            "seed": 0,
+        }
+        self.llm = LLM(quantization="hetero_noise", **self.arguments)
+        EngineArgs.create_engine_config = configured  # type: ignore[method-assign]
+
+    def attest(self) -> str:
+        """What the attestation refuses for; empty if it passes."""
+        return self._attest(self.llm)
+
+    def _attest(self, llm: Any) -> str:
+        from hetero_plugin.config import NoiseConfig
+        from hetero_plugin.evaluation import attest
+        from hetero_plugin.evaluation.attest_vllm import VLLMProbe
+
+        config = NoiseConfig.parse(SPEC)
+        record = attest.attest(VLLMProbe(llm, config))
+        return "; ".join(attest.problems(record, config.fingerprint))
+
+    def attest_plain_engine(self) -> str:
+        from vllm import LLM
+
+        return self._attest(LLM(enforce_eager=True, **self.arguments))
+
+    def environment(self) -> list[str | None]:
+        return self.llm.collective_rpc(_environment)
+
+    def break_site(self, name: str) -> int:
+        return self.llm.collective_rpc(_set_slot, args=(name, 0))[0]
+
+    def mend_site(self, name: str, slot: int) -> int:
+        return self.llm.collective_rpc(_set_slot, args=(name, slot))[0]
+
+    def detach_table(self) -> None:
+        self.llm.collective_rpc(_detach_table)
+
+    def attach_table(self) -> None:
+        self.llm.collective_rpc(_attach_table)
+
+    def break_norm(self, name: str) -> None:
+        self.llm.collective_rpc(_break_norm, args=(name,))
+
+    def mend_norm(self, name: str) -> None:
+        self.llm.collective_rpc(_mend_norm, args=(name,))
+
+    def step(self, n: int) -> None:
+        from hetero_plugin.vllm import client
+
+        client.step(self.llm, n)
+
+    def logprobs(self) -> list[float]:
+        from hetero_plugin.evaluation.attest_vllm import prompt_logprobs
+
+        self.llm.reset_prefix_cache()
+        return prompt_logprobs(self.llm).tolist()
+
+    def logprobs_clean(self) -> list[float]:
+        from hetero_plugin.vllm import client
+
+        client.set_noise(self.llm, enabled=False)
+        client.aqn(self.llm, off=True)
+        try:
+            return self.logprobs()
+        finally:
+            client.set_noise(self.llm, enabled=True)
+
+    def reload(self) -> None:
+        self.llm.collective_rpc(_reload, args=(str(self.model),))
+
+    def prefix(self) -> dict[str, Any]:
+        from vllm import SamplingParams
+
+        from hetero_plugin.vllm import client
+
+        prompt = [3 + (7 * i) % 190 for i in range(200)]
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=6, ignore_eos=True, logprobs=0, detokenize=False
+        )
+
+        def answer() -> tuple[int, list[Any]]:
+            out = self.llm.generate([{"prompt_token_ids": prompt}], parameters, use_tqdm=False)[0]
+            chosen = out.outputs[0]
+            steps = zip(chosen.token_ids, chosen.logprobs, strict=True)
+            return out.num_cached_tokens, [[token, step[token].logprob] for token, step in steps]
+
+        client.set_noise(self.llm, scale=0.05)
+        answer()
+        warm, _ = answer()
+        client.set_noise(self.llm, scale=0.3)
+        after, found = answer()
+        self.llm.reset_prefix_cache()
+        _, fresh = answer()
+        client.set_noise(self.llm, reset=True)
+        return {"warm": warm, "after": after, "answers_equal": found == fresh}
+
+    def no_positions(self) -> str:
+        return self.llm.collective_rpc(_no_positions)[0]
+
+    def kill_while_setting(self) -> str:
+        from hetero_plugin.vllm import client
+
+        (pid,) = self.llm.collective_rpc(_die_at_next_setting)
+        assert pid != os.getpid()
+        return _words(lambda: client.set_noise(self.llm, scale=0.1))
+
+
+# ---- what is done in the worker
+
+
+def _environment(worker: Any) -> str | None:
+    return os.environ.get(VARIABLE)
+
+
+def _chains(worker: Any) -> Any:
+    for module in worker.model_runner.get_model().modules():
+        method = getattr(module, "quant_method", None)
+        noise = getattr(method, "noise", None)
+        if noise is not None:
+            yield noise.output
+
+
+def _set_slot(worker: Any, name: str, slot: int) -> int:
+    """Points a site's columns of a fused layer at another entry of the scale table."""
+    for chain in _chains(worker):
+        for index, (site, _, _) in enumerate(chain.parts):
+            if site == name:
+                before = int(chain.stages[0].segments[index, 3])
+                chain.stages[0].segments[index, 3] = slot
+                return before
+    raise LookupError(name)
+
+
+def _detach_table(worker: Any) -> None:
+    """Settings go to a copy; the graph goes on reading the table as it is now."""
+    state = worker.hetero_noise.state
+    write = type(state)._write_scales
+
+    def astray() -> None:
+        read = state.scales
+        state.scales = read.clone()
+        write(state)
+        state.scales = read
+
+    state._write_scales = astray
+
+
+def _attach_table(worker: Any) -> None:
+    state = worker.hetero_noise.state
+    del state._write_scales
+    state._write_scales()
+
+
+def _break_norm(worker: Any, name: str) -> None:
+    """Settings of one norm's offset go to a copy."""
+    aqn = worker.hetero_noise.state.aqn
+    worker.kept_view = aqn._views[name]
+    worker.kept_offsets = aqn.offsets
+    start = worker.kept_view.storage_offset()
+    original = type(aqn).only
+
+    def only(names: Any, sigma: float) -> None:
+        original(aqn, names, sigma)
+        aqn.offsets[start : start + worker.kept_view.numel()] = 0.0
+
+    aqn.only = only
+
+
+def _mend_norm(worker: Any, name: str) -> None:
+    del worker.hetero_noise.state.aqn.only
+
+
+def _reload(worker: Any, path: str) -> None:
+    from safetensors.torch import load_file
+
+    worker.model_runner.get_model().load_weights(
+        load_file(Path(path) / "model.safetensors").items()
+    )
+
+
+def _no_positions(worker: Any) -> str:
+    import torch
+
+    model = worker.model_runner.get_model()
+    return _words(lambda: model(input_ids=torch.zeros(4, dtype=torch.long), positions=None))
+
+
+def _die_at_next_setting(worker: Any) -> int:
+    """The process ends where a setting has been made and its answer is yet to be sent."""
+    import signal
+
+    state = worker.hetero_noise.state
+    write = state._write_scales
+
+    def then_die() -> None:
+        write()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    state._write_scales = then_die
+    return os.getpid()
+
+
 def _serve() -> None:
     # Plugins print to stdout at any time; answers have a descriptor of their own.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def answer(value: Any) -> None:
-        out.write("@@" + json.dumps(value) + "\n")
-        out.flush()
+        print("@@" + json.dumps(value), file=out, flush=True)
 
-    server = _Configurer(sys.argv[1])
+    server = (_Configurer if sys.argv[1] == "configure" else _Server)(sys.argv[2])
     answer("ready")
     for line in sys.stdin:
         action, arguments = json.loads(line)

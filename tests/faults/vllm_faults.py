@@ -1,11 +1,21 @@
-"""Faults of vLLM's configuration. Run by ``tests/engines/test_faults_vllm.py``.
+"""Faults of vLLM's processes. Run by ``tests/engines/test_faults_vllm.py``, in one engine.
 
-``bench.py`` is the process in which vLLM is imported and its configuration made.
+``bench.py`` is the process that holds the engine; each function here asks it to do something.
 """
 
 from __future__ import annotations
 
+from tests.faults.bench import Bench
 from tests.faults.registry import fault, noticed
+
+UP = "model.layers.1.mlp.up_proj"
+
+
+def refused(bench: Bench, *words: str) -> str:
+    """The words with which the engine's attestation is refused."""
+    found = bench.ask("attest")
+    return noticed(bool(found) and all(word in found for word in words), found or "it passes")
+
 
 # ---- before an engine starts: configuration alone
 
@@ -76,3 +86,129 @@ def _before(case: str, *words: str) -> str:
         _answers.update(configure())
     found = _answers[case]
     return noticed(all(word in found for word in words), found)
+
+
+# ---- in a running engine
+
+
+@fault(
+    "the specification",
+    "the engine core is spawned without the environment variable that holds it",
+    "the engine has it all the same, every site is seen",
+    by="values",
+    engine="vllm",
+)
+def environment_not_inherited_by_the_core(bench: Bench) -> str:
+    found = bench.ask("attest")
+    return noticed(found == "" and bench.ask("environment") == [None], found or "attested")
+
+
+@fault(
+    "one part of a fused layer",
+    "the up half of gate_up_proj reads no entry of the scale table",
+    "refused, with the site",
+    by="attestation",
+    engine="vllm",
+)
+def part_of_a_fused_layer_skipped(bench: Bench) -> str:
+    undo = bench.ask("break_site", name=UP)
+    try:
+        return refused(bench, f"not seen: {UP}")
+    finally:
+        bench.ask("mend_site", name=UP, slot=undo)
+
+
+@fault(
+    "every change of scale",
+    "the compiled graph reads an old scale table",
+    "refused: no site is seen",
+    by="attestation",
+    engine="vllm",
+)
+def graph_with_an_old_table(bench: Bench) -> str:
+    bench.ask("detach_table")
+    try:
+        return refused(bench, "not seen: model.layers.0.mlp.gate_proj")
+    finally:
+        bench.ask("attach_table")
+
+
+@fault(
+    "AQN at one norm",
+    "a norm's offset is lost in the worker",
+    "refused, with the norm",
+    by="attestation",
+    engine="vllm",
+)
+def aqn_lost_in_the_worker(bench: Bench) -> str:
+    bench.ask("break_norm", name="model.norm")
+    try:
+        return refused(bench, "AQN norm", "model.norm")
+    finally:
+        bench.ask("mend_norm", name="model.norm")
+
+
+@fault(
+    "the noise, or AQN, at a weight sync",
+    "all weights are loaded anew into the live engine",
+    "log-probabilities are the noisy ones they were",
+    by="values",
+    engine="vllm",
+)
+def weight_sync_in_a_live_engine(bench: Bench) -> str:
+    bench.ask("step", n=2)
+    before = bench.ask("logprobs")
+    bench.ask("reload")
+    after = bench.ask("logprobs")
+    off = bench.ask("logprobs_clean")
+    return noticed(before == after != off, "the same noise before and after")
+
+
+@fault(
+    "the new σ: keys and values of the old one",
+    "a prompt in the prefix cache, then another scale, then the prompt again",
+    "nothing is read from the cache, and the answer is that of an empty one",
+    by="values",
+    engine="vllm",
+)
+def stale_prefix_cache(bench: Bench) -> str:
+    found = bench.ask("prefix")
+    right = found["warm"] > 0 and found["after"] == 0 and found["answers_equal"]
+    return noticed(right, f"cached tokens: {found}")
+
+
+@fault(
+    "rows' identity",
+    "a forward pass without positions reaches the worker's model",
+    "RowKeyError",
+    by="error",
+    engine="vllm",
+)
+def rows_without_positions(bench: Bench) -> str:
+    found = bench.ask("no_positions")
+    return noticed("RowKeyError" in found and "positions" in found, found)
+
+
+@fault(
+    "certainty: was the scale set?",
+    "the engine core is killed between a setting and its answer",
+    "the call raises, and an attestation afterwards is refused",
+    by="error",
+    engine="vllm",
+)
+def killed_between_set_and_ack(bench: Bench) -> str:
+    raised = bench.ask("kill_while_setting")
+    found = bench.ask("attest")
+    return noticed(bool(raised) and "engine answers" in found, f"{raised}; {found}")
+
+
+@fault(
+    "all noise: enabled in the parent, the engine a child without it",
+    "an engine of vLLM's own, attested under the specification",
+    "REFUSED, with the process",
+    by="attestation",
+    engine="vllm",
+)
+def engine_in_a_child_without_it(bench: Bench) -> str:
+    found = bench.ask("attest_plain_engine")
+    return noticed("one fingerprint in every process: None" in found, found)

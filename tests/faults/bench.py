@@ -48,10 +48,8 @@ class Bench:
         return self._read()
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            self._process.wait(60)
+            self._process.communicate(timeout=60)  # closes its input, which is its sign to stop
         except subprocess.TimeoutExpired:
             self._process.kill()
 

@@ -152,6 +152,7 @@ def test_entry_points_are_those_of_the_file() -> None:
     assert set(file.sections()) == {
         "console_scripts",
         "vllm.general_plugins",
+        "vllm.endpoint_plugins",
         "vllm.platform_plugins",
         "verl.plugins",
     }

@@ -6,6 +6,7 @@ builds these layers without telling them their names.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,9 @@ class _NoisyNorm:
                 normed = noise.output(normed)
         return normed if residual is None else (normed, result[1])
 
+    @abstractmethod
     def _unit(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """x (+ residual) divided by its root mean square, as the norm has it before its weight."""
 
 
 class NoisyRMSNorm(_NoisyNorm, RMSNorm):

@@ -9,10 +9,11 @@
 
 A sequence is 10^6 bits. As in SP 800-22 4.2, a statistic passes if the share of sequences with
 p >= 0.01 lies within three standard deviations of 0.99 and the p-values are uniform (chi-square on
-ten bins, p >= 0.0001). With some forty statistics that are far from independent, about one run in
-ten fails one of them by chance: repeat it with another --seed. Where the control fails the same
-statistic, the implementation is at fault and the line says so. Interrupted runs go on where they
-stopped. Exit status 1 if the file fails a statistic that the control passes.
+ten bins, p >= 0.0001). At 60 sequences three p-values under 0.01 already fail a statistic, which
+chance alone does to 2 % of them, so about one run in three has a FAILED: repeat it with another
+seed and more sequences. Where the control fails the same statistic, the implementation is at fault
+and the line says so. Interrupted runs go on where they stopped. Exit status 1 if the file fails a
+statistic that the control passes.
 """
 
 from __future__ import annotations

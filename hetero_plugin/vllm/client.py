@@ -11,6 +11,9 @@ Example::
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,13 +22,55 @@ if TYPE_CHECKING:
 _OF_ONE_RANK = ("rank", "compiled", "device")
 
 
+class EngineDied(RuntimeError):
+    """The engine's process ended before it answered."""
+
+
+@contextmanager
+def _watched(llm: LLM, method: str) -> Iterator[None]:
+    """Within, a call ends with `EngineDied` when the engine's process does.
+
+    vLLM leaves the answer that a caller waits for pending for ever when its engine is killed.
+    """
+    core = getattr(getattr(llm, "llm_engine", None), "engine_core", None)
+    resources, pending = getattr(core, "resources", None), getattr(core, "utility_results", None)
+    if resources is None or pending is None:  # the engine is in this process
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            if not resources.engine_dead:
+                continue
+            for future in list(pending.values()):
+                if not future.done():
+                    future.set_exception(
+                        EngineDied(
+                            f"the engine's process ended before it answered {method}: whether the "
+                            "setting was made is unknown, and so is the noise; start a new engine"
+                        )
+                    )
+            return
+
+    watcher = threading.Thread(target=watch, name="hetero-noise-call", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 def call(llm: LLM, method: str, **arguments: Any) -> Any:
     """One worker call on every rank; the answer of rank 0.
 
     Raises:
         RuntimeError: the ranks disagree, so some of them compute something else.
+        EngineDied: the engine's process ended before it answered.
     """
-    answers = llm.collective_rpc(method, kwargs=arguments)
+    with _watched(llm, method):
+        answers = llm.collective_rpc(method, kwargs=arguments)
     if isinstance(answers[0], dict):
         common = [{k: v for k, v in a.items() if k not in _OF_ONE_RANK} for a in answers]
         if any(other != common[0] for other in common[1:]):

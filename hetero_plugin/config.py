@@ -90,7 +90,7 @@ class NoiseConfig(Frozen):
     partial: bool = False
     """Tensor parallel: error on each rank's partial sum rather than once on the whole."""
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, /, **data: Any) -> None:
         # Declared so that type checkers allow the flat keys and ``preset``.
         super().__init__(**data)
 

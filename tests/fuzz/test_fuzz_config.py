@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hetero_plugin.config import ERROR_MODELS, PRESETS, AQNConfig, ConfigError, NoiseConfig, resolve
@@ -174,6 +174,7 @@ def test_schedules(data: dict[str, Any], step: int) -> None:
 
 @fixed(1000)
 @given(JUNK)
+@example({"self": None})
 def test_anything_at_all(value: Any) -> None:
     parsed(value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -41,3 +41,13 @@ def make() -> Callable[..., Qwen2ForCausalLM]:
 @pytest.fixture
 def ids() -> torch.Tensor:
     return torch.randint(1, 272, (3, 17), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bits are compared here, and some of torch's own backward passes are not the same twice on two
+    threads: transformers' batched experts differ from themselves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -12,6 +12,8 @@ near 1. Launched with fused multiply-add off, for TwoSum's sake; the polynomials
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -245,7 +247,7 @@ def perturb(
 
     Raises:
         TypeError: a dtype other than bfloat16, float16 and float32.
-        ValueError: no such error model here, or too few row keys.
+        ValueError: no such error model here, too few row keys, or tables with gaps.
     """
     if x.dtype not in _DTYPES:
         raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
@@ -263,6 +265,12 @@ def perturb(
         )
     if row_keys.numel() < rows:
         raise ValueError(f"hetero_noise::perturb: {rows} rows but {row_keys.numel()} row keys")
+    if not (row_keys.is_contiguous() and scales.is_contiguous()):
+        raise ValueError("hetero_noise::perturb: keys and scales must be contiguous")
+    if any(not 0 <= row[3] < scales.numel() for row in table):
+        raise ValueError(
+            f"hetero_noise::perturb: a slot is outside the scale table of {scales.numel()}"
+        )
     if rows == 0:
         return y
     bits = (x, y) if x.dtype != torch.bfloat16 else (x.view(torch.int16), y.view(torch.int16))
@@ -276,20 +284,22 @@ def perturb(
             end += -(-groups * 16 // BLOCK)
             arguments += [width, key, offset, slot, end]
         arguments += [0, 0, 0, 0, end] * (SEGMENTS - len(part))
-        _perturb[(rows, end)](
-            *bits,
-            row_keys,
-            clock,
-            scales,
-            columns,
-            first,
-            *arguments,
-            MODEL=MODELS[error],
-            DTYPE=_DTYPES[x.dtype],
-            STOCHASTIC=stochastic,
-            BLOCK=BLOCK,
-            num_warps=4,
-            enable_fp_fusion=False,
-        )
+        # Triton launches on the current device, which need not be the tensor's.
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+            _perturb[(rows, end)](
+                *bits,
+                row_keys,
+                clock,
+                scales,
+                columns,
+                first,
+                *arguments,
+                MODEL=MODELS[error],
+                DTYPE=_DTYPES[x.dtype],
+                STOCHASTIC=stochastic,
+                BLOCK=BLOCK,
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
         first += sum(row[0] for row in part)
     return y

@@ -251,7 +251,7 @@ def test_no_response_mixes_two_settings(server: Server) -> None:
                 return scale
         return None
 
-    with ThreadPoolExecutor(64) as pool:
+    with ThreadPoolExecutor(500) as pool:
         answers = [pool.submit(server.complete) for _ in range(500)]
         changes = 0
         while not all(answer.done() for answer in answers):

@@ -26,6 +26,7 @@ ROOMS = (
     "state",
     "perturb",
     "aqn",
+    "attestation",
     "hf",
     "vllm",
     "verl",
@@ -34,7 +35,7 @@ ROOMS = (
     "demo",
     "cli",
 )
-CORE = ROOMS[: ROOMS.index("hf")]
+CORE = ROOMS[: ROOMS.index("attestation")]
 CORE_MAY_IMPORT = {"torch", "pydantic", "pydantic_core", "hetero_plugin"}
 # Imported late, inside the function that reads a YAML file, with an error that names the extra.
 LATE_IN_CORE = {("config", "yaml")}

@@ -59,8 +59,9 @@ def command(
     that AQN disturbs. Exits with 0 and a table if every one is seen, else with 1 and REFUSED,
     naming what failed.
     """
+    from hetero_plugin.attestation import attest
     from hetero_plugin.cli.screen import Bars, print_attestation
-    from hetero_plugin.evaluation import attest, attest_faults, results
+    from hetero_plugin.evaluation import attest_faults, results
 
     if group < 1:
         raise ConfigError(f"--group {group}: it should be an integer ≥ 1.")
@@ -111,7 +112,7 @@ def run(
     group: int = 1,
     fault: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Attests one engine on a checkpoint; see ``hetero_plugin.evaluation.attest.attest``.
+    """Attests one engine on a checkpoint; see ``hetero_plugin.attestation.attest.attest``.
 
     Args:
         fault: name and site of a fault to put in first (``attest_faults``).
@@ -139,8 +140,9 @@ def _hf(
 ) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hetero_plugin.evaluation import attest, attest_faults
-    from hetero_plugin.evaluation.attest_hf import HFProbe
+    from hetero_plugin.attestation import attest
+    from hetero_plugin.evaluation import attest_faults
+    from hetero_plugin.hf.attest import HFProbe
 
     bars.update("loading", 0, 1)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
@@ -163,8 +165,9 @@ def _vllm(
     group: int,
     fault: tuple[str, str | None] | None,
 ) -> dict[str, Any]:
-    from hetero_plugin.evaluation import attest, attest_faults, vllm_eval
-    from hetero_plugin.evaluation.attest_vllm import VLLMProbe, prompt_logprobs
+    from hetero_plugin.attestation import attest
+    from hetero_plugin.evaluation import attest_faults, vllm_eval
+    from hetero_plugin.vllm.attest import VLLMProbe, prompt_logprobs
 
     length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
     arguments = {

@@ -50,13 +50,13 @@ def command(
     """
     from rich.console import Console
 
+    from hetero_plugin.attestation.attest import Refused
     from hetero_plugin.demo import checks, pipeline, settings
     from hetero_plugin.demo.child import StageFailed
     from hetero_plugin.demo.display import Display
     from hetero_plugin.demo.runfolder import RunFolder
     from hetero_plugin.demo.saying import SilentProcess
     from hetero_plugin.demo.warmup import WarmupError
-    from hetero_plugin.evaluation.attest import Refused
     from hetero_plugin.evaluation.results import ResultError
     from hetero_plugin.evaluation.tasks import DataError
     from hetero_plugin.verl.checkpoint import CheckpointError

@@ -43,8 +43,8 @@ def command(
     An interrupted evaluation goes on at its first unfinished level with the same command. Exits
     with 1 and REFUSED if a site can't be shown to perturb the engine's output.
     """
+    from hetero_plugin.attestation.attest import Refused
     from hetero_plugin.cli.screen import Bars, print_levels
-    from hetero_plugin.evaluation.attest import Refused
     from hetero_plugin.evaluation.vllm_eval import evaluate
 
     arguments: dict[str, Any] = _json_object(engine) if engine else {}

@@ -20,7 +20,7 @@ def command(
 
     Exits with 1 and REFUSED, naming what failed, if some result's noise is not attested.
     """
-    from hetero_plugin.evaluation.attest import Refused
+    from hetero_plugin.attestation.attest import Refused
     from hetero_plugin.evaluation.report import build
 
     try:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hetero_plugin.attestation.attest import Refused, versions
 from hetero_plugin.evaluation import report_figures as figures
 from hetero_plugin.evaluation import report_words as words
 from hetero_plugin.evaluation import results, stats
-from hetero_plugin.evaluation.attest import Refused, versions
 from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_run
 
 FORMAT = 1

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hetero_plugin.attestation import attest
 from hetero_plugin.config_errors import ConfigError
-from hetero_plugin.evaluation import attest, stats
+from hetero_plugin.evaluation import stats
 
 FORMAT = 1
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hetero_plugin.attestation import attest
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.evaluation import attest, results, stats
-from hetero_plugin.evaluation.attest_vllm import VLLMProbe
+from hetero_plugin.evaluation import results, stats
 from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
 from hetero_plugin.sites import select, sites_from_config
+from hetero_plugin.vllm.attest import VLLMProbe
 
 if TYPE_CHECKING:
     from vllm import LLM

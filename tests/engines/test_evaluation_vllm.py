@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from hetero_plugin.attestation import attest
 from hetero_plugin.demo import task as arithmetic
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
-from hetero_plugin.evaluation import attest, report, results, tasks, vllm_eval
+from hetero_plugin.evaluation import report, results, tasks, vllm_eval
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -59,7 +60,7 @@ def plain(folder: Path) -> dict[str, Any]:
     from vllm import SamplingParams
 
     from hetero_plugin.config import NoiseConfig
-    from hetero_plugin.evaluation.attest_vllm import VLLMProbe, prompt_logprobs
+    from hetero_plugin.vllm.attest import VLLMProbe, prompt_logprobs
 
     llm = vllm_eval.start_plain_engine(
         {

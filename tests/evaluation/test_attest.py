@@ -8,7 +8,7 @@ import json
 import pytest
 from toy import FINGERPRINT, NAMES, MatrixProbe
 
-from hetero_plugin.evaluation import attest
+from hetero_plugin.attestation import attest
 
 
 def test_a_working_engine_passes_and_is_restored() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from toy import NAMES, simulate_run
 
-from hetero_plugin.evaluation import attest, report, report_words, results
+from hetero_plugin.attestation import attest
+from hetero_plugin.evaluation import report, report_words, results
 from hetero_plugin.evaluation.report_data import curves, read_metrics
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from toy import FINGERPRINT, NAMES, simulate_result
 
-from hetero_plugin.evaluation import attest, results
+from hetero_plugin.attestation import attest
+from hetero_plugin.evaluation import results
 
 ACCURACIES = {0.0: 0.6, 0.05: 0.5}
 

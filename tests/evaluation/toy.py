@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from hetero_plugin.evaluation import attest, results, stats
-from hetero_plugin.evaluation.attest import ProbedSite
+from hetero_plugin.attestation import attest
+from hetero_plugin.attestation.attest import ProbedSite
+from hetero_plugin.evaluation import results, stats
 
 FINGERPRINT = "0123456789abcdef"
 NAMES = tuple(f"layer.{i}" for i in range(4))

@@ -189,9 +189,9 @@ class _Server(_Configurer):
         return self._attest(self.llm)
 
     def _attest(self, llm: Any) -> str:
+        from hetero_plugin.attestation import attest
         from hetero_plugin.config import NoiseConfig
-        from hetero_plugin.evaluation import attest
-        from hetero_plugin.evaluation.attest_vllm import VLLMProbe
+        from hetero_plugin.vllm.attest import VLLMProbe
 
         config = NoiseConfig.parse(SPEC)
         record = attest.attest(VLLMProbe(llm, config))
@@ -229,7 +229,7 @@ class _Server(_Configurer):
         client.step(self.llm, n)
 
     def logprobs(self) -> list[float]:
-        from hetero_plugin.evaluation.attest_vllm import prompt_logprobs
+        from hetero_plugin.vllm.attest import prompt_logprobs
 
         self.llm.reset_prefix_cache()
         return prompt_logprobs(self.llm).tolist()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero_plugin.evaluation import attest
-from hetero_plugin.evaluation.attest_hf import HFProbe
+from hetero_plugin.attestation import attest
+from hetero_plugin.hf.attest import HFProbe
 from tests.faults.registry import Silent
 from tests.hf.conftest import tiny
 

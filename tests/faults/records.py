@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hetero_plugin import NoiseConfig
+from hetero_plugin.attestation import attest
 from hetero_plugin.config import ConfigError, resolve
-from hetero_plugin.evaluation import attest, results
+from hetero_plugin.evaluation import results
 from tests.evaluation.toy import FINGERPRINT, NAMES, MatrixProbe, simulate_run
 from tests.faults.registry import fault, noticed, refused
 

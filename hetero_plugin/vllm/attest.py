@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_plugin.config import NoiseConfig
-from hetero_plugin.evaluation.attest import ProbedSite
-from hetero_plugin.evaluation.attest_probes import (
+from hetero_plugin.attestation.attest import ProbedSite
+from hetero_plugin.attestation.probes import (
     LENGTH,
     comparable_sites,
     expected_sites,
     probe_prompts,
 )
+from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import aqn_sites, sites_from_config
 
 if TYPE_CHECKING:

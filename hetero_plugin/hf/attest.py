@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from hetero_plugin.attestation.attest import ProbedSite
+from hetero_plugin.attestation.probes import comparable_sites, expected_sites, probe_prompts
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.evaluation.attest import ProbedSite
-from hetero_plugin.evaluation.attest_measured import measure
-from hetero_plugin.evaluation.attest_probes import comparable_sites, expected_sites, probe_prompts
 from hetero_plugin.hf import disabled, phase, state_of, wrap
+from hetero_plugin.hf.attest_measured import measure
 from hetero_plugin.sites import aqn_sites, sites_from_config
 from hetero_plugin.state import Phase
 

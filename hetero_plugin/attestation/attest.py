@@ -32,7 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hetero_plugin.evaluation.attest_knock import difference, effect, equal, knock_in
+from hetero_plugin.attestation.knock import difference, effect, equal, knock_in
 
 log = logging.getLogger("hetero_noise")
 FORMAT = 1

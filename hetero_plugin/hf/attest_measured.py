@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
+from hetero_plugin.attestation.probes import probe_prompts
+from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
-from hetero_plugin.evaluation.attest_probes import probe_prompts
-from hetero_plugin.evaluation.realised import Realised
 from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.perturb import record
 from hetero_plugin.state import NoiseState

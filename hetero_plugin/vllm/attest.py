@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import uuid
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_plugin.attestation.attest import ProbedSite
+from hetero_plugin.attestation.attest import ProbedSite, attest
 from hetero_plugin.attestation.probes import (
     LENGTH,
     comparable_sites,
@@ -16,52 +18,51 @@ from hetero_plugin.attestation.probes import (
 )
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import aqn_sites, sites_from_config
+from hetero_plugin.vllm import client, client_async
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.engine.protocol import EngineClient
 
 
-class VLLMProbe:
-    """Runs fixed prompts through an engine and reads the log-probabilities of their tokens.
-
-    Every rank is asked, and ranks that disagree raise. Prompts are never served from the prefix
-    cache, whose keys and values belong to other scales.
-
-    Args:
-        llm: an engine with ``quantization="hetero_noise"``.
-        config: the specification the engine is meant to run.
-        reference: output of a plain engine without the plugin (``prompt_logprobs``); without it,
-            "clean" means noise disabled in this engine.
-    """
+class _EngineProbe:
+    """What the probes of both kinds of engine share; see `VLLMProbe`."""
 
     def __init__(
-        self, llm: LLM, config: NoiseConfig, *, reference: np.ndarray | None = None
+        self, vllm_config: Any, config: NoiseConfig, reference: np.ndarray | None = None
     ) -> None:
-        self.llm = llm
         self.config = config
         self.reference = reference
         self._aqn_step: int | None = None  # in force before, and again afterwards
-        model_config = llm.llm_engine.vllm_config.model_config
-        self.engine = "vllm-eager" if model_config.enforce_eager else "vllm-compiled"
-        self.hf_config = model_config.hf_text_config.to_dict()
-        self.dtype = str(model_config.dtype).removeprefix("torch.")
+        self._model_config = vllm_config.model_config
+        self._tensor_parallel = vllm_config.parallel_config.tensor_parallel_size
+        self.engine = "vllm-eager" if self._model_config.enforce_eager else "vllm-compiled"
+        self.hf_config = self._model_config.hf_text_config.to_dict()
+        self.dtype = str(self._model_config.dtype).removeprefix("torch.")
+
+    def _ranks(self, method: str, **arguments: Any) -> list[Any]:
+        """A worker call; one answer a rank."""
+        raise NotImplementedError
+
+    def _generate(self) -> np.ndarray:
+        """The output for the fixed prompts, with nothing of an earlier setting in a cache."""
+        raise NotImplementedError
 
     def expected(self) -> Sequence[ProbedSite]:
         return expected_sites(self.config, self.hf_config, "rollout")
 
     def describe(self) -> dict[str, Any]:
-        ranks = self.llm.collective_rpc("hetero_noise_status")
+        ranks = self._ranks("hetero_noise_status")
         noisy = [rank for rank in ranks if rank.get("noisy")]
         self._aqn_step = ranks[0].get("aqn_step")
         sites = self._call("hetero_noise_sites") if len(noisy) == len(ranks) else []
-        parallel = self.llm.llm_engine.vllm_config.parallel_config
         return {
             "fingerprint": self.config.fingerprint,
             "phase": "rollout",
             "clean_is": "noise disabled" if self.reference is None else "an engine without it",
             "dtype": self.dtype,
             "kernel": ", ".join(sorted({str(rank.get("kernel")) for rank in ranks})),
-            "tensor_parallel": parallel.tensor_parallel_size,
+            "tensor_parallel": self._tensor_parallel,
             # A rank without the plugin has no fingerprint, and the check of fingerprints fails.
             "processes": [
                 {key: rank.get(key) for key in ("rank", "pid", "fingerprint", "device")}
@@ -107,8 +108,7 @@ class VLLMProbe:
             self._set(enabled=True)
 
     def output(self) -> np.ndarray:
-        self.llm.reset_prefix_cache()
-        return prompt_logprobs(self.llm)
+        return self._generate()
 
     def _set(self, **arguments: Any) -> None:
         if self.config.rules:
@@ -119,9 +119,91 @@ class VLLMProbe:
             self._call("hetero_noise_aqn", **arguments)
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        from hetero_plugin.vllm import client
+        return client.agreed(method, self._ranks(method, **arguments))
 
-        return client.call(self.llm, method, **arguments)
+
+class VLLMProbe(_EngineProbe):
+    """Runs fixed prompts through an engine and reads the log-probabilities of their tokens.
+
+    Every rank is asked, and ranks that disagree raise. Prompts are never served from the prefix
+    cache, whose keys and values belong to other scales.
+
+    Args:
+        llm: an engine with ``quantization="hetero_noise"``.
+        config: the specification the engine is meant to run.
+        reference: output of a plain engine without the plugin (``prompt_logprobs``); without it,
+            "clean" means noise disabled in this engine.
+    """
+
+    def __init__(
+        self, llm: LLM, config: NoiseConfig, *, reference: np.ndarray | None = None
+    ) -> None:
+        super().__init__(llm.llm_engine.vllm_config, config, reference)
+        self.llm = llm
+
+    def _ranks(self, method: str, **arguments: Any) -> list[Any]:
+        return client.ranks(self.llm, method, **arguments)
+
+    def _generate(self) -> np.ndarray:
+        self.llm.reset_prefix_cache()
+        return prompt_logprobs(self.llm)
+
+
+class AsyncVLLMProbe(_EngineProbe):
+    """The same for an engine that serves: ``AsyncLLM``, as in a server and in verl's rollout.
+
+    For a thread of its own, as attestation waits for each answer (`attest_async`). Requests that
+    run meanwhile would be answered under the scales of a test, so there should be none.
+
+    Args:
+        engine: an ``AsyncLLM`` with ``quantization="hetero_noise"``.
+        config: the specification the engine is meant to run.
+        loop: the event loop that the engine lives on.
+    """
+
+    def __init__(
+        self, engine: EngineClient, config: NoiseConfig, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(engine.vllm_config, config)
+        self._engine: Any = engine
+        self._loop = loop
+
+    def _wait(self, answer: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
+
+    def _ranks(self, method: str, **arguments: Any) -> list[Any]:
+        work = self._engine.collective_rpc(method, kwargs=arguments)
+        return list(self._wait(client_async.watched(self._engine, method, work)))
+
+    def _generate(self) -> np.ndarray:
+        answers = client_async.watched(self._engine, "a probe's prompts", self._answers())
+        return self._wait(answers)
+
+    async def _answers(self) -> np.ndarray:
+        await self._engine.reset_prefix_cache()
+        prompts = _prompts(self._model_config)
+        answers = await asyncio.gather(*(self._one(prompt) for prompt in prompts))
+        return _logprobs(prompts, answers)
+
+    async def _one(self, prompt: list[int]) -> Any:
+        final = None
+        request = {"prompt_token_ids": prompt}
+        name = f"hetero-noise-attest-{uuid.uuid4().hex}"
+        async for answer in self._engine.generate(request, _parameters(), name):
+            final = answer
+        return final
+
+
+async def attest_async(engine: EngineClient, config: NoiseConfig, **options: Any) -> dict[str, Any]:
+    """Attests an ``AsyncLLM`` that no requests run in; see ``attestation.attest.attest``.
+
+    Args:
+        engine: with ``quantization="hetero_noise"``.
+        config: the specification that it is meant to run.
+        options: of ``attest``.
+    """
+    probe = AsyncVLLMProbe(engine, config, asyncio.get_running_loop())
+    return await asyncio.to_thread(attest, probe, **options)
 
 
 def prompt_logprobs(llm: LLM, prompts: Sequence[Sequence[int]] | None = None) -> np.ndarray:
@@ -133,14 +215,21 @@ def prompt_logprobs(llm: LLM, prompts: Sequence[Sequence[int]] | None = None) ->
 
     Generated tokens take the decoding path, which has graphs of its own.
     """
+    if prompts is None:
+        prompts = _prompts(llm.llm_engine.vllm_config.model_config)
+    requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+    return _logprobs(prompts, llm.generate(requests, _parameters(), use_tqdm=False))
+
+
+def _prompts(model_config: Any) -> list[list[int]]:
+    length = max(2, min(LENGTH, model_config.max_model_len - 2))
+    return probe_prompts(int(model_config.hf_text_config.vocab_size), length)
+
+
+def _parameters() -> Any:
     from vllm import SamplingParams
 
-    if prompts is None:
-        model_config = llm.llm_engine.vllm_config.model_config
-        length = max(2, min(LENGTH, model_config.max_model_len - 2))
-        vocab = int(model_config.hf_text_config.vocab_size)
-        prompts = probe_prompts(vocab, length)
-    parameters = SamplingParams(
+    return SamplingParams(
         temperature=0.0,
         max_tokens=2,
         ignore_eos=True,
@@ -149,8 +238,9 @@ def prompt_logprobs(llm: LLM, prompts: Sequence[Sequence[int]] | None = None) ->
         logprobs=0,
         skip_reading_prefix_cache=True,
     )
-    requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    answers = llm.generate(requests, parameters, use_tqdm=False)
+
+
+def _logprobs(prompts: Sequence[Sequence[int]], answers: Sequence[Any]) -> np.ndarray:
     values: list[float] = []
     for prompt, answer in zip(prompts, answers, strict=True):
         assert answer.prompt_logprobs is not None

@@ -1,5 +1,7 @@
 """Talking to a running noisy engine: functions that take an `LLM`.
 
+For an `AsyncLLM`, `hetero_plugin.vllm.client_async` has the same as coroutines.
+
 Example::
 
     from hetero_plugin.vllm import client
@@ -11,6 +13,7 @@ Example::
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +27,60 @@ _OF_ONE_RANK = ("rank", "compiled", "device")
 
 class EngineDied(RuntimeError):
     """The engine's process ended before it answered."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(
+            f"the engine's process ended before it answered {method}: whether the setting was "
+            "made is unknown, and so is the noise; start a new engine"
+        )
+
+
+class RanksDisagree(RuntimeError):
+    """The workers of one engine gave different answers: some of them compute something else."""
+
+
+def agreed(method: str, answers: Any) -> Any:
+    """The one answer of all ranks.
+
+    Args:
+        method: the worker call.
+        answers: what ``collective_rpc`` returned, an answer a rank. What differs by nature (rank,
+            device, compiler counters) is not compared.
+
+    Returns:
+        The answer of rank 0.
+
+    Raises:
+        RanksDisagree: names the ranks that differ from rank 0, and in what.
+    """
+    if not answers:
+        raise RanksDisagree(f"{method}: no worker answered")
+    texts = [[_comparable(part) for part in _parts(answer)] for answer in answers]
+    for rank, found in enumerate(texts[1:], start=1):
+        if found == texts[0]:
+            continue
+        pairs = zip(_parts(answers[0]), _parts(answers[rank]), strict=False)
+        theirs = next(
+            (f"{one} there, {zero} on rank 0" for zero, one in pairs if str(zero) != str(one)),
+            f"{len(found)} values there, {len(texts[0])} on rank 0",
+        )
+        others = [i for i, text in enumerate(texts) if text != texts[0]]
+        raise RanksDisagree(
+            f"{method}: rank(s) {', '.join(map(str, others))} of {len(answers)} answer otherwise "
+            f"than rank 0, so this engine's noise is not that of any spec; rank {rank}: {theirs}"
+        )
+    return answers[0]
+
+
+def _parts(answer: Any) -> list[Any]:
+    """What of an answer is compared, piece by piece, so that an error can show the piece."""
+    if isinstance(answer, dict):
+        return [(key, answer[key]) for key in sorted(answer) if key not in _OF_ONE_RANK]
+    return list(answer) if isinstance(answer, list) else [answer]
+
+
+def _comparable(part: Any) -> str:
+    return json.dumps(part, sort_keys=True, default=str)  # as text, in which NaN equals NaN
 
 
 @contextmanager
@@ -45,12 +102,7 @@ def _watched(llm: LLM, method: str) -> Iterator[None]:
                 continue
             for future in list(pending.values()):
                 if not future.done():
-                    future.set_exception(
-                        EngineDied(
-                            f"the engine's process ended before it answered {method}: whether the "
-                            "setting was made is unknown, and so is the noise; start a new engine"
-                        )
-                    )
+                    future.set_exception(EngineDied(method))
             return
 
     watcher = threading.Thread(target=watch, name="hetero-noise-call", daemon=True)
@@ -66,16 +118,20 @@ def call(llm: LLM, method: str, **arguments: Any) -> Any:
     """One worker call on every rank; the answer of rank 0.
 
     Raises:
-        RuntimeError: the ranks disagree, so some of them compute something else.
+        RanksDisagree: some of them compute something else.
+        EngineDied: the engine's process ended before it answered.
+    """
+    return agreed(method, ranks(llm, method, **arguments))
+
+
+def ranks(llm: LLM, method: str, **arguments: Any) -> list[Any]:
+    """One worker call on every rank; all answers.
+
+    Raises:
         EngineDied: the engine's process ended before it answered.
     """
     with _watched(llm, method):
-        answers = llm.collective_rpc(method, kwargs=arguments)
-    if isinstance(answers[0], dict):
-        common = [{k: v for k, v in a.items() if k not in _OF_ONE_RANK} for a in answers]
-        if any(other != common[0] for other in common[1:]):
-            raise RuntimeError(f"{method}: the workers of this engine disagree: {answers}")
-    return answers[0]
+        return list(llm.collective_rpc(method, kwargs=arguments))
 
 
 def status(llm: LLM) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Command-line arguments: ``--hetero-noise-scale`` and ``--hetero-noise-config``."""
+"""Command-line arguments: ``--hetero-noise-scale``, ``-config`` and ``-attest``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
+from hetero_plugin.vllm import startup
 from hetero_plugin.vllm.spec import ARGUMENT
 
 SCALE, CONFIG = "--hetero-noise-scale", "--hetero-noise-config"
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return
     group = parser.add_argument_group(
         title="hetero_noise",
-        description="Numerical error of other hardware. Either argument alone selects "
+        description=f"Numerical error of other hardware. {SCALE} or {CONFIG} alone selects "
         f"--quantization {METHOD}.",
     )
     group.add_argument(
@@ -55,6 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="A specification: path of a .json or .yaml file, JSON text, or the name of a preset.",
     )
 
+    group.add_argument(
+        startup.ARGUMENT,
+        action="store_true",
+        default=False,
+        help="A server proves that each site is noisy before it takes requests, and does not start "
+        "if it can't; GET /v1/hetero_noise shows the proof.",
+    )
+
 
 def merge(args: argparse.Namespace) -> argparse.Namespace:
     """Turns the arguments into ``quantization`` and ``additional_config``; the input is kept.
@@ -64,22 +73,27 @@ def merge(args: argparse.Namespace) -> argparse.Namespace:
     """
     scale = getattr(args, "hetero_noise_scale", None)
     config = getattr(args, "hetero_noise_config", None)
-    if scale is None and config is None:
+    attest = getattr(args, "hetero_noise_attest", False)
+    if scale is None and config is None and not attest:
         return args
     if scale is not None and config is not None:
         raise ConfigError(
             f"{SCALE} {scale:g} and {CONFIG} are both given; put the scale into the specification"
         )
+    given: Any = getattr(args, "additional_config", None) or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"--additional-config is {given!r}; it must be a JSON object")
+    merged = copy.copy(args)
+    if attest:
+        given = merged.additional_config = {**given, startup.KEY: True}
+    if scale is None and config is None:
+        return merged
     chosen = getattr(args, "quantization", None)
     if chosen not in (None, METHOD):
         raise ConfigError(
             f"{SCALE if config is None else CONFIG} needs --quantization {METHOD}, and "
             f"--quantization {chosen} is given; leave that out"
         )
-    given: Any = getattr(args, "additional_config", None) or {}
-    if not isinstance(given, dict):
-        raise ConfigError(f"--additional-config is {given!r}; it must be a JSON object")
-    merged = copy.copy(args)
     merged.quantization = METHOD
     merged.additional_config = {
         **given,

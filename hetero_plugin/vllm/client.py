@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class RanksDisagree(RuntimeError):
     """The workers of one engine gave different answers: some of them compute something else."""
 
 
-def agreed(method: str, answers: Any) -> Any:
+def agreed(method: str, answers: Sequence[Any]) -> Any:
     """The one answer of all ranks.
 
     Args:
@@ -55,32 +55,25 @@ def agreed(method: str, answers: Any) -> Any:
     """
     if not answers:
         raise RanksDisagree(f"{method}: no worker answered")
-    texts = [[_comparable(part) for part in _parts(answer)] for answer in answers]
-    for rank, found in enumerate(texts[1:], start=1):
-        if found == texts[0]:
-            continue
-        pairs = zip(_parts(answers[0]), _parts(answers[rank]), strict=False)
-        theirs = next(
-            (f"{one} there, {zero} on rank 0" for zero, one in pairs if str(zero) != str(one)),
-            f"{len(found)} values there, {len(texts[0])} on rank 0",
-        )
-        others = [i for i, text in enumerate(texts) if text != texts[0]]
-        raise RanksDisagree(
-            f"{method}: rank(s) {', '.join(map(str, others))} of {len(answers)} answer otherwise "
-            f"than rank 0, so this engine's noise is not that of any spec; rank {rank}: {theirs}"
-        )
-    return answers[0]
+    texts = [_pieces(answer) for answer in answers]
+    others = [rank for rank, pieces in enumerate(texts) if pieces != texts[0]]
+    if not others:
+        return answers[0]
+    pairs = zip(texts[0], texts[others[0]], strict=False)
+    here, there = next((p for p in pairs if p[0] != p[1]), ("another number of values", "not so"))
+    raise RanksDisagree(
+        f"{method}: of {len(answers)} ranks, {', '.join(map(str, others))} answered otherwise than "
+        f"rank 0, so the noise of this engine is that of no spec; rank 0: {here}; "
+        f"rank {others[0]}: {there}"
+    )
 
 
-def _parts(answer: Any) -> list[Any]:
-    """What of an answer is compared, piece by piece, so that an error can show the piece."""
+def _pieces(answer: Any) -> list[str]:
+    """What of an answer is compared, as text, in which NaN equals NaN; so that one can be shown."""
     if isinstance(answer, dict):
-        return [(key, answer[key]) for key in sorted(answer) if key not in _OF_ONE_RANK]
-    return list(answer) if isinstance(answer, list) else [answer]
-
-
-def _comparable(part: Any) -> str:
-    return json.dumps(part, sort_keys=True, default=str)  # as text, in which NaN equals NaN
+        answer = [(key, answer[key]) for key in sorted(answer) if key not in _OF_ONE_RANK]
+    parts = answer if isinstance(answer, list) else [answer]
+    return [json.dumps(part, sort_keys=True, default=str) for part in parts]
 
 
 @contextmanager

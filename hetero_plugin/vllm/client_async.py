@@ -55,8 +55,16 @@ async def call(engine: EngineClient, method: str, **arguments: Any) -> Any:
         RanksDisagree: some of them compute something else.
         EngineDied: the engine's process ended before it answered.
     """
-    answers = await watched(engine, method, engine.collective_rpc(method, kwargs=arguments))
-    return agreed(method, answers)
+    return agreed(method, await ranks(engine, method, **arguments))
+
+
+async def ranks(engine: EngineClient, method: str, **arguments: Any) -> list[Any]:
+    """One worker call on every rank; all answers.
+
+    Raises:
+        EngineDied: the engine's process ended before it answered.
+    """
+    return list(await watched(engine, method, engine.collective_rpc(method, kwargs=arguments)))
 
 
 async def status(engine: EngineClient) -> dict[str, Any]:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from argparse import Namespace
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hetero_plugin.vllm import client_async, startup
+from hetero_plugin.vllm.client import EngineDied, RanksDisagree
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -106,17 +110,29 @@ class Endpoint:
         """Adds GET and POST."""
         from fastapi import HTTPException, Request
 
-        async def get(sites: bool = False) -> dict[str, Any]:
-            return await self._status(sites)
-
-        async def post(request: Request) -> dict[str, Any]:
+        async def answer(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
             try:
-                return await self._change(parse(await request.body()))
+                return await work
             except Refused as error:
                 raise HTTPException(422, str(error)) from None
+            except RanksDisagree as error:
+                raise HTTPException(500, str(error)) from None
+            except EngineDied as error:
+                raise HTTPException(503, str(error)) from None
+
+        async def get(sites: bool = False, attestation: bool = False) -> dict[str, Any]:
+            return await answer(self._status(sites, attestation))
+
+        async def post(request: Request) -> dict[str, Any]:
+            body = await request.body()
+            try:
+                change = parse(body)
+            except Refused as error:
+                raise HTTPException(422, str(error)) from None
+            return await answer(self._change(change))
 
         # The module's annotations are text, which FastAPI could not look up inside this function.
-        get.__annotations__ = {"sites": bool}
+        get.__annotations__ = {"sites": bool, "attestation": bool}
         post.__annotations__ = {"request": Request}
         app.get(PATH)(get)
         app.post(PATH)(post)
@@ -124,11 +140,11 @@ class Endpoint:
     async def _ask(self, method: str, **arguments: Any) -> Any:
         if self._engine is None:
             raise Refused("this server has no engine")
-        answers = await self._engine.collective_rpc(method, kwargs=arguments)
-        return answers[0]
+        return await client_async.call(self._engine, method, **arguments)
 
-    async def _status(self, sites: bool = False) -> dict[str, Any]:
+    async def _status(self, sites: bool = False, attestation: bool = False) -> dict[str, Any]:
         status = await self._ask("hetero_noise_status")
+        status["attestation"] = startup.shown(whole=attestation)
         if sites and status["noisy"]:
             status["site_list"] = await self._ask("hetero_noise_sites")
         return status
@@ -140,11 +156,13 @@ class Endpoint:
             check(change, await self._ask("hetero_noise_sites"))
             if not change.wait:
                 return await self._apply(change)
-            await self._engine.pause_generation(mode="wait", clear_cache=False)
+            pause = self._engine.pause_generation(mode="wait", clear_cache=False)
+            await client_async.watched(self._engine, "pause_generation", pause)
             try:
                 return await self._apply(change)
             finally:
-                await self._engine.resume_generation()
+                resume = self._engine.resume_generation()
+                await client_async.watched(self._engine, "resume_generation", resume)
 
     async def _apply(self, change: Change) -> dict[str, Any]:
         if change.step is not None:

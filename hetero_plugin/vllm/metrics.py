@@ -88,3 +88,9 @@ def update(method: str, answers: Any) -> None:
     if answers[0].get("noisy"):
         _collector.status = answers[0]
         _collector.changes += method not in READ_ONLY
+
+
+def forget_changes() -> None:
+    """Starts the count of changes at 0: those of an attestation are put back, and nobody's."""
+    if _collector is not None:
+        _collector.changes = 0

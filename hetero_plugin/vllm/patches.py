@@ -12,6 +12,7 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
+from hetero_plugin.vllm import weights
 from hetero_plugin.vllm.patching import MARK, PatchError, Target, follow, versions, wrap
 
 __all__ = ["FOLLOWED", "SERVED", "WRAPPED", "PatchError", "apply", "apply_to_server"]
@@ -53,7 +54,22 @@ COLLECTIVE_RPC = Target(
     ("self", "method", "timeout", "args", "kwargs"),
     "the prefix cache belongs to the scheduler, which a worker can't reach",
 )
-WRAPPED = (ADD_CLI_ARGS, FROM_CLI_ARGS, CREATE_CONFIG, INIT_DEVICE, COLLECTIVE_RPC)
+PROCESS_WEIGHTS = Target(
+    "vllm.model_executor.layers.linear",
+    "UnquantizedLinearMethod",
+    "process_weights_after_loading",
+    ("self", "layer"),
+    "vLLM builds some layers (Qwen2-MoE's gates) without asking for their method, and on CPU drops "
+    "their weights, so that the next weight sync has nowhere to write",
+)
+WRAPPED = (
+    ADD_CLI_ARGS,
+    FROM_CLI_ARGS,
+    CREATE_CONFIG,
+    INIT_DEVICE,
+    COLLECTIVE_RPC,
+    PROCESS_WEIGHTS,
+)
 
 # Wrapped in the process of a server whose engine is noisy, when it is configured.
 ASYNC_RPC = Target(
@@ -70,7 +86,15 @@ SHOW_MODELS = Target(
     ("self",),
     "the card of a noisy model says so, that nobody takes it for a clean one",
 )
-SERVED = (ASYNC_RPC, SHOW_MODELS)
+SUPPORTED_TASKS = Target(
+    "vllm.v1.engine.async_llm",
+    "AsyncLLM",
+    "get_supported_tasks",
+    ("self",),
+    "a server awaits it before it starts, and each request before it is taken: the place of an "
+    "attestation at start",
+)
+SERVED = (ASYNC_RPC, SHOW_MODELS, SUPPORTED_TASKS)
 
 # Wrapped on one object of a noisy engine, not on the class.
 LOAD_MODEL = Target(
@@ -129,12 +153,14 @@ def apply() -> None:
     wrap(CREATE_CONFIG, _create_engine_config)
     wrap(INIT_DEVICE, _init_device)
     wrap(COLLECTIVE_RPC, _collective_rpc)
+    wrap(PROCESS_WEIGHTS, weights.keep)
 
 
 def apply_to_server() -> None:
     """Applies every patch of `SERVED`; importing their targets in a worker would slow its start."""
     wrap(ASYNC_RPC, _async_rpc)
     wrap(SHOW_MODELS, _show_models)
+    wrap(SUPPORTED_TASKS, _supported_tasks)
 
 
 def name_cpu_wheel() -> None:
@@ -183,19 +209,22 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from hetero_plugin.vllm import spec
+        from hetero_plugin.vllm import spec, startup
 
         made = original(self, *args, **kwargs)
-        if spec.is_noisy(made):
-            config = spec.settle(made)
-            context = kwargs.get("usage_context", args[0] if args else None)
-            if getattr(context, "name", None) == "OPENAI_API_SERVER":
-                from hetero_plugin.vllm import metrics
-
-                apply_to_server()
-                metrics.register(config, spec.model_sites(made))
-        else:
+        attest, noisy = startup.take(made), spec.is_noisy(made)
+        context = kwargs.get("usage_context", args[0] if args else None)
+        served = getattr(context, "name", None) == "OPENAI_API_SERVER"
+        config = spec.settle(made) if noisy else None
+        if config is None:
             spec.check_clean(made)
+        elif served:
+            from hetero_plugin.vllm import metrics
+
+            apply_to_server()
+            metrics.register(config, spec.model_sites(made))
+        if attest:
+            startup.ask(made, config, served)
         return made
 
     return create_engine_config
@@ -229,14 +258,28 @@ def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
     async def show_available_models(self: Any) -> Any:
+        from hetero_plugin.vllm import client_async, startup
+
         models = await original(self)
-        answers = await self.engine_client.collective_rpc("hetero_noise_status")
-        shown = ("noisy", "fingerprint", "sites", "scales", "enabled", "step", "sigma")
+        status = await client_async.status(self.engine_client)
+        keys = ("noisy", "fingerprint", "sites", "scales", "enabled", "step", "sigma")
+        attested = startup.shown()
         for card in models.data:
-            card.hetero_noise = {key: answers[0].get(key) for key in shown}
+            card.hetero_noise = {key: status.get(key) for key in keys}
+            card.hetero_noise["attested"] = attested is not None and attested["passed"]
         return models
 
     return show_available_models
+
+
+def _supported_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def get_supported_tasks(self: Any) -> Any:
+        from hetero_plugin.vllm import startup
+
+        await startup.attest_once(self)
+        return await original(self)
+
+    return get_supported_tasks
 
 
 def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -262,7 +305,7 @@ def _follow_load_model(worker: Any) -> None:
             installed = install(worker)
             worker.hetero_noise = installed
             model = worker.model_runner.get_model()
-            follow_weight_loading(model)
+            weights.follow_loading(model)
             if installed is not None and head_is_noisy(model):
                 follow_head_rows(worker.model_runner, installed.rows)
             return result
@@ -270,32 +313,6 @@ def _follow_load_model(worker: Any) -> None:
         return load_model
 
     follow(worker, LOAD_MODEL, wrapper)
-
-
-def follow_weight_loading(model: Any) -> None:
-    """Packs anew what ``model.load_weights`` has written on a live engine.
-
-    vLLM's CPU GEMM reads a packed copy of each weight; verl processes the weights after a sync, a
-    caller of ``load_weights`` alone does not, and would go on computing with the old ones.
-    """
-    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
-    from vllm.platforms import current_platform
-
-    original = model.load_weights
-    if not current_platform.is_cpu() or getattr(original, MARK, False):
-        return
-
-    @functools.wraps(original)
-    def load_weights(*args: Any, **kwargs: Any) -> Any:
-        loaded = original(*args, **kwargs)
-        for module in model.modules():
-            method = getattr(module, "quant_method", None)
-            if isinstance(method, QuantizeMethodBase):
-                method.process_weights_after_loading(module)
-        return loaded
-
-    setattr(load_weights, MARK, True)
-    model.load_weights = load_weights
 
 
 def follow_head_rows(runner: Any, rows: Any) -> None:

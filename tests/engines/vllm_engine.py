@@ -26,6 +26,7 @@ def make_model(
     tied: bool,
     dtype: str,
     seed: int = 0,
+    vocab: int = 199,  # not a multiple of 64, so that vLLM pads the LM head
 ) -> Path:
     """Saves a Qwen2 with random weights, sharp enough that error is seen in its log-probs."""
     import torch
@@ -39,7 +40,7 @@ def make_model(
             num_attention_heads=heads,
             num_key_value_heads=kv,
             intermediate_size=inner,
-            vocab_size=199,  # not a multiple of 64, so that vLLM pads the LM head
+            vocab_size=vocab,
             max_position_embeddings=512,
             tie_word_embeddings=tied,
             initializer_range=0.1,
@@ -57,14 +58,17 @@ def make_model(
 
 
 class Engine:
-    """One engine process. ``engine.ask("logprobs", prompts=[...])`` is answered by `_Server`."""
+    """One engine process. ``engine.ask("logprobs", prompts=[...])`` is answered by `Server`."""
+
+    script = __file__
+    """What the process runs: a file that calls `serve`."""
 
     def __init__(self, log: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
         self.log = log
         environ = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         environ.setdefault("OMP_NUM_THREADS", "1")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(settings)],
+            [sys.executable, self.script, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("a"),
@@ -113,7 +117,9 @@ class EngineError(RuntimeError):
     """What the engine's process answered, or its log if it died."""
 
 
-class _Server:
+class Server:
+    """The other end of `Engine`, in the engine's process."""
+
     def __init__(self, **settings: Any) -> None:
         from vllm import LLM
 
@@ -184,7 +190,7 @@ class _Server:
 
     def reload(self, path: str, process: bool) -> int:
         """Loads a checkpoint into the live model, as a weight sync does."""
-        return self.llm.collective_rpc(_reload, args=(path, process))[0]
+        return self.llm.collective_rpc(reload, args=(path, process))[0]
 
     def weights(self, name: str) -> str:
         return self.llm.collective_rpc(_checksum, args=(name,))[0]
@@ -200,7 +206,7 @@ def _decoded(out: Any) -> Record:
     }
 
 
-def _reload(worker: Any, path: str, process: bool) -> int:
+def reload(worker: Any, path: str, process: bool) -> int:
     from safetensors.torch import load_file
     from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
@@ -222,7 +228,8 @@ def _checksum(worker: Any, name: str) -> str:
     ).hexdigest()
 
 
-def _serve() -> None:
+def serve(kind: type[Any] = Server) -> None:
+    """Answers one request a line: the name of a method of ``kind``, and its arguments."""
     out, sys.stdout = sys.stdout, sys.stderr
 
     def answer(record: Record) -> None:
@@ -230,7 +237,7 @@ def _serve() -> None:
         out.flush()
 
     try:
-        server = _Server(**json.loads(sys.argv[1]))
+        server = kind(**json.loads(sys.argv[1]))
     except Exception as error:
         answer({"error": f"{type(error).__name__}: {error}"})
         raise
@@ -244,4 +251,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    serve()

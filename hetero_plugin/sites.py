@@ -28,7 +28,7 @@ __all__ = [
     "sites_from_config",
 ]
 
-KINDS = ("linear", "lm_head", "norm", "activation", "attention", "router")
+KINDS = ("linear", "lm_head", "norm", "activation", "attention", "attention_scores", "router")
 _NORMS_OF_EXPERTS = "*.post_attention_layernorm"
 
 
@@ -150,13 +150,28 @@ def _hint(word: str, sites: Sequence[Site]) -> str:
     return did_you_mean(word, [*KINDS, *(f"*.{leaf}" for leaf in leaves), *(s.name for s in sites)])
 
 
-def match(words: Iterable[str], sites: Sequence[Site], where: str) -> frozenset[str]:
+def _is_unasked(word: str, site: Site) -> bool:
+    """Whether a pattern meets an attention score that it does not spell out.
+
+    Scores exist under eager attention alone: ``*`` or ``*.layers.0.*`` would be an error in every
+    other model, and more error than it was in an eager one.
+    """
+    pattern = word.startswith("re:") or any(c in word for c in "*?[")
+    leaf = site.name.rpartition(".")[2]
+    return pattern and site.kind == "attention_scores" and leaf not in word
+
+
+def match(
+    words: Iterable[str], sites: Sequence[Site], where: str, *, unasked: bool = False
+) -> frozenset[str]:
     """Names of the sites that at least one of ``words`` selects.
 
     Args:
         words: kinds, site names, globs or ``re:`` patterns.
         sites: the model's sites.
         where: place of the words, for the error, e.g. ``rules[0].targets``.
+        unasked: patterns select attention scores too where they don't spell out ``scores`` or
+            ``softmax``; for words that take sites out.
 
     Raises:
         ConfigError: a word that selects no site.
@@ -164,7 +179,7 @@ def match(words: Iterable[str], sites: Sequence[Site], where: str) -> frozenset[
     found: set[str] = set()
     for word in words:
         matches = _matcher(word)
-        hits = {site.name for site in sites if matches(site)}
+        hits = {s.name for s in sites if matches(s) and (unasked or not _is_unasked(word, s))}
         if not hits:
             kinds = [kind for kind in KINDS if any(site.kind == kind for site in sites)]
             example = sites[0].name if sites else "none"
@@ -189,7 +204,7 @@ def _hits(index: int, rule: NoiseRule, sites: Sequence[Site]) -> frozenset[str]:
     """Names of the sites that one rule selects."""
     place = f"rules[{index}]"
     named = match(rule.targets, sites, f"{place}.targets")
-    named -= match(rule.exclude, sites, f"{place}.exclude")
+    named -= match(rule.exclude, sites, f"{place}.exclude", unasked=True)
     layers = rule.layer_set()
     if layers is not None:
         there = {site.layer for site in sites if site.layer is not None}

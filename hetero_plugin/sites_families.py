@@ -128,6 +128,8 @@ _QK_NORMS = (
     Entry("self_attn.k_norm", "norm", "keys", heads="groups"),
 )
 _ATTENTION = (
+    Entry("self_attn.scores", "attention_scores", "heads"),
+    Entry("self_attn.softmax", "attention_scores", "heads"),
     Entry("self_attn", "attention", "queries"),
     Entry("self_attn.o_proj", "linear", "hidden", "queries"),
 )

@@ -33,10 +33,11 @@ def check_point(index: int, rule: NoiseRule, site: Site) -> None:
             f"has no matrix; weights of the kinds {', '.join(GEMM_KINDS)} can have error (for "
             "norm weights there is AQN)"
         )
-    if rule.point == "input" and site.kind == "attention":
+    if rule.point == "input" and site.kind in ("attention", "attention_scores"):
+        what = "softmax·V" if site.kind == "attention" else "the scores and the softmax themselves"
         raise ConfigError(
-            f"rules[{index}].point is 'input', and {site.name} is of the kind attention, whose "
-            "error is on its output, softmax·V; put error on q_proj, k_proj, v_proj for its inputs"
+            f"rules[{index}].point is 'input', and {site.name} is of the kind {site.kind}, whose "
+            f"error is on its output, {what}; put error on q_proj, k_proj, v_proj for its inputs"
         )
 
 

@@ -132,7 +132,7 @@ def test_rules_keep_their_order_and_number(sites: tuple[Site, ...]) -> None:
     [
         ({"targets": ["down_proj"]}, r"rules\[0\]\.targets.*Did you mean '\*\.down_proj'"),
         ({"targets": ["norms"]}, "Did you mean 'norm'"),
-        ({"targets": ["linear", "conv"]}, "'conv' matches none of the model's 310 sites"),
+        ({"targets": ["linear", "conv"]}, "'conv' matches none of the model's 366 sites"),
         ({"targets": ["re:q_proj"]}, "whole name"),
         ({"exclude": ["lmhead"]}, r"exclude.*lm_head"),
         ({"layers": [27, 28]}, "no layer 28"),

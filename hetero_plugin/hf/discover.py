@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.hf.scores import scores_sites
 from hetero_plugin.sites import Site
 
 # What wrappers put into module paths; the canonical name is the plain model's.
@@ -151,17 +152,17 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
                 # The output of softmax·V is this projection's input, whichever attention
                 # implementation made it.
                 parent = name.rpartition(".")[0]
-                found.append(
-                    Found(Site(parent, "attention", layer, module.in_features, None), module)
-                )
+                wide, block = module.in_features, modules[parent]
+                found += [Found(s, block) for s in scores_sites(parent, block, layer, wide)]
+                found.append(Found(Site(parent, "attention", layer, wide, None), module))
             found.append(Found(site, module))
         elif is_norm(module):
             weight = getattr(module, "weight", None)
             if weight is None:
                 continue
             projection = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(leaf)
-            wide = _sibling(modules, name, projection) if projection else None
-            features = wide.out_features if wide is not None else weight.numel()
+            whole = _sibling(modules, name, projection) if projection else None
+            features = whole.out_features if whole is not None else weight.numel()
             heads = features // weight.numel()
             found.append(Found(Site(name, "norm", layer, features, None, heads), module))
         elif is_experts(module):

@@ -172,7 +172,8 @@ MIXINS: dict[str, type] = {
     "norm": _NoisyNorm,
     "activation": _NoisyActivation,
 }
-"""The forward of each sort of module; `experts` and `router` come from hf/experts.py."""
+"""The forward of each sort of module; hf/experts.py adds `experts` and `router`, hf/scores.py
+`attention`."""
 
 
 @cache

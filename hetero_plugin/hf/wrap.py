@@ -26,6 +26,8 @@ from hetero_plugin.hf.discover import (
 from hetero_plugin.hf.experts import check_router, experts_noise
 from hetero_plugin.hf.layers import is_noisy, layer_noise, make_clean, make_noisy
 from hetero_plugin.hf.norms import offset_formula
+from hetero_plugin.hf.scores import KIND as SCORES
+from hetero_plugin.hf.scores import scores_noise
 from hetero_plugin.state import NoiseState, Phase
 
 log = logging.getLogger("hetero_noise")
@@ -177,6 +179,9 @@ def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> None
     module = sites[0].module
     if is_experts(module):
         make_noisy(module, experts_noise(module, [one.site for one in sites], context), "experts")
+        return
+    if sites[0].site.kind == SCORES:
+        make_noisy(module, scores_noise(module, [one.site for one in sites], context), "attention")
         return
     noises = {one.site.kind: layer_noise(one.site, context) for one in sites}
     attention = noises.pop("attention", None)

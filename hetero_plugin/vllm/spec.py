@@ -8,12 +8,12 @@ version of this package, whichever way the user gave it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hetero_plugin import __version__
 from hetero_plugin.config import ENVIRONMENT, METHOD, ConfigError, NoiseConfig, resolve
-from hetero_plugin.sites import Site, select, sites_from_config
+from hetero_plugin.sites import Selected, Site, select, sites_from_config
 from hetero_plugin.vllm.quantization import HeteroNoiseQuantConfig
 
 if TYPE_CHECKING:
@@ -76,6 +76,23 @@ def check_clean(vllm_config: VllmConfig) -> None:
         )
 
 
+def _refuse_scores(chosen: Sequence[Selected]) -> None:
+    """Raises ConfigError for error on attention scores, which vLLM's kernels never have in memory.
+
+    A rule of the phase ``train`` is nothing to an engine that only rolls out.
+    """
+    for one in chosen:
+        for index, rule in one.rules:
+            if one.site.kind != "attention_scores" or rule.phase == "train":
+                continue
+            raise ConfigError(
+                f"rules[{index}] selects {one.site.name} (kind attention_scores), and vLLM's "
+                "attention kernels never hold scores in memory: they can have error in Hugging "
+                "Face's eager attention alone. Target the kind attention, whose error is on "
+                "softmax·V, or give the rule phase: train"
+            )
+
+
 def settle(vllm_config: VllmConfig) -> NoiseConfig:
     """Resolves the spec of a noisy engine, checks it against the model and writes it down.
 
@@ -104,7 +121,8 @@ def settle(vllm_config: VllmConfig) -> NoiseConfig:
         environ=os.environ,
     )
     config = NoiseConfig.parse(None) if found is None else found
-    select(config, model_sites(vllm_config))  # a target that hits nothing is an error here
+    chosen = select(config, model_sites(vllm_config))  # a target that hits nothing is an error here
+    _refuse_scores(chosen)
     additional[METHOD] = config.model_dump(mode="json")
     additional[RESOLVED] = {"fingerprint": config.fingerprint, "version": __version__}
     vllm_config.additional_config = additional

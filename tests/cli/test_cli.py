@@ -112,7 +112,7 @@ def test_plan_takes_the_file_itself_and_prints_for_people(model: Path) -> None:
     result = call("plan", "--model", model / "config.json", "--preset", "qerl-fp4")
     assert result.exit_code == 0, result.stderr
     assert "linear: 196 of 196" in result.stdout
-    assert "total: 196 of 310 sites" in result.stdout
+    assert "total: 196 of 366 sites" in result.stdout
     assert "model.layers.27.mlp.down_proj" in result.stdout
 
 

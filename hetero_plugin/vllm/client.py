@@ -123,8 +123,13 @@ def ranks(llm: LLM, method: str, **arguments: Any) -> list[Any]:
     Raises:
         EngineDied: the engine's process ended before it answered.
     """
-    with _watched(llm, method):
-        return list(llm.collective_rpc(method, kwargs=arguments))
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        with _watched(llm, method):
+            return list(llm.collective_rpc(method, kwargs=arguments))
+    except EngineDeadError:  # it was dead before the call
+        raise EngineDied(method) from None
 
 
 def status(llm: LLM) -> dict[str, Any]:

@@ -232,14 +232,18 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _collective_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = original(self, method, *args, **kwargs)
-        if isinstance(method, str) and method.startswith("hetero_noise_"):
-            from hetero_plugin.vllm.control import READ_ONLY
+        if not (isinstance(method, str) and method.startswith("hetero_noise_")):
+            return original(self, method, *args, **kwargs)
+        from hetero_plugin.vllm.control import READ_ONLY
 
-            if method not in READ_ONLY:
-                # Running requests are computed anew too: their keys and values are old as well.
-                self.reset_prefix_cache(reset_running_requests=True)
-        return answer
+        if method in READ_ONLY:
+            return original(self, method, *args, **kwargs)
+        try:
+            return original(self, method, *args, **kwargs)
+        finally:
+            # After an error too, as some ranks may have made the change. Running requests are
+            # computed anew as well: their keys and values are of the old noise.
+            self.reset_prefix_cache(reset_running_requests=True)
 
     return collective_rpc
 

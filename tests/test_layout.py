@@ -29,6 +29,7 @@ ROOMS = (
     "attestation",
     "hf",
     "vllm",
+    "trl",
     "verl",
     "evaluation",
     "profile",

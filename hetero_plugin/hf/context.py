@@ -73,6 +73,9 @@ class ForwardContext:
         """Of the pass that runs, or ran last."""
         self.running = False
         self.keep: int | Tensor = 0
+        self.heads: tuple[int, ...] = ()
+        """Entries of the scale table of the LM head's error."""
+        self.head_ran = False
         self.hook: RemovableHandle | None = None
         """The decoder's hook, without which `rows` are those of some earlier pass."""
         self._told: set[str] = set()
@@ -146,10 +149,25 @@ class ForwardContext:
     def enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the language model: which rows its head will see."""
         self.keep = kwargs.get("logits_to_keep", 0)
+        self.head_ran = False
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook of the outermost of them: what runs later must not take these rows."""
+        """Forward hook of the outermost of them: what runs later must not take these rows.
+
+        Raises:
+            MissingRows: the LM head has error, and something else multiplied by its weight.
+        """
         self.running = False
+        if torch.compiler.is_compiling() or output is None or self.head_ran or self.rows is None:
+            return
+        live = self.rows.live or self.state.live  # none where only the decoder is compiled
+        if any(live[slot] for slot in self.heads):
+            raise MissingRows(
+                "the spec puts error on lm_head, and this forward pass of "
+                f"{type(module).__name__} did not run it: something fused it into the loss (TRL, "
+                "Liger), where it would be clean. Switch that off, exclude lm_head, or use "
+                "hetero_plugin.trl for TRL"
+            )
 
     # ---- what layers ask ----
 
@@ -177,6 +195,8 @@ class ForwardContext:
                 "pass would be taken for these. unwrap(model) and wrap it again after that."
             )
         keys = self.rows.keys
+        if head:
+            self.head_ran = True
         if head and keys.dim() == 2:
             keep = self.keep
             keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]

@@ -205,6 +205,8 @@ def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module)
         hooks.append(layer.register_forward_pre_hook(context.enter_layer, with_kwargs=True))
     owner = next((m for m in model.modules() if getattr(m, "lm_head", None) is not None), None)
     if owner is not None:
+        slots = attachment.state.slots
+        context.heads = tuple(slot.index for slot in slots if slot.site.kind == "lm_head")
         hooks.append(owner.register_forward_pre_hook(context.enter_head, with_kwargs=True))
     outermost = decoder if owner is None else owner
     hooks.append(outermost.register_forward_hook(context.leave, always_call=True))

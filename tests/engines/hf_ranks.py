@@ -1,0 +1,249 @@
+"""Ways to train on two ranks, and what each makes of the gradients of one global batch."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hetero_plugin.hf import HeteroNoiseCallback, state_of, wrap
+from tests.hf.conftest import tiny
+
+SPEC = {"preset": "all-ops", "scale": 0.05, "direction": "forward"}
+Gradients = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is trained."""
+
+    shard: str
+    """none, ddp, fsdp1, fsdp2, accelerate, accelerate-fsdp2 or trainer."""
+    micro: int = 1
+    """Micro-batches of a rank."""
+    checkpointing: bool | None = None
+    """Reentrant or not; None: none."""
+    autocast: bool = False
+    tied: bool = False
+    lora: bool = False
+    compiled: bool = False
+
+
+WAYS = {
+    "plain": Way("none", micro=8),
+    "ddp": Way("ddp"),
+    "ddp-reentrant-autocast": Way("ddp", checkpointing=True, autocast=True),
+    "ddp-lora": Way("ddp", micro=8, lora=True),
+    "ddp-compiled": Way("ddp", compiled=True),
+    "fsdp2": Way("fsdp2"),
+    "fsdp2-tied-8-checkpointed": Way("fsdp2", micro=8, checkpointing=False, tied=True),
+    "fsdp2-lora-autocast": Way("fsdp2", lora=True, autocast=True),
+    "fsdp1": Way("fsdp1"),
+    "fsdp1-8-checkpointed": Way("fsdp1", micro=8, checkpointing=False),
+    "accelerate-8": Way("accelerate", micro=8),
+    "accelerate-fsdp2": Way("accelerate-fsdp2", tied=True),
+    "trainer": Way("trainer", micro=8),
+}
+
+
+def batch() -> torch.Tensor:
+    """int64 [16, 12]: what all ranks and micro-batches see together."""
+    return torch.randint(1, 272, (16, 12), generator=torch.Generator().manual_seed(3))
+
+
+def loss_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    logits = model(ids).logits.float()
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def build(way: Way, noisy: bool) -> Any:
+    model: Any = tiny(tie_word_embeddings=way.tied)
+    if way.lora:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(2)
+        settings = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        model = get_peft_model(model, settings)
+    if noisy:
+        wrap(model, SPEC, quiet=True, adapters="both" if way.lora else "base")
+    model.train()
+    if way.checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": way.checkpointing})
+        model.enable_input_require_grads()
+    return model
+
+
+def alone(way: Way, noisy: bool, folder: Path) -> Gradients:
+    """One process, the whole batch in as many micro-batches as a rank has."""
+    if way.shard == "trainer":
+        return trained(way, noisy, folder, ranks=1)
+    model = build(way, noisy)
+    for ids in batch().chunk(way.micro):
+        with torch.autocast("cpu", torch.bfloat16) if way.autocast else nullcontext():
+            (loss_of(model, ids) / way.micro).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def trained(way: Way, noisy: bool, folder: Path, ranks: int) -> Gradients:
+    """transformers' Trainer: how far two steps moved the weights."""
+    from transformers import Trainer, TrainingArguments
+
+    model = build(way, noisy)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    data: Any = [{"input_ids": row, "labels": row} for row in batch()]
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        max_steps=2,
+        per_device_train_batch_size=16 // ranks // way.micro,
+        gradient_accumulation_steps=way.micro,
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=0.0,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        ddp_backend="gloo" if ranks > 1 else None,
+    )
+    callbacks: list[Any] = [HeteroNoiseCallback()] if noisy else []
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
+    assert trainer.args.world_size == ranks
+    trainer.train()
+    if noisy:
+        assert state_of(model).step == 1
+    return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+
+def sharded(way: Way, model: Any) -> tuple[Any, Any]:
+    """The model as that way runs it, and accelerate's Accelerator if there is one."""
+    if way.shard == "ddp":
+        run = torch.nn.parallel.DistributedDataParallel(model)
+        return (torch.compile(run, backend="aot_eager") if way.compiled else run), None
+    if way.shard == "fsdp2":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (2,))
+        base = model.get_base_model() if way.lora else model
+        for layer in base.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model, None
+    if way.shard == "fsdp1":
+        from functools import partial
+
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+        layers = {type(model.model.layers[0])}
+        return FullyShardedDataParallel(
+            model,
+            use_orig_params=True,
+            device_id=torch.device("cpu"),
+            auto_wrap_policy=partial(transformer_auto_wrap_policy, transformer_layer_cls=layers),
+        ), None
+    if way.shard.startswith("accelerate"):
+        from accelerate import Accelerator, FullyShardedDataParallelPlugin
+
+        plugin = None
+        if way.shard == "accelerate-fsdp2":
+            plugin = FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=[type(model.model.layers[0]).__name__],
+            )
+        accelerator = Accelerator(
+            cpu=True, gradient_accumulation_steps=way.micro, fsdp_plugin=plugin
+        )
+        if plugin is not None:  # accelerate 1.15 shards on accelerators alone unless it is told to
+            from accelerate.utils import DistributedType
+
+            accelerator.state.distributed_type = DistributedType.FSDP
+            accelerator.state.fsdp_plugin = plugin
+        assert accelerator.num_processes == 2
+        optimizer = torch.optim.SGD(model.parameters())
+        return accelerator.prepare(model, optimizer)[0], accelerator
+    return model, None
+
+
+def on_two_ranks(way: Way, noisy: bool, folder: Path, rank: int, keep: list[Any]) -> Gradients:
+    if way.shard == "trainer":
+        return trained(way, noisy, folder, ranks=2)
+    model = build(way, noisy)
+    run, accelerator = sharded(way, model)
+    if way.shard == "accelerate-fsdp2":
+        model = run
+    keep.append((run, accelerator))
+    chunks = batch().chunk(2)[rank].chunk(way.micro)
+    for i, ids in enumerate(chunks):
+        last = i == len(chunks) - 1
+        with ExitStack() as stack:
+            if way.autocast:
+                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            if accelerator is not None:
+                stack.enter_context(accelerator.accumulate(run))
+                accelerator.backward(loss_of(run, ids))
+                continue
+            if way.shard in ("ddp", "fsdp1") and not last:
+                stack.enter_context(run.no_sync())
+            (loss_of(run, ids) / way.micro).backward()
+    if way.shard == "fsdp1":
+        held, whole = (sum(p.numel() for p in m.parameters()) for m in (run, tiny()))
+        assert held < 0.6 * whole, "this rank's half of the parameters"
+        with run.summon_full_params(run, with_grads=True):
+            found = {n: p.grad.clone() for n, p in run.named_parameters() if p.grad is not None}
+        return {name.replace("_fsdp_wrapped_module.", ""): g for name, g in found.items()}
+    found = {}
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad
+        if grad is None:
+            continue
+        if way.shard == "none":
+            dist.all_reduce(grad)
+            grad = grad / 2
+        assert hasattr(grad, "full_tensor") == way.shard.endswith("fsdp2"), (
+            "as it should be sharded"
+        )
+        found[name] = grad.full_tensor() if hasattr(grad, "full_tensor") else grad
+    return found
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    """Every way, clean and noisy, in one pair of processes; rank 0 writes the gradients."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        ACCELERATE_USE_CPU="true",
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    # Nothing is torn down: DDP's reducer, freed after its gloo group, was seen to wait for ever.
+    keep: list[Any] = []
+    results: dict[tuple[str, bool], Gradients | str] = {}
+    try:
+        for name, way in WAYS.items():
+            for noisy in (False, True):
+                try:
+                    results[name, noisy] = on_two_ranks(way, noisy, Path(folder), rank, keep)
+                except Exception:
+                    results[name, noisy] = traceback.format_exc()
+                dist.barrier()
+        if rank == 0:
+            torch.save(results, Path(folder) / "gradients.pt")
+        dist.barrier()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

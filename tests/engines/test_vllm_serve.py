@@ -85,6 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command += ["--max-model-len=128", "--max-num-batched-tokens=128", "--max-num-seqs=8"]
     command += ["--kv-cache-memory-bytes=67108864", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--hetero-noise-scale={SCALE}", f"--chat-template={TEMPLATE}"]
+    command += ["--hetero-noise-attest"]
     env = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     env |= {
         "VLLM_PLUGINS": "hetero_noise,hetero_noise_http",
@@ -163,6 +164,23 @@ def test_status_over_http_is_json(server: Server) -> None:
     assert status["scales"] == {"linear": [pytest.approx(SCALE)]}
 
 
+def test_the_server_has_attested_itself_before_it_answered(server: Server) -> None:
+    """In the process that serves; the signed record is there for whoever asks."""
+    from hetero_plugin.attestation.attest import problems
+
+    log = server.log.read_text()
+    said = log.index("attestation at start: passed, 14 of 14 sites seen")
+    assert said < log.index("Application startup complete")
+    record = json.loads(server.get("/v1/hetero_noise?attestation=true"))["attestation"]
+    assert problems(record, record["fingerprint"]) == []
+    assert record["engine"] == "vllm-compiled" and len(record["sites"]) == 14
+    shown = json.loads(server.get("/v1/hetero_noise"))
+    assert shown["fingerprint"] == record["fingerprint"]
+    assert shown["attestation"]["signature"] == record["signature"]
+    assert shown["attestation"]["passed"] and "sites" not in shown["attestation"]
+    assert shown["step"] == 0 and shown["scales"]["linear"] == [pytest.approx(SCALE)]
+
+
 def test_the_endpoint_reads_and_changes_the_noise(server: Server) -> None:
     status = json.loads(server.get("/v1/hetero_noise?sites=true"))
     assert status["noisy"] and status["sites"] == {"linear": 14}
@@ -202,7 +220,7 @@ def test_the_endpoint_refuses_with_a_reason(
 def test_the_model_card_and_the_metrics_say_that_it_is_noisy(server: Server) -> None:
     server.post("/v1/hetero_noise", {"scale": 0.02, "step": 7})
     card = json.loads(server.get("/v1/models"))["data"][0]["hetero_noise"]
-    assert card["noisy"] and card["step"] == 7
+    assert card["noisy"] and card["step"] == 7 and card["attested"]
     assert card["scales"]["linear"] == [pytest.approx(0.02)]
     lines = server.get("/metrics").splitlines()
     assert 'hetero_noise_sites{kind="linear"} 14.0' in lines
@@ -264,3 +282,41 @@ def test_no_response_mixes_two_settings(server: Server) -> None:
     server.post("/v1/hetero_noise", {"scale": 0.0})
     assert server.complete() == expected[0.0]
     server.post("/v1/hetero_noise", {"reset": True})
+
+
+SPOILER = """
+def register():
+    from hetero_plugin.vllm import install
+
+    original = install.install
+
+    def spoiled(worker):
+        found = original(worker)
+        layer = worker.model_runner.get_model().model.layers[1].mlp.down_proj
+        layer.quant_method.noise = None
+        return found
+
+    install.install = spoiled
+"""
+
+
+def test_a_server_that_can_not_attest_itself_does_not_start(server: Server, tmp_path: Path) -> None:
+    """Another plugin takes one site's noise away, in the worker: the server names it and ends."""
+    (tmp_path / "spoiler.py").write_text(SPOILER)
+    info = tmp_path / "spoiler-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spoiler\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vllm.general_plugins]\nspoiler = spoiler:register\n")
+    command = [Path(sys.executable).with_name("vllm"), "serve", server.model, "--dtype=float32"]
+    command += ["--max-model-len=64", "--max-num-batched-tokens=64", "--max-num-seqs=8"]
+    command += ["--kv-cache-memory-bytes=67108864", "--host=127.0.0.1", "--port=0"]
+    command += ["--enforce-eager", "--hetero-noise-scale=0.05", "--hetero-noise-attest"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "VLLM_PLUGINS": "hetero_noise,spoiler"}
+    done = subprocess.run(
+        [str(word) for word in command], env=env, capture_output=True, text=True, timeout=600
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "attestation at start: REFUSED, 13 of 14 sites seen" in said
+    assert "REFUSED: every site seen: not seen: model.layers.1.mlp.down_proj" in said
+    assert "Application startup complete" not in said

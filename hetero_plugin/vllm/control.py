@@ -116,15 +116,19 @@ def hetero_noise_set(
         scale = _number("scale", scale)
     if enabled is not None:
         enabled = _flag("enabled", enabled)
-    if _flag("reset", reset):
-        state.reset_scales()
-    elif scale is None and enabled is None:
+    if not _flag("reset", reset) and scale is None and enabled is None:
         raise ConfigError("hetero_noise_set needs a scale, enabled=true/false or reset=true")
-    if enabled is not None and kind is None and site is None:
-        state.set_enabled(enabled)
-        enabled = None
-    if scale is not None or enabled is not None:
-        state.set_scale(scale, kind=kind, site=site, enabled=enabled)
+    everything = enabled if kind is None and site is None else None
+    some = enabled if everything is None else None
+    # First what may be refused, so that a refused call has changed nothing.
+    if scale is not None or some is not None:
+        state.set_scale(scale, kind=kind, site=site, enabled=some)
+    if reset:
+        state.reset_scales()
+        if scale is not None or some is not None:
+            state.set_scale(scale, kind=kind, site=site, enabled=some)
+    if everything is not None:
+        state.set_enabled(everything)
     return hetero_noise_status(worker)
 
 
@@ -136,9 +140,9 @@ def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any
         aqn: leave AQN alone if false.
     """
     found = _installed(worker)
-    step = _whole("step", step)
+    step, with_aqn = _whole("step", step), _flag("aqn", aqn)
     found.state.set_step(step)
-    if found.aqn is not None and _flag("aqn", aqn):
+    if found.aqn is not None and with_aqn:
         found.aqn.step(step)
     return hetero_noise_status(worker)
 

@@ -245,16 +245,22 @@ def test_weights_can_be_loaded_again_and_noise_stays(case: Case, tmp_path: Path)
         ("hetero_noise_step", {"step": -1}, "-1"),
         ("hetero_noise_step", {"step": 1.5}, "1.5"),
         ("hetero_noise_phase", {"phase": "sleep"}, "sleep"),
+        # What is refused in part is refused as a whole.
+        ("hetero_noise_set", {"scale": 0.1, "kind": "liner", "reset": True}, "liner"),
+        ("hetero_noise_set", {"scale": -0.1, "enabled": False}, "-0.1"),
+        ("hetero_noise_step", {"step": 9, "aqn": "no"}, "no"),
     ],
 )
 def test_a_bad_setting_says_what_was_given(
     case: Case, method: str, arguments: Record, said: str
 ) -> None:
-    before = case.noisy.ask("call", method="hetero_noise_sites", arguments={})
+    case.noisy.set(scale=0.03)
+    before = case.noisy.ask("call", method="hetero_noise_sites", arguments={}), case.noisy.status()
     with pytest.raises(EngineError) as caught:
         case.noisy.ask("call", method=method, arguments=arguments)
     assert said in str(caught.value)
-    assert case.noisy.ask("call", method="hetero_noise_sites", arguments={}) == before
+    after = case.noisy.ask("call", method="hetero_noise_sites", arguments={}), case.noisy.status()
+    assert after == before
 
 
 def hf_logprobs(model: Any) -> list[Record]:

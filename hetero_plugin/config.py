@@ -45,7 +45,8 @@ DEFAULT_PRESET = "qerl-fp4"
 # The experiments' scopes. Their common size is 5e-2, where error is seen to cost accuracy.
 PRESETS: dict[str, dict[str, Any]] = {
     "rmsnorm": {"targets": ["norm"], "scale": 5e-2},
-    "mlp": {"targets": ["norm", "*.mlp.down_proj"], "scale": 5e-2},
+    # In a layer with experts, theirs and the shared expert's: *.mlp.experts.down_proj.
+    "mlp": {"targets": ["norm", "*.mlp.*down_proj"], "scale": 5e-2},
     "linear": {"targets": ["linear"], "scale": 5e-2},
     "all": {"targets": ["linear", "norm"], "scale": 5e-2},
     "all-ops": {"targets": ["linear", "norm", "activation", "attention"], "scale": 5e-2},

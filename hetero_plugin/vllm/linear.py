@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
 from vllm.model_executor.layers.linear import (
     RowParallelLinear,
     UnquantizedLinearMethod,
@@ -33,7 +35,7 @@ def prepare_gemm(layer: nn.Module) -> None:
     dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
 
 
-def _check_attached(attached: bool) -> None:
+def check_attached(attached: bool) -> None:
     """A clean result is right only for a layer that the spec was seen to leave out."""
     if not attached:
         raise RuntimeError(
@@ -91,21 +93,35 @@ class LinearNoise:
     slices: list[RowSlice] = field(default_factory=list)
     live: Tensor | None = None
     """int64: entries of the scale table that decide whether the slices are in use."""
-    after_reduce: bool = False
-    """The output's error comes after the all-reduce, in the layer, not in the method."""
+    outside: bool = False
+    """The output's error comes in the layer (after an all-reduce, say), not in the method."""
+
+
+class NoisyMethod:
+    """What every linear method has that can add error."""
+
+    noise: LinearNoise | None = None
+    attached = False
+    """Whether the spec was seen to give or leave out this layer's noise."""
+    part_sizes: Sequence[int] = ()
+    """Columns of each part of a fused layer on this rank."""
+    quantised = ""
+    """Name of the method that keeps the weights in a form of its own; empty: there is none."""
 
 
 @register_weight_loader_v2_supported_method
-class NoisyLinearMethod(UnquantizedLinearMethod):
+class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
     """vLLM's own linear method, with error on its input and output once `noise` is set."""
 
     supports_pre_processed_weights = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.noise: LinearNoise | None = None
-        self.attached = False
-        self.part_sizes: list[int] = []
+    @classmethod
+    def around(cls, method: UnquantizedLinearMethod, width: int) -> NoisyLinearMethod:
+        """A noisy method for a loaded layer of ``width`` columns that has vLLM's plain one."""
+        made = cls.__new__(cls)
+        made.__dict__.update(method.__dict__)
+        made.attached, made.part_sizes = True, [width]
+        return made
 
     def create_weights(
         self,
@@ -141,13 +157,13 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         noise = self.noise
         if noise is None:
-            _check_attached(self.attached)
+            check_attached(self.attached)
             return super().apply(layer, x, bias)
         if noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
             y_TN = super().apply(layer, noise.input(x) if noise.input else x, bias)
-        if noise.output and not noise.after_reduce:
+        if noise.output and not noise.outside:
             y_TN = noise.output(y_TN)
         return y_TN
 
@@ -174,16 +190,24 @@ class NoisyLinearMethod(UnquantizedLinearMethod):
         return ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
 
 
-class NoisyRowParallelLinear(RowParallelLinear):
-    """A row-parallel layer whose error is added once, after the sum, on every rank alike."""
+class _NoisyOutside:
+    """A layer that puts the error on its output itself."""
 
-    def forward(self, input_: Tensor) -> Any:
-        result = super().forward(input_)
-        method = self.quant_method
-        assert isinstance(method, NoisyLinearMethod) and method.noise is not None
+    def forward(self, x: Tensor) -> Any:
+        result = super().forward(x)  # type: ignore[misc]
+        method = self.quant_method  # type: ignore[attr-defined]
+        assert isinstance(method, NoisyMethod) and method.noise is not None
         if isinstance(result, tuple):
             return method.noise.output(result[0]), result[1]
         return method.noise.output(result)
+
+
+class NoisyRowParallelLinear(_NoisyOutside, RowParallelLinear):
+    """A row-parallel layer whose error is added once, after the sum, on every rank alike."""
+
+
+class NoisyGateLinear(_NoisyOutside, GateLinear):
+    """A router, whose kernels may compute past its method."""
 
 
 @dataclass
@@ -218,7 +242,7 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         noise = self.noise
         if noise is None:
-            _check_attached(self.attached)
+            check_attached(self.attached)
             return super().apply(layer, x, bias)
         keys = noise.rows.keys_of(x)
         words = noise.columns

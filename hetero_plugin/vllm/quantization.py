@@ -23,22 +23,71 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
     """Weights stay as they are; the linear layers get methods that can add error.
 
     Args:
-        spec: the model's own ``quantization_config``, if it has one.
+        spec: the model's own ``quantization_config``, if it is a spec.
+        inner: the quantization that the checkpoint carries, if it carries one. Everything is left
+            to it, and error comes on top.
     """
 
-    def __init__(self, spec: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, spec: dict[str, Any] | None = None, inner: QuantizationConfig | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
+        self.inner = inner
+        if inner is not None:
+            self._ignore_unexpected_suffixes = inner._ignore_unexpected_suffixes
+            # One mapping for both: models write the names of their fused layers into it.
+            self.packed_modules_mapping = inner.packed_modules_mapping
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        inner = self.__dict__.get("inner")
+        if inner is not None and name in ("packed_modules_mapping", "online_quantization_config"):
+            setattr(inner, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # What vLLM asks of the checkpoint's quantization: block sizes and the like.
+        inner = self.__dict__.get("inner")
+        if inner is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(inner, name)
 
     def get_name(self) -> str:  # type: ignore[override]
         return METHOD
 
     def get_supported_act_dtypes(self) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16, torch.float32]
+        own = [torch.bfloat16, torch.float16, torch.float32]
+        if self.inner is None:
+            return own
+        return [dtype for dtype in self.inner.get_supported_act_dtypes() if dtype in own]
+
+    @classmethod
+    def override_quantization_method(
+        cls, hf_quant_cfg: dict[str, Any], user_quant: str | None, hf_config: Any = None
+    ) -> Any:
+        """Ours, for a checkpoint with a quantization of its own, where the user asks for ours."""
+        theirs = hf_quant_cfg.get("quant_method")
+        return METHOD if user_quant == METHOD and theirs != METHOD else None
+
+    def get_cache_scale_mapper(self) -> Any:  # type: ignore[override]
+        return (self.inner or QuantizationConfig).get_cache_scale_mapper()
+
+    def get_checkpoint_weight_mapper(self) -> Any:  # type: ignore[override]
+        return (self.inner or QuantizationConfig).get_checkpoint_weight_mapper()
+
+    def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
+        if self.inner is not None:
+            self.inner.apply_vllm_mapper(hf_to_vllm_mapper)
+
+    def maybe_update_config(self, *args: Any, **kwargs: Any) -> None:
+        if self.inner is not None:
+            self.inner.maybe_update_config(*args, **kwargs)
 
     @classmethod
     def get_min_capability(cls) -> int:
-        return -1  # adds arithmetic to the model's own layers, so any device will do
+        # Adds arithmetic to the model's own layers, so any device will do; what a checkpoint's
+        # quantization needs is asked of it in `from_config`.
+        return -1
 
     @staticmethod
     def get_config_filenames() -> list[str]:
@@ -46,11 +95,14 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> HeteroNoiseQuantConfig:
-        """From the ``quantization_config`` of a model's config.json.
+        """From the ``quantization_config`` of a model's config.json: a spec, or a quantization.
 
         Raises:
-            ConfigError: it is not a valid spec.
+            ConfigError: it is neither a valid spec nor a quantization that vLLM can run here.
         """
+        name = config.get("quant_method", METHOD)
+        if name != METHOD:
+            return cls(inner=_theirs(name, config))
         resolve(model_config=config, environ={})  # a bad one is an error here already
         return cls(config)
 
@@ -68,17 +120,69 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
         return cls.from_config(config)
 
     def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantizeMethodBase | None:
-        """The method of a linear layer or LM head; None leaves any other layer as it is."""
-        from vllm.model_executor.layers.linear import LinearBase
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+        """The method of a linear layer, LM head or experts; None: any other stays as it is."""
+        from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+        from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+            UnquantizedFusedMoEMethod,
+        )
+        from vllm.model_executor.layers.linear import (
+            LinearBase,
+            LinearMethodBase,
+            UnquantizedLinearMethod,
+        )
+        from vllm.model_executor.layers.vocab_parallel_embedding import (
+            ParallelLMHead,
+            UnquantizedEmbeddingMethod,
+        )
 
+        from hetero_plugin.vllm.experts import NoisyExpertsMethod
         from hetero_plugin.vllm.linear import NoisyHeadMethod, NoisyLinearMethod
+        from hetero_plugin.vllm.quantised import around
 
+        if self.inner is not None:
+            theirs = self.inner.get_quant_method(layer, prefix)
+            plain = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod, UnquantizedFusedMoEMethod)
+            if isinstance(layer, LinearBase) and type(theirs) not in (*plain, type(None)):
+                assert isinstance(theirs, LinearMethodBase)
+                return around(theirs)
+            if type(theirs) not in (*plain, type(None)):
+                return theirs  # carries no error; a spec that wants some is refused
         if isinstance(layer, LinearBase):
             return NoisyLinearMethod()
         if isinstance(layer, ParallelLMHead):
             return NoisyHeadMethod()
+        if isinstance(layer, RoutedExperts):
+            return NoisyExpertsMethod(layer.moe_config)
         return None
+
+
+def _theirs(name: Any, config: dict[str, Any]) -> QuantizationConfig:
+    """vLLM's own configuration of a checkpoint's quantization.
+
+    Raises:
+        ConfigError: vLLM does not know it, or the device can't run it.
+    """
+    from vllm.model_executor.layers.quantization import (
+        QUANTIZATION_METHODS,
+        get_quantization_config,
+    )
+    from vllm.platforms import current_platform
+
+    if name not in QUANTIZATION_METHODS:
+        raise ConfigError(
+            f"the checkpoint's quantization_config has quant_method {name!r}, which this vLLM does "
+            f"not know, so quantization={METHOD!r} can't put error on top of it; it knows: "
+            f"{', '.join(QUANTIZATION_METHODS)}"
+        )
+    current_platform.verify_quantization(name)
+    made = get_quantization_config(name).from_config(config)
+    capability = current_platform.get_device_capability()
+    if capability is not None and capability.to_int() < made.get_min_capability():
+        raise ConfigError(
+            f"the checkpoint's quantization {name!r} needs a GPU of capability "
+            f"{made.get_min_capability()}, and this one has {capability.to_int()}"
+        )
+    return made
 
 
 def register_method() -> None:

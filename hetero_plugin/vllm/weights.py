@@ -10,7 +10,7 @@ from hetero_plugin.vllm.patching import MARK
 
 
 def keep(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Around `UnquantizedLinearMethod.process_weights_after_loading`: a noisy engine's weights stay."""
+    """Around the processing of unquantised linear layers: a noisy engine keeps their weights."""
 
     def process_weights_after_loading(self: Any, layer: Any) -> None:
         from vllm.config import get_current_vllm_config_or_none
@@ -35,9 +35,14 @@ def follow_loading(model: Any) -> None:
     vLLM's CPU GEMM reads a packed copy of each weight; verl processes the weights after a sync, a
     caller of ``load_weights`` alone does not, and would go on computing with the old ones.
     """
-    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+        UnquantizedFusedMoEMethod,
+    )
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
     from vllm.platforms import current_platform
 
+    plain = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod, UnquantizedFusedMoEMethod)
     original = model.load_weights
     if not current_platform.is_cpu() or getattr(original, MARK, False):
         return
@@ -47,7 +52,8 @@ def follow_loading(model: Any) -> None:
         loaded = original(*args, **kwargs)
         for module in model.modules():
             method = getattr(module, "quant_method", None)
-            if isinstance(method, QuantizeMethodBase):
+            # What a checkpoint's own quantization makes of its weights is made once, as in vLLM.
+            if isinstance(method, plain):
                 method.process_weights_after_loading(module)
         return loaded
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hetero_plugin import ConfigError, NoiseConfig, random
-from hetero_plugin.hf import disabled, set_step, wrap
+from hetero_plugin.hf import disabled, set_step, state_of, wrap
 from hetero_plugin.hf.experts import IMPLEMENTATIONS
 from hetero_plugin.perturb import record
 from tests.hf.families import MOE, make_family, tokens
@@ -124,6 +124,16 @@ def test_gradient_error_of_experts_is_keyed_by_the_micro_batch() -> None:
     assert torch.equal(run(model, ids)[name], noisy[name])
     set_step(model, 1)
     assert not torch.equal(run(model, ids)[name], noisy[name])
+
+
+@pytest.mark.parametrize("family", MOE)
+def test_the_mlp_preset_has_the_down_projections_of_all_kinds_of_layers(family: str) -> None:
+    """Also where every layer has experts, and no layer a plain mlp.down_proj."""
+    model = make_family(family, decoder_sparse_step=1, mlp_only_layers=[])
+    state = state_of(wrap(model, "mlp", quiet=True))
+    leaves = {c.site.name.split(".", 3)[-1] for c in state.selected if c.site.kind == "linear"}
+    shared = {"mlp.shared_expert.down_proj"} if family == "qwen2_moe" else set()
+    assert leaves == {"mlp.experts.down_proj"} | shared
 
 
 def test_what_error_cannot_enter_is_refused() -> None:

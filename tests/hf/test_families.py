@@ -64,7 +64,7 @@ def test_the_router_is_noisy_only_when_it_is_named(family: str) -> None:
     routers = {one.site.name for one in discover(model) if one.site.kind == "router"}
     leaves = {"gate", "shared_expert_gate"} if family == "qwen2_moe" else {"gate"}
     assert {name.rpartition(".")[2] for name in routers} == leaves
-    for name in PRESETS.keys() - {"mlp"}:  # Qwen3-MoE has no *.mlp.down_proj
+    for name in PRESETS:
         chosen = select(preset(name), [one.site for one in discover(model)])
         assert not routers & {one.site.name for one in chosen}
     named = select(NoiseConfig(scale=0.1, targets="router"), [o.site for o in discover(model)])

@@ -1,0 +1,281 @@
+"""Mixture of experts: error at the GEMMs inside vLLM's fused experts.
+
+vLLM's fused kernels take a token through both GEMMs of an expert at once and leave no place for
+error between them. While some scale is not 0 the experts run here instead, GEMM by GEMM as in the
+Hugging Face model, inside one opaque operator; at scale 0 that operator is vLLM's own kernel.
+
+A row of an expert's operator is a token at an expert, keyed by both
+(`hetero_plugin.random.expert_keys`), as in Hugging Face (hf/experts.py).
+
+T tokens, K experts of a token, S = T · K rows, H hidden size, I width of an expert on this rank,
+E experts.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
+)
+from vllm.platforms import current_platform
+
+from hetero_plugin import random
+from hetero_plugin.config import ConfigError
+from hetero_plugin.perturb import Chain
+from hetero_plugin.state import NoiseState
+from hetero_plugin.vllm.linear import check_attached
+from hetero_plugin.vllm.ops import ACTIVATIONS
+
+_GATES = {
+    MoEActivation.SILU: "silu",
+    MoEActivation.GELU: "gelu",
+    MoEActivation.GELU_TANH: "gelu_tanh",
+}
+_PLAIN_WEIGHTS = (UnquantizedMoeBackend.CPU, UnquantizedMoeBackend.TRITON)
+"""Backends beside which the weights stay as they were loaded."""
+
+
+@dataclass
+class GemmNoise:
+    """What is added at one of the two GEMMs of a layer's experts."""
+
+    input: Chain
+    weight: Chain
+    output: Chain
+    weight_rows: Tensor
+    """int64 [E · rows of a matrix on this rank]: their numbers in the whole layer, one expert's
+    after the other's."""
+
+
+@dataclass
+class ExpertsNoise:
+    """What is added in a layer's experts."""
+
+    state: NoiseState
+    gate_up: GemmNoise
+    act: Chain
+    down: GemmNoise
+    live: Tensor
+    """int64: entries of the scale table that decide between vLLM's kernel and `noisy_experts`."""
+    activation: str
+
+    def __bool__(self) -> bool:
+        pair = (self.gate_up, self.down)
+        return bool(self.act) or any(g.input or g.weight or g.output for g in pair)
+
+
+def grouped_linear(x_SN: Tensor, weight_EON: Tensor, ends_E: Tensor) -> Tensor:
+    """Each group of rows times the matrix of its expert: [S, O].
+
+    Args:
+        x_SN: rows, those of expert 0 first.
+        weight_EON: one matrix for each expert.
+        ends_E: int32, the row after each expert's last.
+    """
+    return F.grouped_mm(x_SN, weight_EON.transpose(-2, -1), offs=ends_E)
+
+
+def noisy_experts(
+    noise: ExpertsNoise,
+    x_TH: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    weights_TK: Tensor,
+    ids_TK: Tensor,
+) -> Tensor:
+    """The experts with error at each operator, [T, H]; no synchronisation with the host.
+
+    Args:
+        x_TH: bfloat16, float16 or float32; its rows are the first rows of the pass.
+        w13: [E, 2 I, H], the gate's rows and then the up-projection's.
+        w2: [E, H, I].
+        weights_TK, ids_TK: the router's weights, float32, and experts, integer.
+    """
+    experts, k = w13.shape[0], ids_TK.shape[1]
+    expert_S, order = torch.sort(ids_TK.reshape(-1).to(torch.int64), stable=True)
+    bounds = torch.arange(experts, device=expert_S.device)
+    ends = torch.searchsorted(expert_S, bounds, right=True).to(torch.int32)
+    token_S = order // k
+    keys = random.expert_keys(noise.state.row_keys[token_S], expert_S)
+
+    def gemm(at: GemmNoise, x: Tensor, weight: Tensor) -> Tensor:
+        if at.input:
+            x = at.input(x, keys)
+        if at.weight:
+            weight = at.weight(weight, at.weight_rows)
+        y = grouped_linear(x, weight, ends)
+        return at.output(y, keys) if at.output else y
+
+    gate, up = gemm(noise.gate_up, x_TH[token_S], w13).chunk(2, dim=-1)
+    gate = ACTIVATIONS[noise.activation](gate)
+    if noise.act:
+        gate = noise.act(gate, keys)
+    h = gemm(noise.down, gate * up, w2)
+    back = torch.empty_like(order)
+    back[order] = torch.arange(order.numel(), device=order.device)
+    # Summed in float32 and rounded once, as vLLM's kernels do.
+    h_TKH = h[back].view(x_TH.shape[0], k, -1).float() * weights_TK.float().unsqueeze(-1)
+    return h_TKH.sum(dim=1).to(x_TH.dtype)
+
+
+# The operator finds its layer by a number that it is given in a tensor: a tensor is an input of the
+# compiled graph, so layers of one shape share one graph, and a cached graph of another process or
+# engine holds no layer of its own.
+_LAYERS: WeakValueDictionary[int, NoisyExpertsMethod] = WeakValueDictionary()
+_numbers = itertools.count()
+
+
+@torch.library.custom_op("hetero_noise_vllm::experts", mutates_args=())
+def _experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    weights: Tensor,
+    ids: Tensor,
+    scales: Tensor,
+    live: Tensor,
+    number: Tensor,
+) -> Tensor:
+    method = _LAYERS[int(number)]
+    noise = method.noise
+    assert noise is not None
+    on = (scales[live] != 0).any()
+    if x.device.type == "cpu":
+        if bool(on):
+            return noisy_experts(noise, x, w13, w2, weights, ids)
+        return method.clean(x, weights, ids)
+    return torch.where(
+        on, noisy_experts(noise, x, w13, w2, weights, ids), method.clean(x, weights, ids)
+    )
+
+
+@_experts.register_fake
+def _(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    weights: Tensor,
+    ids: Tensor,
+    scales: Tensor,
+    live: Tensor,
+    number: Tensor,
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
+    """vLLM's own method for unquantised experts, with error once `noise` is set.
+
+    The weights stay as they are loaded: the noisy path reads them, and the next weight sync writes
+    them. What vLLM's kernel makes of them (on CPU, a packed copy) is held beside them.
+    """
+
+    def __init__(self, moe: Any) -> None:
+        super().__init__(moe)
+        self.supports_pre_processed_weights = False
+        self.noise: ExpertsNoise | None = None
+        self.attached = False
+        # In a list: as a submodule its weights would be the model's, a second time.
+        self._kernel_layer: list[Any] = []
+        self.number = torch.tensor([next(_numbers)], dtype=torch.int64)
+        _LAYERS[int(self.number)] = self
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Runs after the first load and after every weight sync."""
+        beside = copy.copy(layer)
+        beside._parameters = dict(layer._parameters)
+        if current_platform.is_cpu():
+            self.moe_kernel = None  # or vLLM would copy the weights without packing them
+        super().process_weights_after_loading(beside)  # type: ignore[arg-type]
+        if not self._kernel_layer or not current_platform.is_cpu():
+            self._kernel_layer = [beside]
+            return
+        # Where compiled code reads them.
+        for name, weight in self._kernel_layer[0].named_parameters(recurse=False):
+            weight.data.copy_(beside.get_parameter(name).data)
+
+    def clean(self, x: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
+        """vLLM's own experts, [T, H]; arguments as in `noisy_experts`."""
+        # The experts' shared expert has run: only kernels that overlap the two are given it.
+        return self.forward_native(self._kernel_layer[0], x, topk_weights, topk_ids, None, None)
+
+    def apply(  # type: ignore[override]  # vLLM's, not that of torch's modules
+        self,
+        layer: Any,
+        x: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        shared_experts: Any,
+        shared_experts_input: Tensor | None,
+    ) -> Tensor:
+        noise = self.noise
+        if noise is None:
+            check_attached(self.attached)
+            return super().apply(
+                self._kernel_layer[0],
+                x,
+                topk_weights,
+                topk_ids,
+                shared_experts,
+                shared_experts_input,
+            )
+        return torch.ops.hetero_noise_vllm.experts(
+            x,
+            layer.w13_weight,
+            layer.w2_weight,
+            topk_weights,
+            topk_ids,
+            noise.state.scales,
+            noise.live,
+            self.number,
+        )
+
+    def apply_monolithic(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        check_attached(self.attached)
+        assert self.noise is None
+        return super().apply_monolithic(self._kernel_layer[0], *args, **kwargs)
+
+
+def activation_of(layer: Any, site: str) -> str:
+    """Name of the gate's activation, for `ExpertsNoise`.
+
+    Raises:
+        ConfigError: these experts can't be run one GEMM after the other: their kernel, their gate
+            or their parallelism is one whose steps are not known.
+    """
+    method, config = layer.quant_method, layer.moe_config
+    problem = None
+    if not isinstance(method, NoisyExpertsMethod):
+        problem = (
+            f"their method is {type(method).__name__} (LoRA adapters on experts, quantised experts "
+            "and data-parallel experts have kernels of their own)"
+        )
+    elif method.unquantized_backend not in _PLAIN_WEIGHTS:
+        problem = (
+            f"vLLM's kernel is {method.unquantized_backend.value}, which rearranges the weights; "
+            "start the engine with moe_backend='triton'"
+        )
+    elif layer.activation not in _GATES or method.moe.has_bias:
+        problem = f"their gate is {layer.activation.value}, or they have a bias"
+    elif layer.apply_router_weight_on_input:
+        problem = "the router's weight is on their input"
+    elif config.moe_parallel_config.use_ep or config.moe_parallel_config.dp_size > 1:
+        problem = "they are spread over ranks (expert or data parallelism)"
+    elif config.is_sequence_parallel:
+        problem = "their rows are spread over ranks (sequence parallelism)"
+    if problem is not None:
+        raise ConfigError(
+            f"hetero_noise: the experts of {site} can't have error: {problem}. "
+            "Exclude '*.mlp.experts.*' to run the rest"
+        )
+    return _GATES[layer.activation]

@@ -3,13 +3,14 @@
     python benchmarks/train.py [--layers 12] [--hidden 768] [--json FILE] [--plot FILE.svg]
 
 The naive way is what people write: hooks that add randn_like(y) * y.abs() * s to every linear
-layer's output and to its gradient. Peak memory is that of a process which does nothing else.
+layer's output and to its gradient. Peak memory is that of a process which does nothing else; with
+--memory-only nothing is timed, and the machine may be busy.
 """
 
 from __future__ import annotations
 
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -107,6 +108,12 @@ def way(model: Any, ids: Tensor, name: str) -> Callable[[], float]:
     return run
 
 
+def _peak_resident() -> int:
+    """Bytes; not getrusage's, which a process inherits from the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def main(
     layers: Annotated[int, typer.Option(help="Decoder layers.")] = 12,
     hidden: Annotated[int, typer.Option(help="Hidden size.")] = 768,
@@ -117,6 +124,7 @@ def main(
     runs: Annotated[int, typer.Option(min=3, help="Alternating runs.")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw the ratios.")] = None,
+    memory_only: Annotated[bool, typer.Option("--memory-only", help="Time nothing.")] = False,
     only: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print the table."""
@@ -128,15 +136,13 @@ def main(
         run = way(model, ids, only)
         for _ in range(3):
             run()
-        peak = (
-            torch.cuda.max_memory_allocated()
-            if device == "cuda"
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        )
+        peak = torch.cuda.max_memory_allocated() if device == "cuda" else _peak_resident()
         print(json.dumps(peak))
         return
     parameters = sum(p.numel() for p in model.parameters())
-    times = alternate({name: way(model, ids, name) for name in WAYS}, runs)
+    times: dict[str, list[float]] = {name: [float("nan")] for name in WAYS}
+    if not memory_only:
+        times = alternate({name: way(model, ids, name) for name in WAYS}, runs)
     over = ratios(times, "clean")
     settings = ["--layers", layers, "--hidden", hidden, "--batch", batch, "--length", length]
     settings += ["--dtype", dtype, "--threads", threads]
@@ -144,7 +150,10 @@ def main(
     for name in WAYS:
         print(f"peak memory: {name} ...", file=sys.stderr)
         command = [sys.executable, __file__, *map(str, settings), "--only", name]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        # Freed tensors go back to the system at once: peaks of tensors, not of malloc's arenas.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        out = done.stdout
         memory[name] = float(out.splitlines()[-1])
     print(f"{parameters / 1e6:.0f} M parameters, {batch} x {length} tokens, {dtype}, {machine()}\n")
     rows = [

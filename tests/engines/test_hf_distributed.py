@@ -9,13 +9,16 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.engines.hf_ranks import WAYS, Gradients, alone, worker
+from tests.engines.hf_ranks import MOODS, WAYS, Gradients, alone, worker
 
 pytestmark = pytest.mark.engine
 
 
+Ranks = dict[tuple[str, str], Gradients | str]
+
+
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Gradients | str]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -24,30 +27,39 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Gr
     return torch.load(folder / "gradients.pt")
 
 
+def of(ranks: Ranks, name: str, mood: str) -> Gradients:
+    found = ranks[name, mood]
+    assert not isinstance(found, str), found
+    return found
+
+
 def gap(a: Gradients, b: Gradients) -> float:
     assert a.keys() == b.keys()
     return max(float((a[n] - b[n]).norm() / b[n].norm().clamp_min(1e-8)) for n in a)
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_two_ranks_reproduce_one_process(
-    name: str, ranks: dict[tuple[str, bool], Gradients | str], tmp_path: Path
-) -> None:
+def test_two_ranks_reproduce_one_process(name: str, ranks: Ranks, tmp_path: Path) -> None:
     """Gradients of the same global batch: the noisy gap is no more than three times the clean one
     (sums in another order), and the noise itself is far larger."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        one = {noisy: alone(WAYS[name], noisy, tmp_path) for noisy in (False, True)}
+        one = {mood: alone(WAYS[name], mood, tmp_path) for mood in ("clean", "noisy")}
     finally:
         torch.set_num_threads(threads)
-    two = {}
-    for noisy in (False, True):
-        found = ranks[name, noisy]
-        assert not isinstance(found, str), found
-        two[noisy] = found
-    clean, noisy_gap = gap(two[False], one[False]), gap(two[True], one[True])
-    effect = gap(one[True], one[False])
-    print(f"{name}: clean {clean:.1e}, noisy {noisy_gap:.1e}, effect {effect:.1e}")
-    assert noisy_gap <= max(3 * clean, 2e-6), (noisy_gap, clean)
-    assert effect > (5 if WAYS[name].autocast else 100) * noisy_gap, (effect, noisy_gap)
+    clean = gap(of(ranks, name, "clean"), one["clean"])
+    noisy = gap(of(ranks, name, "noisy"), one["noisy"])
+    effect = gap(one["noisy"], one["clean"])
+    print(f"{name}: clean {clean:.1e}, noisy {noisy:.1e}, effect {effect:.1e}")
+    assert noisy <= max(3 * clean, 2e-6), (noisy, clean)
+    assert effect > (5 if WAYS[name].autocast else 100) * noisy, (effect, noisy)
+
+
+@pytest.mark.parametrize("mood", MOODS[2:])
+@pytest.mark.parametrize("name", [name for name, way in WAYS.items() if not way.compiled])
+def test_off_is_clean_on_two_ranks(name: str, mood: str, ranks: Ranks) -> None:
+    """To the bit."""
+    clean, off = of(ranks, name, "clean"), of(ranks, name, mood)
+    assert clean.keys() == off.keys()
+    assert all(torch.equal(clean[key], off[key]) for key in clean)

@@ -148,6 +148,17 @@ def saved(family: str, state: State, folder: Path) -> Result:
     return step(again, tokens())
 
 
+def adapted(family: str, state: State, folder: Path) -> Result:
+    """LoRA: wrapped after get_peft_model, the base alone noisy."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(2)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    model = get_peft_model(make_family(family), lora)
+    with state(family, model):
+        return step(model, tokens())
+
+
 def on_meta(family: str, state: State, folder: Path) -> Result:
     with torch.device("meta"):
         model = make_family(family)
@@ -172,6 +183,7 @@ OPTIONS = {
     "pickle": pickled,
     "save": saved,
     "meta": on_meta,
+    "lora": adapted,
 }
 
 

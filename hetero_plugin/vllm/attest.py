@@ -133,20 +133,27 @@ class VLLMProbe(_EngineProbe):
         config: the specification the engine is meant to run.
         reference: output of a plain engine without the plugin (``prompt_logprobs``); without it,
             "clean" means noise disabled in this engine.
+        adapter: the prompts go through this LoRA adapter, a `vllm.lora.request.LoRARequest`.
     """
 
     def __init__(
-        self, llm: LLM, config: NoiseConfig, *, reference: np.ndarray | None = None
+        self,
+        llm: LLM,
+        config: NoiseConfig,
+        *,
+        reference: np.ndarray | None = None,
+        adapter: Any = None,
     ) -> None:
         super().__init__(llm.llm_engine.vllm_config, config, reference)
         self.llm = llm
+        self.adapter = adapter
 
     def _ranks(self, method: str, **arguments: Any) -> list[Any]:
         return client.ranks(self.llm, method, **arguments)
 
     def _generate(self) -> np.ndarray:
         self.llm.reset_prefix_cache()
-        return prompt_logprobs(self.llm)
+        return prompt_logprobs(self.llm, adapter=self.adapter)
 
 
 class AsyncVLLMProbe(_EngineProbe):
@@ -206,19 +213,23 @@ async def attest_async(engine: EngineClient, config: NoiseConfig, **options: Any
     return await asyncio.to_thread(attest, probe, **options)
 
 
-def prompt_logprobs(llm: LLM, prompts: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+def prompt_logprobs(
+    llm: LLM, prompts: Sequence[Sequence[int]] | None = None, adapter: Any = None
+) -> np.ndarray:
     """Log-probabilities of prompts' tokens, then of two generated ones: float64 [k].
 
     Args:
         llm: any engine, with or without the plugin.
         prompts: token ids; default: the fixed prompts of attestation.
+        adapter: a LoRA request, for all of them.
 
     Generated tokens take the decoding path, which has graphs of its own.
     """
     if prompts is None:
         prompts = _prompts(llm.llm_engine.vllm_config.model_config)
     requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    return _logprobs(prompts, llm.generate(requests, _parameters(), use_tqdm=False))
+    answers = llm.generate(requests, _parameters(), use_tqdm=False, lora_request=adapter)
+    return _logprobs(prompts, answers)
 
 
 def _prompts(model_config: Any) -> list[list[int]]:

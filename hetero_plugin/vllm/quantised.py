@@ -8,7 +8,6 @@ T: rows (tokens), K: input features, N: output features.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
@@ -54,7 +53,7 @@ class _Around(NoisyMethod):
 
 
 @cache
-def _noisy_class(cls: type) -> type:
+def _noisy_class(cls: Any) -> Any:
     made = type(cls.__name__, (_Around, cls), {"quantised": cls.__name__})
     made.__module__ = __name__
     return made
@@ -62,6 +61,7 @@ def _noisy_class(cls: type) -> type:
 
 def around(method: LinearMethodBase) -> LinearMethodBase:
     """The same method, with error once its `noise` is set."""
-    made: Any = copy.copy(method)
-    made.__class__ = _noisy_class(type(method))
+    noisy = _noisy_class(type(method))
+    made = noisy.__new__(noisy)
+    made.__dict__.update(vars(method))
     return made

@@ -42,6 +42,15 @@ SPECS: dict[str, Any] = {
             }
         ]
     },
+    "ours, all but attention, both": {
+        "rules": [
+            {
+                "targets": ["linear", "norm", "activation"],
+                "scale": SCALE,
+                "direction": "both",
+            }
+        ]
+    },
     "ours, scale 0": {"rules": [{**RULE, "scale": 0.0, "direction": "both"}]},
 }
 NAIVE = "naive hooks, forward and backward"

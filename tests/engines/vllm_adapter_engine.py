@@ -93,7 +93,7 @@ def _unmapped(worker: Any, how: str) -> str:
     model = worker.model_runner.get_model()
     attention = model.model.layers[1].self_attn
     projection = getattr(attention.o_proj, "base_layer", attention.o_proj)
-    attention.gated_out_proj = copy.deepcopy(projection)
+    attention.gated_out_proj = copy.copy(projection)
     sites = worker.hetero_noise.state.sites
     config = NoiseConfig.parse({"scale": 0.05, "targets": ["linear"], "unmapped": how})
     try:

@@ -20,6 +20,7 @@ from hetero_plugin import random
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
 from hetero_plugin.errors.resolution import half_ulp, share_changed
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
+from hetero_plugin.state_digest import digest
 from hetero_plugin.state_slots import Phase, Slot, check_point, streams
 
 log = logging.getLogger("hetero_noise")
@@ -342,6 +343,8 @@ class NoiseState:
             "fingerprint": self.fingerprint,
             "kernel": kernel_of(self.device),
             "device": str(self.device),
+            # What the operator reads, and not what was asked for.
+            "tensors": digest([self.clock, self.scales, *([self.aqn.offsets] if self.aqn else [])]),
         }
 
     def warn_swallowed(self, dtype: torch.dtype) -> None:

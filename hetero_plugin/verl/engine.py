@@ -25,6 +25,7 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
     """verl's language-model engine; wraps the trained model when the run asks for noise."""
 
     _noise_state: Any = None
+    _noisy_model: Any = None
     _measured_step: int | None = None
 
     def _build_module(self) -> Any:
@@ -37,11 +38,21 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
         module = wrap(module, noise.config)
         state = state_of(module)
         state.set_phase("train")
-        self._noise_state = state
+        self._noise_state, self._noisy_model = state, module
         active.add_actor(state, self._controller(noise, state))
         # Printed, not logged: verl sets log levels process by process, and this line must be seen.
         print(state.describe(f"verl actor rank {self.rank}"), flush=True)
         return module
+
+    @property
+    def noise_state(self) -> Any:
+        """The wrapped model's `NoiseState`; None in a clean run."""
+        return self._noise_state
+
+    @property
+    def noisy_model(self) -> Any:
+        """The wrapped model, beneath whatever shards it; None in a clean run."""
+        return self._noisy_model
 
     @staticmethod
     def _controller(noise: RunNoise, state: Any) -> Any:

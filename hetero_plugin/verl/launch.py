@@ -325,7 +325,20 @@ def execute(
             f"verl run {run.name!r} ended without its {run.steps} steps and their checkpoint "
             f"({run.checkpoint}); log: {run.log}\n{_tail(run.log)}"
         )
+    if run.noise is not None:
+        _check_attested(run)
     return rows
+
+
+def _check_attested(run: MiniatureRun) -> None:
+    """A noisy run has proved its noise, or it has not ended well."""
+    for when in ("start", "end"):
+        found = sorted(run.checkpoint.parents[1].glob(f"attestation-{when}-step*.json"))
+        if not found or not json.loads(found[-1].read_text(encoding="utf-8"))["passed"]:
+            raise LaunchError(
+                f"verl run {run.name!r} left no passing attestation of its {when}; log: {run.log}\n"
+                f"{_tail(run.log)}"
+            )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

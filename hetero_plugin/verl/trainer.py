@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.verl.attest import settle
 from hetero_plugin.verl.settings import RunNoise, resolve_worker
 
 _CORE = "val-core/"
@@ -26,7 +28,9 @@ class HeteroTrainerMixin:
 
     config: Any
     global_steps: int
+    total_training_steps: int
     llm_server_manager: Any
+    actor_rollout_wg: Any
     _hetero: RunNoise | None = None
     _hetero_last: dict[str, float]
 
@@ -34,6 +38,30 @@ class HeteroTrainerMixin:
         self._hetero = resolve_worker(self.config.actor_rollout_ref.rollout, "trainer", os.environ)
         self._hetero_last = {}
         super()._setup()  # type: ignore[misc]
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        self._hetero_attest("start")
+        super().fit(agent_loop_manager)  # type: ignore[misc]
+        self._hetero_attest("end")
+
+    def _hetero_attest(self, when: str) -> None:
+        """Both engines, while neither has anything else to do; a refusal ends the run."""
+        if self._hetero is None or not self._hetero.options.attest:
+            return
+        actors = self.actor_rollout_wg.hetero_attest()
+        records = [(f"actor rank {rank}", record) for rank, record in enumerate(actors)]
+        heads = [replica.servers[0] for replica in self.llm_server_manager.get_replicas()]
+        if when == "end" and self.config.trainer.v1.trainer_mode != "sync":
+            print(
+                "hetero_noise: rollout not attested at the end: requests are in flight", flush=True
+            )
+            heads = []
+        rollouts = ray.get([head.hetero_attest.remote() for head in heads])
+        records += [(f"rollout {index}", record) for index, record in enumerate(rollouts)]
+        # After the last step verl has counted one more than was trained.
+        done = min(int(self.global_steps), int(self.total_training_steps))
+        folder = Path(str(self.config.trainer.default_local_dir)).expanduser()
+        settle(records, self._hetero, when=when, step=done, folder=folder)
 
     # ------------------------------------------------------------------ rollout workers
 

@@ -8,7 +8,9 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from hetero_plugin import random
 from hetero_plugin.attestation.attest import ProbedSite, attest
 from hetero_plugin.attestation.probes import (
     LENGTH,
@@ -35,6 +37,7 @@ class _EngineProbe:
         self.reference = reference
         self._aqn_step: int | None = None  # in force before, and again afterwards
         self._model_config = vllm_config.model_config
+        self._budget = int(vllm_config.scheduler_config.max_num_batched_tokens)  # tokens a pass
         self._tensor_parallel = vllm_config.parallel_config.tensor_parallel_size
         self.engine = "vllm-eager" if self._model_config.enforce_eager else "vllm-compiled"
         self.hf_config = self._model_config.hf_text_config.to_dict()
@@ -47,6 +50,29 @@ class _EngineProbe:
     def _generate(self) -> np.ndarray:
         """The output for the fixed prompts, with nothing of an earlier setting in a cache."""
         raise NotImplementedError
+
+    def _pass(self, prompt: list[int]) -> None:
+        """One pass over one prompt, and none after it."""
+        raise NotImplementedError
+
+    def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
+        """Whether rows and sites have keys of their own, on every rank; sizes are not seen here."""
+        if not self.config.rules:
+            return {}, []
+        prompt = _prompts(self._model_config)[0][: self._budget]
+        self._pass(prompt)
+        n = len(prompt)
+        expected = random.row_keys(torch.tensor(prompt), torch.arange(n)).tolist()
+        rows, sites = [], []
+        for rank, found in enumerate(self._ranks("hetero_noise_keys", rows=n)):
+            right = sum(a == b for a, b in zip(found["rows"], expected, strict=True))
+            if right < n:
+                rows.append(f"rank {rank}: {right} of {n} rows have the key of their token")
+            sites += [f"rank {rank}: {pair}" for pair in found["shared"]]
+        return {}, [
+            ("rows are known by token and position", not rows, "; ".join(rows) or f"{n} rows"),
+            ("sites differ", not sites, "; ".join(sites[:8]) or "each has a key of its own"),
+        ]
 
     def expected(self) -> Sequence[ProbedSite]:
         return expected_sites(self.config, self.hf_config, "rollout")
@@ -155,6 +181,12 @@ class VLLMProbe(_EngineProbe):
         self.llm.reset_prefix_cache()
         return prompt_logprobs(self.llm, adapter=self.adapter)
 
+    def _pass(self, prompt: list[int]) -> None:
+        requests: Any = [{"prompt_token_ids": prompt}]
+        self.llm.generate(
+            requests, _parameters(tokens=1), use_tqdm=False, lora_request=self.adapter
+        )
+
 
 class AsyncVLLMProbe(_EngineProbe):
     """The same for an engine that serves: ``AsyncLLM``, as in a server and in verl's rollout.
@@ -189,14 +221,19 @@ class AsyncVLLMProbe(_EngineProbe):
     async def _answers(self) -> np.ndarray:
         await self._engine.reset_prefix_cache()
         prompts = _prompts(self._model_config)
-        answers = await asyncio.gather(*(self._one(prompt) for prompt in prompts))
+        # One after the other: together they would be batched as they happen to arrive, and the size
+        # of a batch shows in the last bits, which two passes of one setting must have alike.
+        answers = [await self._one(prompt) for prompt in prompts]
         return _logprobs(prompts, answers)
 
-    async def _one(self, prompt: list[int]) -> Any:
+    def _pass(self, prompt: list[int]) -> None:
+        self._wait(client_async.watched(self._engine, "a prompt", self._one(prompt, tokens=1)))
+
+    async def _one(self, prompt: list[int], tokens: int = 2) -> Any:
         final = None
         request = {"prompt_token_ids": prompt}
         name = f"hetero-noise-attest-{uuid.uuid4().hex}"
-        async for answer in self._engine.generate(request, _parameters(), name):
+        async for answer in self._engine.generate(request, _parameters(tokens), name):
             final = answer
         return final
 
@@ -237,12 +274,12 @@ def _prompts(model_config: Any) -> list[list[int]]:
     return probe_prompts(int(model_config.hf_text_config.vocab_size), length)
 
 
-def _parameters() -> Any:
+def _parameters(tokens: int = 2) -> Any:
     from vllm import SamplingParams
 
     return SamplingParams(
         temperature=0.0,
-        max_tokens=2,
+        max_tokens=tokens,
         ignore_eos=True,
         detokenize=False,
         prompt_logprobs=0,

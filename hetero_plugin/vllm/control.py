@@ -10,8 +10,9 @@ from typing import Any
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm.install import Installed
+from hetero_plugin.vllm.keys import shared_keys
 
-READ_ONLY = ("hetero_noise_status", "hetero_noise_sites")
+READ_ONLY = ("hetero_noise_status", "hetero_noise_sites", "hetero_noise_keys")
 
 
 def _installed(worker: Any) -> Installed:
@@ -90,6 +91,22 @@ def hetero_noise_sites(worker: Any) -> list[dict[str, Any]]:
         }
         for chosen in state.selected
     ]
+
+
+def hetero_noise_keys(worker: Any, rows: int = 0) -> dict[str, Any]:
+    """What the layers draw from, for attestation.
+
+    Args:
+        rows: how many of the last pass's row keys to give.
+
+    Returns:
+        ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none).
+    """
+    found = _installed(worker)
+    return {
+        "rows": found.state.row_keys[: _whole("rows", rows)].tolist(),
+        "shared": shared_keys(worker.model_runner.get_model()),
+    }
 
 
 def hetero_noise_set(
@@ -187,6 +204,7 @@ def hetero_noise_phase(worker: Any, phase: str | None = "rollout") -> dict[str, 
 CALLS = (
     hetero_noise_status,
     hetero_noise_sites,
+    hetero_noise_keys,
     hetero_noise_set,
     hetero_noise_step,
     hetero_noise_aqn,

@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("vllm")
 
 from tests.engines.vllm_engine import Engine, Record, make_model
+from tests.faults.registry import Fault, everything
+from tests.faults.tp_engine import TPEngine
 
 pytestmark = pytest.mark.engine
 
@@ -25,6 +27,7 @@ SPEC: dict[str, Any] = {
 }
 # Prompts of up to 189 tokens against 64 a step: each is computed in pieces, beside other prompts'.
 PROMPTS = [[3 + (j * 13 + i * 5 + j * j) % 190 for j in range(120 + 5 * i)] for i in range(14)]
+FAULTS = [one for one in everything() if one.engine == "vllm tp"]
 OFF = {"linear": ["norm", "activation", "lm_head"], "all": ["activation"], "all and activation": []}
 
 
@@ -35,11 +38,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TPEngine]:
     path = tmp_path_factory.mktemp("engine")
-    made = Engine(
+    made = TPEngine(
         path / "log.txt",
-        {"VLLM_CACHE_ROOT": str(path / "cache"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        {
+            "VLLM_CACHE_ROOT": str(path / "cache"),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # functions are sent to a rank, to spoil it
+        },
         model=str(model),
         dtype="float32",
         tensor_parallel_size=2,
@@ -75,6 +82,12 @@ def test_both_ranks_say_what_they_do(engine: Engine) -> None:
     assert len(lines) == 2, lines
     assert any("engine worker 0" in x for x in lines) and any("engine worker 1" in x for x in lines)
     assert len({x.rsplit("spec ", 1)[1] for x in lines}) == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[one.name.replace(" ", "-") for one in FAULTS])
+def test_fault_is_noticed(fault: Fault, engine: TPEngine) -> None:
+    print(f"{fault.name}: {fault.run(engine)}")
+    assert engine.refusal() == ""  # with the rank mended, every site is seen on both
 
 
 @pytest.mark.parametrize("scope", list(OFF))

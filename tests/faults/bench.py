@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.faults import worker
+from tests.faults.worker import VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 # Few sites, because every attestation tries each; two of them parts of a fused layer.
 SPEC: dict[str, Any] = {
     "rules": [{"targets": ["*.gate_proj", "*.up_proj", "model.norm"], "scale": 0.05}],
     "aqn": {"schedule": "constant", "sigma_start": 0.02, "targets": ["*.0.*norm", "model.norm"]},
 }
-VARIABLE = "HETERO_NOISE_CONFIG"
 
 
 class Bench:
@@ -95,7 +97,7 @@ class _Configurer:
 
         vllm.plugins.plugins_loaded = False
         vllm.plugins.load_general_plugins()
-        answers["forgotten"] = _words(
+        answers["forgotten"] = worker.words(
             lambda: self.make(additional_config={"hetero_noise": SPEC}).create_engine_config()
         )
         answers["cache"] = self._hashes(noisy)
@@ -106,7 +108,7 @@ class _Configurer:
         import vllm.plugins
 
         vllm.plugins.plugins_loaded = False
-        return _words(lambda: self.make(**arguments).create_engine_config())
+        return worker.words(lambda: self.make(**arguments).create_engine_config())
 
     def _not_installed(self, arguments: dict[str, Any]) -> str:
         import importlib.metadata
@@ -141,15 +143,7 @@ class _Configurer:
 
         config = self.make(**noisy).create_engine_config()
         config.additional_config[spec.RESOLVED]["version"] = "0.0.9"
-        return _words(lambda: spec.settle(config))
-
-
-def _words(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return worker.words(lambda: spec.settle(config))
 
 
 class _Server(_Configurer):
@@ -203,25 +197,37 @@ class _Server(_Configurer):
         return self._attest(LLM(enforce_eager=True, **self.arguments))
 
     def environment(self) -> list[str | None]:
-        return self.llm.collective_rpc(_environment)
+        return self.llm.collective_rpc(worker.environment)
 
     def break_site(self, name: str) -> int:
-        return self.llm.collective_rpc(_set_slot, args=(name, 0))[0]
+        return self.llm.collective_rpc(worker.set_slot, args=(name, 0))[0]
 
     def mend_site(self, name: str, slot: int) -> int:
-        return self.llm.collective_rpc(_set_slot, args=(name, slot))[0]
+        return self.llm.collective_rpc(worker.set_slot, args=(name, slot))[0]
 
     def detach_table(self) -> None:
-        self.llm.collective_rpc(_detach_table)
+        self.llm.collective_rpc(worker.detach_table)
 
     def attach_table(self) -> None:
-        self.llm.collective_rpc(_attach_table)
+        self.llm.collective_rpc(worker.attach_table)
+
+    def alike_rows(self) -> None:
+        self.llm.collective_rpc(worker.alike_rows)
+
+    def mend_rows(self) -> None:
+        self.llm.collective_rpc(worker.mend_rows)
+
+    def alike_sites(self) -> list[list[int]]:
+        return self.llm.collective_rpc(worker.alike_sites)[0]
+
+    def mend_sites(self, keys: list[list[int]]) -> None:
+        self.llm.collective_rpc(worker.mend_sites, args=(keys,))
 
     def break_norm(self, name: str) -> None:
-        self.llm.collective_rpc(_break_norm, args=(name,))
+        self.llm.collective_rpc(worker.break_norm, args=(name,))
 
     def mend_norm(self, name: str) -> None:
-        self.llm.collective_rpc(_mend_norm, args=(name,))
+        self.llm.collective_rpc(worker.mend_norm, args=(name,))
 
     def step(self, n: int) -> None:
         from hetero_plugin.vllm import client
@@ -245,7 +251,7 @@ class _Server(_Configurer):
             client.set_noise(self.llm, enabled=True)
 
     def reload(self) -> None:
-        self.llm.collective_rpc(_reload, args=(str(self.model),))
+        self.llm.collective_rpc(worker.reload, args=(str(self.model),))
 
     def prefix(self) -> dict[str, Any]:
         from vllm import SamplingParams
@@ -274,109 +280,14 @@ class _Server(_Configurer):
         return {"warm": warm, "after": after, "answers_equal": found == fresh}
 
     def no_positions(self) -> str:
-        return self.llm.collective_rpc(_no_positions)[0]
+        return self.llm.collective_rpc(worker.no_positions)[0]
 
     def kill_while_setting(self) -> str:
         from hetero_plugin.vllm import client
 
-        (pid,) = self.llm.collective_rpc(_die_at_next_setting)
+        (pid,) = self.llm.collective_rpc(worker.die_at_next_setting)
         assert pid != os.getpid()
-        return _words(lambda: client.set_noise(self.llm, scale=0.1))
-
-
-# ---- what is done in the worker
-
-
-def _environment(worker: Any) -> str | None:
-    return os.environ.get(VARIABLE)
-
-
-def _chains(worker: Any) -> Any:
-    for module in worker.model_runner.get_model().modules():
-        method = getattr(module, "quant_method", None)
-        noise = getattr(method, "noise", None)
-        if noise is not None:
-            yield noise.output
-
-
-def _set_slot(worker: Any, name: str, slot: int) -> int:
-    """Points a site's columns of a fused layer at another entry of the scale table."""
-    for chain in _chains(worker):
-        for index, (site, _, _) in enumerate(chain.parts):
-            if site == name:
-                before = int(chain.stages[0].segments[index, 3])
-                chain.stages[0].segments[index, 3] = slot
-                return before
-    raise LookupError(name)
-
-
-def _detach_table(worker: Any) -> None:
-    """Settings go to a copy; the graph goes on reading the table as it is now."""
-    state = worker.hetero_noise.state
-    write = type(state)._write_scales
-
-    def astray() -> None:
-        read = state.scales
-        state.scales = read.clone()
-        write(state)
-        state.scales = read
-
-    state._write_scales = astray
-
-
-def _attach_table(worker: Any) -> None:
-    state = worker.hetero_noise.state
-    del state._write_scales
-    state._write_scales()
-
-
-def _break_norm(worker: Any, name: str) -> None:
-    """Settings of one norm's offset go to a copy."""
-    aqn = worker.hetero_noise.state.aqn
-    worker.kept_view = aqn._views[name]
-    worker.kept_offsets = aqn.offsets
-    start = worker.kept_view.storage_offset()
-    original = type(aqn).only
-
-    def only(names: Any, sigma: float) -> None:
-        original(aqn, names, sigma)
-        aqn.offsets[start : start + worker.kept_view.numel()] = 0.0
-
-    aqn.only = only
-
-
-def _mend_norm(worker: Any, name: str) -> None:
-    del worker.hetero_noise.state.aqn.only
-
-
-def _reload(worker: Any, path: str) -> None:
-    from safetensors.torch import load_file
-
-    worker.model_runner.get_model().load_weights(
-        load_file(Path(path) / "model.safetensors").items()
-    )
-
-
-def _no_positions(worker: Any) -> str:
-    import torch
-
-    model = worker.model_runner.get_model()
-    return _words(lambda: model(input_ids=torch.zeros(4, dtype=torch.long), positions=None))
-
-
-def _die_at_next_setting(worker: Any) -> int:
-    """The process ends where a setting has been made and its answer is yet to be sent."""
-    import signal
-
-    state = worker.hetero_noise.state
-    write = state._write_scales
-
-    def then_die() -> None:
-        write()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    state._write_scales = then_die
-    return os.getpid()
+        return worker.words(lambda: client.set_noise(self.llm, scale=0.1))
 
 
 def _serve() -> None:

@@ -46,7 +46,7 @@ def fault(lost: str, injected: str, caught: str, *, by: str, engine: str) -> Cal
         injected: how it is done here.
         caught: how it is noticed.
         by: a key of `CAUGHT_BY`.
-        engine: where: core, cli, hf, hf compiled, fsdp, vllm.
+        engine: where: core, cli, hf, hf compiled, fsdp, vllm, vllm tp, verl.
     """
     assert by in CAUGHT_BY, by
 
@@ -97,7 +97,7 @@ def page(faults: Iterable[Fault]) -> str:
         "each fault below is put into running code by the test suite and has to be noticed.",
         "",
         "```bash",
-        "python -m pytest tests/faults tests/engines/test_faults_vllm.py",
+        "python -m pytest tests/faults tests/engines -k test_fault_is_noticed",
         "```",
         "",
         "ends with the line `fault matrix: N tried, N caught, 0 silent`. This page is written from",
@@ -145,10 +145,12 @@ def everything() -> list[Fault]:
         hf_state,
         hf_values,
         records,
+        tp_faults,
+        verl_faults,
         vllm_faults,
     )
 
-    order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm")
+    order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm", "vllm tp", "verl")
     return sorted(registered(), key=lambda one: order.index(one.engine))
 
 

@@ -134,6 +134,36 @@ def graph_with_an_old_table(bench: Bench) -> str:
 
 
 @fault(
+    "independence of tokens in vLLM",
+    "every row of a pass has the first one's key",
+    "refused: rows are not known by token and position",
+    by="attestation",
+    engine="vllm",
+)
+def one_key_for_all_rows_of_an_engine(bench: Bench) -> str:
+    bench.ask("alike_rows")
+    try:
+        return refused(bench, "rows are known by token and position", "rank 0: 1 of 24 rows")
+    finally:
+        bench.ask("mend_rows")
+
+
+@fault(
+    "independence of layers in vLLM",
+    "every linear site of the engine has the first one's key",
+    "refused, with pairs of sites",
+    by="attestation",
+    engine="vllm",
+)
+def one_key_for_all_layers_of_an_engine(bench: Bench) -> str:
+    keys = bench.ask("alike_sites")
+    try:
+        return refused(bench, "sites differ", f"and {UP} output")
+    finally:
+        bench.ask("mend_sites", keys=keys)
+
+
+@fault(
     "AQN at one norm",
     "a norm's offset is lost in the worker",
     "refused, with the norm",

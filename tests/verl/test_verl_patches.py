@@ -165,3 +165,22 @@ def test_an_error_in_a_hook_is_an_error_of_the_import(
     when_imported("hook_broken", refuse)
     with pytest.raises(patches.PatchError, match="changed"):
         importlib.import_module("hook_broken")
+
+
+def test_a_trl_without_value_heads_is_no_trl_to_verl() -> None:
+    """verl 0.9.1 imports the class in every actor if there is any TRL; TRL 1.16 has dropped it."""
+    import importlib.util
+
+    if importlib.util.find_spec("trl") is None:
+        pytest.skip("TRL is not installed")
+    from verl.utils.import_utils import is_trl_available
+
+    assert is_trl_available() is _has_value_heads()
+
+
+def _has_value_heads() -> bool:
+    try:
+        from trl.experimental.ppo import AutoModelForCausalLMWithValueHead  # noqa: F401
+    except ImportError:
+        return False
+    return True

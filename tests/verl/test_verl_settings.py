@@ -81,7 +81,8 @@ def test_a_worker_that_was_told_something_else_is_refused() -> None:
 
 
 def test_a_wrong_option_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)hetero_run.*validation, actor_aqn, metrics_every"):
+    known = r"(?s)hetero_run.*validation, actor_aqn, attest, metrics_every"
+    with pytest.raises(ConfigError, match=known):
         resolve_driver(noisy(hetero_run={"validate": "both"}), {})
 
 

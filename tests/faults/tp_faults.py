@@ -12,7 +12,7 @@ def _refused(engine: TPEngine, what: str) -> str:
         found = engine.refusal()
     finally:
         engine.ask("mend")
-    return noticed("rank(s) 1 of 2" in found, found)
+    return noticed("RanksDisagree" in found and "of 2 ranks, 1 answered otherwise" in found, found)
 
 
 @fault(

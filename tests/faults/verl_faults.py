@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.registry import fault, noticed
-from tests.faults.verl_library import SITE
 
+# Not imported from verl_library, which does its harm where it is imported.
+SITE = "model.layers.0.mlp.up_proj"
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., str]
 """Makes a noisy run of a step with these Hydra overrides; returns the words that it ended with."""

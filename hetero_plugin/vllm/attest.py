@@ -36,6 +36,7 @@ class _EngineProbe:
         self.config = config
         self.reference = reference
         self._aqn_step: int | None = None  # in force before, and again afterwards
+        self._forbidden: np.ndarray | None = None
         self._model_config = vllm_config.model_config
         self._budget = int(vllm_config.scheduler_config.max_num_batched_tokens)  # tokens a pass
         self._tensor_parallel = vllm_config.parallel_config.tensor_parallel_size
@@ -125,7 +126,7 @@ class _EngineProbe:
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:
-            return self.reference
+            return self._allowed(self.reference)
         self._set(enabled=False)
         self._aqn(off=True)
         try:
@@ -134,7 +135,21 @@ class _EngineProbe:
             self._set(enabled=True)
 
     def output(self) -> np.ndarray:
-        return self._generate()
+        return self._allowed(self._generate())
+
+    def _allowed(self, values: np.ndarray) -> np.ndarray:
+        """Without the tokens that this engine never gives: verl forbids those of no tokenizer.
+
+        Their log-probability is minus infinity under any setting. Which they are is settled by the
+        first output; one that differs is handed on whole, and is evidence of nothing.
+        """
+        forbidden = np.isneginf(values)
+        if self._forbidden is None:
+            self._forbidden = forbidden
+        same = forbidden.shape == self._forbidden.shape and bool(
+            (forbidden == self._forbidden).all()
+        )
+        return values[~forbidden] if same else values
 
     def _set(self, **arguments: Any) -> None:
         if self.config.rules:

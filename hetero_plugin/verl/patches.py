@@ -25,11 +25,12 @@ still takes the arguments it took in verl 0.9.1: a changed verl is a loud error,
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -120,14 +121,12 @@ def patch_trl_available(utils: ModuleType) -> None:
 
 
 def _value_heads() -> bool:
-    for module in ("trl.experimental.ppo", "trl"):
-        try:
-            found = importlib.import_module(module)
-        except ImportError:
-            continue
-        if hasattr(found, "AutoModelForCausalLMWithValueHead"):
-            return True
-    return False
+    """Read off TRL's files: importing it would turn vLLM's log down to errors, for one thing."""
+    spec = importlib.util.find_spec("trl")
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    names = ("experimental/ppo/__init__.py", "__init__.py")
+    files = [folder / name for folder in folders for name in names if (folder / name).is_file()]
+    return any("AutoModelForCausalLMWithValueHead" in file.read_text("utf-8") for file in files)
 
 
 def patch_platform(manager: ModuleType) -> None:

@@ -35,9 +35,10 @@ def worker_environment(config: Any) -> dict[str, str]:
     noise = resolve_driver(config.actor_rollout_ref.rollout)
     if noise is not None:
         env[ENVIRONMENT] = noise.config.canonical
-        # verl turns vLLM's log down to warnings; the workers' word that they are noisy is no
-        # warning, and must be in the run's log.
-        env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
+        # verl turns vLLM's log down to warnings, and TRL, once imported, to errors; the workers'
+        # word that they are noisy is neither, and must be in the run's log.
+        asked = os.environ.get("VLLM_LOGGING_LEVEL", "").upper()
+        env["VLLM_LOGGING_LEVEL"] = asked if asked == "DEBUG" else "INFO"
     return env
 
 

@@ -132,10 +132,14 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_a_good_run_passes_and_its_workers_get_the_specification(tmp_path: Path) -> None:
+def test_a_good_run_passes_and_its_workers_get_the_specification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_of(tmp_path)
     preflight.check(config)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")  # as TRL leaves it, once it is imported
     env = preflight.worker_environment(config)
+    assert env["VLLM_LOGGING_LEVEL"] == "INFO"  # the workers' word is in the run's log all the same
     assert NoiseConfig.parse(env["HETERO_NOISE_CONFIG"]).fingerprint == NOISE.fingerprint
     assert env["VERL_PLATFORM"] == "cpu"
 

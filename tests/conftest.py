@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# TRL, once some test imports it, turns vLLM's log down to errors unless this is set, for every engine
+# that is started afterwards; tests read in those logs what an engine says of itself.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-# TRL, once some test imports it, turns vLLM's log down to errors unless this is set, for every engine
-# that is started afterwards; tests read in those logs what an engine says of itself.
+# TRL, once some test imports it, turns vLLM's log down to errors unless this is set, for every
+# engine that is started afterwards; tests read in those logs what an engine says of itself.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
 
 

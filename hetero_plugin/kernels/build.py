@@ -1,7 +1,8 @@
 """Builds the C++ kernel at first use, once for a machine, and loads it.
 
 ``python -m hetero_plugin.kernels.build`` builds it ahead of time. HETERO_NOISE_KERNEL=reference
-leaves it unused; HETERO_NOISE_CACHE names another folder for the result.
+leaves it unused; HETERO_NOISE_CACHE names another folder for the result; HETERO_NOISE_MARCH another
+instruction set than this machine's (a compiler's name of it, such as ``haswell``).
 """
 
 from __future__ import annotations
@@ -58,9 +59,10 @@ def compiler() -> str:
 
 
 def _architecture_flags() -> list[str]:
+    wanted = os.environ.get("HETERO_NOISE_MARCH", "native")
     if platform.machine() in ("x86_64", "AMD64"):
-        return ["-march=native", "-mprefer-vector-width=512"]
-    return ["-mcpu=native"]
+        return [f"-march={wanted}", "-mprefer-vector-width=512"]
+    return [f"-mcpu={wanted}"]
 
 
 def _torch_paths() -> tuple[list[str], Path]:

@@ -29,18 +29,13 @@ struct BF16 {
     std::memcpy(p, &v, 32);
   }
   static i32x16 special(u32x16 bits) { return (i32x16)((bits & 0x7F800000u) == splat(0x7F800000u)); }
+  // Infinities and NaNs need no care: the low half of theirs is zero (a NaN is the processor's own
+  // or comes from a bfloat16), and nothing below 0x10000 added to it reaches the upper half.
   static void nearest(storage* p, f32x16 v) {
     const u32x16 bits = as_bits(v);
-    const u32x16 even = bits + (splat(0x7FFFu) + ((bits >> 16) & 1u));
-    // A NaN must stay one: its payload could round away.
-    const u32x16 kept = bits | select((i32x16)(v != v), splat(0x00400000u), splat(0));
-    keep(p, select(special(bits), kept, even));
+    keep(p, bits + (splat(0x7FFFu) + ((bits >> 16) & 1u)));
   }
-  static void stochastic(storage* p, f32x16 v, u32x16 r, f32x16, f32x16) {
-    const u32x16 bits = as_bits(v);
-    const u32x16 kept = bits | select((i32x16)(v != v), splat(0x00400000u), splat(0));
-    keep(p, select(special(bits), kept, bits + r));
-  }
+  static void stochastic(storage* p, f32x16 v, u32x16 r, f32x16, f32x16) { keep(p, as_bits(v) + r); }
 };
 
 struct F16 {
@@ -103,7 +98,7 @@ struct F32 {
 // ---- one group of 128 columns ----
 
 template <Model M, class D, bool SR>
-static inline void group(const typename D::storage* x, typename D::storage* y, const Address& at,
+static inline void group(const typename D::storage* x, typename D::storage* y, const Row& at,
                          uint32_t index, float scale) {
   constexpr bool random = M == Model::relative_gaussian || M == Model::absolute_gaussian;
   constexpr bool rounds = SR && M != Model::truncation;
@@ -116,15 +111,15 @@ static inline void group(const typename D::storage* x, typename D::storage* y, c
   } else if constexpr (rounds) {
     philox<2, 1>(at, index, words + 8);
   }
-  if constexpr (random) normals(words, z);
+  if constexpr (random) normals(words, scale, z);
   if constexpr (rounds) halves(words + 8, bits);
   const f32x16 s = splatf(scale);
 #pragma GCC unroll 8
   for (int k = 0; k < SLOTS; ++k) {
     const f32x16 v = D::load(x + k * LANES);
     f32x16 error;
-    if constexpr (M == Model::relative_gaussian) error = z[k] * s * magnitude(v);
-    if constexpr (M == Model::absolute_gaussian) error = z[k] * s;
+    if constexpr (M == Model::relative_gaussian) error = z[k] * magnitude(v);
+    if constexpr (M == Model::absolute_gaussian) error = z[k];
     if constexpr (M == Model::relative_bias) error = v * s;
     if constexpr (M == Model::bias) {
       const u32x16 signed_scale = as_bits(s) | (as_bits(v) & 0x80000000u);
@@ -167,7 +162,7 @@ static void rows(const at::Tensor& x, at::Tensor& y, const int64_t* keys, int64_
         if (scale == 0.0f) {
           std::memcpy(b, a, width * sizeof(T));
         } else {
-          const Address at(clock, segment[1], keys[r]);
+          const Row at(clock, segment[1], keys[r]);
           int64_t column = 0;
           while (column < width) {
             const int64_t global = offset + column, inside = global % GROUP;
@@ -279,7 +274,7 @@ at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Ten
     u32x16 values[SLOTS];
     f32x16 z[SLOTS];
     for (int64_t r = begin; r < end; ++r) {
-      const Address at(c[r], s[r], k[r]);
+      const Row at(c[r], s[r], k[r]);
       int64_t column = 0;
       while (column < columns) {
         const int64_t global = start + column, inside = global % GROUP;
@@ -293,7 +288,7 @@ at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Ten
           philox<0, 2>(at, index, words);
           source = words;
           if (kind == 2) {
-            normals(words, z);
+            normals(words, 1.0f, z);
             source = z;
           }
         }

@@ -90,9 +90,18 @@ static inline void philox_rounds(u32x16 (&c)[CALLS][4], Key k0, Key k1) {
   }
 }
 
+#if defined(__AVX512F__)
+}  // namespace hetero
+#include "avx512.h"
+namespace hetero {
+#else
+struct Row : Address {  // what the calls of a row share
+  using Address::Address;
+};
+
 // The words of CALLS consecutive Philox calls of one group of columns.
 template <int FIRST, int CALLS>
-static inline void philox(const Address& at, uint32_t group, u32x16* words) {
+static inline void philox(const Row& at, uint32_t group, u32x16* words) {
   const u32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   u32x16 c[CALLS][4];
   for (int j = 0; j < CALLS; ++j) {
@@ -105,6 +114,8 @@ static inline void philox(const Address& at, uint32_t group, u32x16* words) {
   for (int j = 0; j < CALLS; ++j)
     for (int i = 0; i < 4; ++i) words[4 * j + i] = c[j][i];
 }
+
+#endif
 
 // The four words of one call at one block of columns, for sixteen addresses.
 static inline void philox_of_rows(const int64_t* clock, const int64_t* site, const int64_t* row,
@@ -123,17 +134,14 @@ static inline void philox_of_rows(const int64_t* clock, const int64_t* site, con
   for (int i = 0; i < 4; ++i) words[i] = c[0][i];
 }
 
+static inline f32x16 to_float(u32x16 v) { return __builtin_convertvector(v, f32x16); }
+
+#if !defined(__AVX512F__)
 static inline f32x16 root(f32x16 v) {
-#if defined(__AVX512F__)
-  return (f32x16)_mm512_sqrt_ps((__m512)v);
-#else
   f32x16 r;
   for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(v[i]);
   return r;
-#endif
 }
-
-static inline f32x16 to_float(u32x16 v) { return __builtin_convertvector(v, f32x16); }
 
 // -2 ln(u) for u in (0, 1]: exponent and a mantissa in [1/sqrt 2, sqrt 2), then the series of
 // ln(1 + f) fitted there (coefficients as in Cephes logf, S. Moshier).
@@ -160,11 +168,11 @@ static inline f32x16 minus_two_log(f32x16 u) {
   return splatf(-2.0f) * y;
 }
 
-// Two words -> two independent standard normals.
-static inline void box_muller(u32x16 radius_word, u32x16 angle_word, f32x16& a, f32x16& b) {
+// Two words -> two independent normals of standard deviation `scale`.
+static inline void box_muller(u32x16 radius_word, u32x16 angle_word, float scale, f32x16& a, f32x16& b) {
   const f32x16 u = to_float(radius_word) * splatf(0x1p-32f) + splatf(0x1p-33f);
   // u rounds to 1 at the top, where -2 ln u is a zero that may carry a sign.
-  const f32x16 radius = root(magnitude(minus_two_log(u)));
+  const f32x16 radius = root(magnitude(minus_two_log(u))) * splatf(scale);
   const u32x16 quadrant = (angle_word + splat(1u << 29)) >> 30;
   const i32x16 rest = (i32x16)(angle_word - (quadrant << 30));
   const f32x16 x = __builtin_convertvector(rest, f32x16) * splatf(1.4629180792671596e-9f);  // 2 pi / 2^32
@@ -182,11 +190,12 @@ static inline void box_muller(u32x16 radius_word, u32x16 angle_word, f32x16& a, 
   a = radius * as_float(as_bits(first) ^ (((quadrant + splat(1)) & splat(2)) << 30));
   b = radius * as_float(as_bits(second) ^ ((quadrant & splat(2)) << 30));
 }
+#endif
 
 // The eight normals of a group: z[slot][lane] belongs to column group * 128 + slot * 16 + lane.
-static inline void normals(const u32x16* words, f32x16* z) {
+static inline void normals(const u32x16* words, float scale, f32x16* z) {
 #pragma GCC unroll 4
-  for (int k = 0; k < 4; ++k) box_muller(words[2 * k], words[2 * k + 1], z[2 * k], z[2 * k + 1]);
+  for (int k = 0; k < 4; ++k) box_muller(words[2 * k], words[2 * k + 1], scale, z[2 * k], z[2 * k + 1]);
 }
 
 static inline void halves(const u32x16* words, u32x16* bits) {

@@ -51,6 +51,9 @@ SPECS: dict[str, Any] = {
             }
         ]
     },
+    "ours, inputs and weights": {
+        "rules": [{**RULE, "point": "input"}, {**RULE, "point": "weight"}]
+    },
     "ours, scale 0": {"rules": [{**RULE, "scale": 0.0, "direction": "both"}]},
 }
 NAIVE = "naive hooks, forward and backward"

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hetero_plugin import random
 from hetero_plugin.aqn import shifted_weight
@@ -129,18 +130,35 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     return weight
 
 
+def _worth_recomputing(noise: LayerNoise, module: nn.Linear, now: Pass) -> bool:
+    """Whether autograd would keep a perturbed copy of what it has anyway, input or weight."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    chains = [noise.input, *([noise.attention.output] if noise.attention is not None else [])]
+    read = module.weight.requires_grad and any(made.needed_under(now.live) for made in chains)
+    return read or noise.weight.needed_under(now.live)
+
+
 class _NoisyLinear:
     def forward(self, x: Tensor) -> Tensor:
         noise: LayerNoise = getattr(self, ATTRIBUTE)
         now = noise.context.rows_of(x, noise.site.name, head=noise.is_head)
-        if noise.attention is not None:
-            x = noisy_output(noise.attention, x, now)
-            x = noisy_input(noise.attention, x, now)
-        x = noisy_input(noise, x, now)
         module = cast(nn.Linear, self)
-        weight = noisy_weight(noise, module.weight, now)
         clean = super().forward  # type: ignore[misc]
-        y = clean(x) if weight is None else F.linear(x, weight, module.bias)
+
+        def product(x: Tensor) -> Tensor:
+            if noise.attention is not None:
+                x = noisy_output(noise.attention, x, now)
+                x = noisy_input(noise.attention, x, now)
+            x = noisy_input(noise, x, now)
+            weight = noisy_weight(noise, module.weight, now)
+            return clean(x) if weight is None else F.linear(x, weight, module.bias)
+
+        if _worth_recomputing(noise, module, now):
+            # Keeps x alone. The backward pass draws its error again and stops before the GEMM.
+            y = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = product(x)
         return noisy_output(noise, y, now)
 
 

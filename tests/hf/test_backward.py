@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from hetero_plugin import NoiseConfig, random
 from hetero_plugin.hf import set_step, wrap
+from hetero_plugin.hf.wrap import state_of
 
 SCALE = 0.05
 
@@ -159,6 +160,34 @@ def test_no_noise_is_kept_for_the_backward_pass(make, ids) -> None:
         8 * m.out_features for m in make().modules() if isinstance(m, torch.nn.Linear)
     )
     assert noisy <= clean + rows + keys_of_weights + 64 * 200
+
+
+RULES = {
+    "outputs of every kind": {"targets": ["linear", "lm_head", "norm", "activation", "attention"]},
+    "inputs": {"targets": ["linear", "lm_head"], "point": "input"},
+    "weights": {"targets": ["linear"], "point": "weight"},
+}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_a_forward_pass_leaves_no_more_memory_behind_than_a_clean_one(make, ids, rules) -> None:
+    """Net bytes that a forward pass allocates while its loss lives, by torch's own allocator."""
+
+    def kept(model: torch.nn.Module) -> int:
+        model(ids, labels=ids).loss.backward()  # what is made once is made
+        with torch.profiler.profile(profile_memory=True) as profile:
+            loss = model(ids, labels=ids).loss
+        del loss
+        return sum(event.self_cpu_memory_usage for event in profile.events())
+
+    clean = kept(make())
+    noisy = wrap(make(), {"rules": [{"scale": SCALE, **rules}]})
+    copies = sum(8 * t.numel() + 256 for t in (state_of(noisy).scales, ids))
+    keys_of_weights = 8 * sum(
+        m.out_features for m in make().modules() if isinstance(m, torch.nn.Linear)
+    )
+    assert clean > 50_000
+    assert kept(noisy) <= clean + copies + keys_of_weights + 64 * 200
 
 
 def test_checks_of_formula_in_bfloat16(make, ids) -> None:

@@ -12,7 +12,12 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm.install import Installed
 from hetero_plugin.vllm.keys import shared_keys
 
-READ_ONLY = ("hetero_noise_status", "hetero_noise_sites", "hetero_noise_keys")
+READ_ONLY = (
+    "hetero_noise_status",
+    "hetero_noise_sites",
+    "hetero_noise_keys",
+    "hetero_noise_loads",
+)
 
 
 def _installed(worker: Any) -> Installed:
@@ -107,6 +112,12 @@ def hetero_noise_keys(worker: Any, rows: int = 0) -> dict[str, Any]:
         "rows": found.state.row_keys[: _whole("rows", rows)].tolist(),
         "shared": shared_keys(worker.model_runner.get_model()),
     }
+
+
+def hetero_noise_loads(worker: Any) -> int:
+    """How often weights were loaded into this worker's model since it started."""
+    found = getattr(worker, "hetero_noise", None)
+    return found.loads if isinstance(found, Installed) else 0
 
 
 def hetero_noise_set(
@@ -205,6 +216,7 @@ CALLS = (
     hetero_noise_status,
     hetero_noise_sites,
     hetero_noise_keys,
+    hetero_noise_loads,
     hetero_noise_set,
     hetero_noise_step,
     hetero_noise_aqn,

@@ -44,6 +44,8 @@ class Installed:
     state: NoiseState
     rows: Rows
     aqn: AQNController | None
+    loads: int = 0
+    """How often weights were loaded since the engine started."""
 
 
 def attach(

@@ -232,18 +232,18 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _collective_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-        if not (isinstance(method, str) and method.startswith("hetero_noise_")):
-            return original(self, method, *args, **kwargs)
         from hetero_plugin.vllm.control import READ_ONLY
 
-        if method in READ_ONLY:
+        ours = isinstance(method, str) and method.startswith("hetero_noise_")
+        if ours and method in READ_ONLY:
             return original(self, method, *args, **kwargs)
         try:
             return original(self, method, *args, **kwargs)
         finally:
             # After an error too, as some ranks may have made the change. Running requests are
-            # computed anew as well: their keys and values are of the old noise.
-            self.reset_prefix_cache(reset_running_requests=True)
+            # computed anew as well: their keys and values are of the old noise, or old weights.
+            if ours or weights.were_loaded(self, original):
+                self.reset_prefix_cache(reset_running_requests=True)
 
     return collective_rpc
 
@@ -309,7 +309,7 @@ def _follow_load_model(worker: Any) -> None:
             installed = install(worker)
             worker.hetero_noise = installed
             model = worker.model_runner.get_model()
-            weights.follow_loading(model)
+            weights.follow_loading(model, installed)
             if installed is not None and head_is_noisy(model):
                 follow_head_rows(worker.model_runner, installed.rows)
             return result

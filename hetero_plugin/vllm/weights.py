@@ -8,6 +8,8 @@ from typing import Any
 
 from hetero_plugin.vllm.patching import MARK
 
+_LOADS = "hetero_noise_loads_seen"
+
 
 def keep(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around the processing of unquantised linear layers: a noisy engine keeps their weights."""
@@ -29,12 +31,33 @@ def keep(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_weights_after_loading
 
 
-def follow_loading(model: Any) -> None:
-    """Packs anew what ``model.load_weights`` has written on a live engine.
+def follow_loading(model: Any, installed: Any) -> None:
+    """Counts what ``model.load_weights`` does on a live engine, and on CPU packs the weights anew.
 
     vLLM's CPU GEMM reads a packed copy of each weight; verl processes the weights after a sync, a
     caller of ``load_weights`` alone does not, and would go on computing with the old ones.
+
+    Args:
+        model: of one worker, loaded.
+        installed: its noise, which keeps the count; None: the engine is clean.
     """
+    original = model.load_weights
+    if installed is None or getattr(original, MARK, False):
+        return
+
+    @functools.wraps(original)
+    def load_weights(*args: Any, **kwargs: Any) -> Any:
+        installed.loads += 1  # first: a load that fails has written some of them
+        loaded = original(*args, **kwargs)
+        _repack(model)
+        return loaded
+
+    setattr(load_weights, MARK, True)
+    model.load_weights = load_weights
+
+
+def _repack(model: Any) -> None:
+    """Processes plain weights as after loading, where vLLM computes with a packed copy."""
     from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
         UnquantizedFusedMoEMethod,
     )
@@ -42,20 +65,29 @@ def follow_loading(model: Any) -> None:
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
     from vllm.platforms import current_platform
 
-    plain = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod, UnquantizedFusedMoEMethod)
-    original = model.load_weights
-    if not current_platform.is_cpu() or getattr(original, MARK, False):
+    if not current_platform.is_cpu():
         return
+    plain = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod, UnquantizedFusedMoEMethod)
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        # What a checkpoint's own quantization makes of its weights is made once, as in vLLM.
+        if isinstance(method, plain):
+            method.process_weights_after_loading(module)
 
-    @functools.wraps(original)
-    def load_weights(*args: Any, **kwargs: Any) -> Any:
-        loaded = original(*args, **kwargs)
-        for module in model.modules():
-            method = getattr(module, "quant_method", None)
-            # What a checkpoint's own quantization makes of its weights is made once, as in vLLM.
-            if isinstance(method, plain):
-                method.process_weights_after_loading(module)
-        return loaded
 
-    setattr(load_weights, MARK, True)
-    model.load_weights = load_weights
+def were_loaded(engine: Any, rpc: Callable[..., Any]) -> bool:
+    """Whether some worker of a noisy engine has loaded weights since this was asked last.
+
+    Args:
+        engine: vLLM's EngineCore.
+        rpc: its ``collective_rpc``.
+    """
+    from hetero_plugin.vllm import spec
+
+    if not spec.is_noisy(engine.vllm_config):
+        return False
+    # The time limit is for workers that did not answer the call before this one either.
+    loads = rpc(engine, "hetero_noise_loads", 60.0)
+    before = getattr(engine, _LOADS, [0] * len(loads))
+    setattr(engine, _LOADS, loads)
+    return bool(loads != before)

@@ -214,21 +214,29 @@ def test_aqn_moves_the_norms_and_off_is_as_before(case: Case) -> None:
 
 
 def test_weights_can_be_loaded_again_and_noise_stays(case: Case, tmp_path: Path) -> None:
+    """Nobody empties the prefix cache here: whoever loads weights must not have to."""
     other = make_model(tmp_path / "other", dtype=case.dtype, seed=1, **MODELS[case.dtype])
     name = "model.layers.1.self_attn.qkv_proj.weight"
+    prompt = [3 + (j * 11) % 190 for j in range(150)]
+
+    def tail() -> Record:
+        found: Record = case.noisy.ask("continuation", prompt=prompt, tokens=2)
+        return found
+
     digest = case.noisy.ask("weights", name=name)
     case.noisy.ask("call", method="hetero_noise_step", arguments={"step": 3})
-    noisy = case.ask(PROMPTS[0], PROMPTS[5])
+    noisy, end = case.ask(PROMPTS[0], PROMPTS[5]), tail()
+    assert tail()["cached"] >= 128
     for process in (True, False, True):  # with and without processing after loading
         case.noisy.ask("reload", path=str(other), process=process)
-        case.noisy.set(reset=True)
         assert case.noisy.ask("weights", name=name) != digest
         changed = case.ask(PROMPTS[0], PROMPTS[5])
         assert gap(changed, noisy) > 0.5, "the new weights must be in use"
+        assert tail()["cached"] == 0, "keys and values of the old weights"
         case.noisy.ask("reload", path=str(case.model), process=process)
-        case.noisy.set(reset=True)
         assert case.noisy.ask("weights", name=name) == digest
         assert case.ask(PROMPTS[0], PROMPTS[5]) == noisy
+        assert tail() == end
     status = case.noisy.status()
     assert status["sigma"] == pytest.approx(0.05) and status["step"] == 3
 

@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run in so many processes side by side; a verl run takes up to 8 GB. 0: in make's own.
+LANES ?= $(shell awk '/MemTotal/ { print ($$2 > 14e6) ? 2 : 1 }' /proc/meminfo 2>/dev/null || echo 1)
 # Engines start programs that the environment brings along (ninja).
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -26,7 +28,8 @@ demo-full: compiler env ## the miniature, trained long enough to see an effect
 	$(BIN)/hetero-noise demo --full
 
 test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl
-	$(BIN)/python -m pytest --timeout=900 --durations=15 $(ARGS)
+	$(BIN)/python -m pytest --timeout=900 --durations=15 \
+	  -n $(LANES) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: env ## format, lint and types
 	$(BIN)/ruff format --check .

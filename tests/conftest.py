@@ -11,7 +11,39 @@ import pytest
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Lanes share the cores: an engine must neither take all of them nor bind to the same ones as its
+# neighbour, and Ray's workers, which are nice by default, must not starve beside it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+
+RAY = ("tests/engines/test_verl_grpo.py", "tests/demo/test_run.py")
+"""Files that start Ray, one after the other in one lane."""
+LONG = (*RAY, "tests/engines/", "tests/trl/", "tests/kernels/")
+"""What takes long goes first, so that the lanes end together."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        _lanes(items)
+    _skip_gpu(items)
+
+
+def _lanes(items: list[pytest.Item]) -> None:
+    """A file's tests stay together and in order, since they share engines."""
+
+    def rank(item: pytest.Item) -> int:
+        where = item.nodeid
+        return next((i for i, start in enumerate(LONG) if where.startswith(start)), len(LONG))
+
+    items.sort(key=rank)
+    for item in items:
+        file = item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if file in RAY else file))
+
+
+def _skip_gpu(items: list[pytest.Item]) -> None:
     """Where there is no GPU, the tests that need one are skipped with that reason, and counted."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

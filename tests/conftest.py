@@ -18,6 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("RAY_worker_niceness", "0")
 
+_faults: dict[str, str] = {}
+
 RAY = ("tests/engines/test_verl_grpo.py", "tests/demo/test_run.py")
 """Files that start Ray, one after the other in one lane."""
 LONG = (*RAY, "tests/engines/", "tests/trl/", "tests/kernels/")
@@ -53,3 +55,20 @@ def _skip_gpu(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
+
+
+@pytest.hookimpl
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "test_fault_is_noticed[" in report.nodeid and (report.when == "call" or report.failed):
+        _faults[report.nodeid] = report.outcome
+
+
+@pytest.hookimpl
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The count of the fault matrix (tests/faults/registry.py)."""
+    if _faults:
+        caught = sum(outcome == "passed" for outcome in _faults.values())
+        silent = sum(outcome == "failed" for outcome in _faults.values())
+        terminalreporter.write_line(
+            f"fault matrix: {len(_faults)} tried, {caught} caught, {silent} silent"
+        )

@@ -20,6 +20,7 @@ pytest.importorskip("vllm")
 from tests.engines.test_vllm_families import PROMPTS, gap, hf_logprobs, prompts_of
 from tests.engines.vllm_adapter_engine import AdapterEngine
 from tests.engines.vllm_engine import make_model
+from tests.faults.registry import Fault, everything
 
 pytestmark = pytest.mark.engine
 
@@ -30,6 +31,7 @@ SPEC: dict[str, Any] = {
     ],
     "seed": 5,
 }
+FAULTS = [one for one in everything() if one.engine == "vllm lora"]
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -38,6 +40,7 @@ class Case:
     model: Path
     adapter: str
     engine: AdapterEngine
+    spec: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
         quantization="hetero_noise",
         additional_config={"hetero_noise": SPEC},
     )
-    yield Case(model, str(path / "adapter"), engine)
+    yield Case(model, str(path / "adapter"), engine, SPEC)
     engine.close()
 
 
@@ -109,19 +112,17 @@ def test_base_and_adapter_have_the_error_of_the_base_layers(case: Case) -> None:
     assert gap(clean["base"], clean["adapter"]) > 0.1, "the adapter does nothing"
 
 
-def test_both_paths_are_attested_and_a_bypass_is_refused(case: Case) -> None:
-    """Every site is seen through the adapter too; a LoRA layer that goes past its site is not."""
-    engine = case.engine
-    assert engine.ask("attest", spec=SPEC) == ""
-    assert engine.ask("attest", spec=SPEC, adapter=case.adapter) == ""
-    layer = "model.layers.1.self_attn.o_proj"
-    engine.ask("bypass", layer=layer)
-    for adapter in (None, case.adapter):
-        refused = engine.ask("attest", spec=SPEC, adapter=adapter)
-        assert f"not seen: {layer}" in refused, refused
-    engine.ask("mend", layer=layer)
-    assert engine.ask("attest", spec=SPEC, adapter=case.adapter) == ""
-    assert "adapters" in engine.log.read_text()
+def test_both_paths_are_attested(case: Case) -> None:
+    """Every site is seen through the adapter too."""
+    assert case.engine.ask("attest", spec=SPEC) == ""
+    assert case.engine.ask("attest", spec=SPEC, adapter=case.adapter) == ""
+    assert "adapters" in case.engine.log.read_text()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda one: one.name.replace(" ", "-"))
+def test_fault_is_noticed(fault: Fault, case: Case) -> None:
+    print(fault.run(case))
+    assert case.engine.ask("attest", spec=SPEC, adapter=case.adapter) == "", "mended"
 
 
 def test_a_layer_without_a_map_is_an_error_or_named_as_clean(case: Case) -> None:

@@ -46,7 +46,7 @@ def fault(lost: str, injected: str, caught: str, *, by: str, engine: str) -> Cal
         injected: how it is done here.
         caught: how it is noticed.
         by: a key of `CAUGHT_BY`.
-        engine: where: core, cli, hf, hf compiled, fsdp, vllm, vllm tp, verl.
+        engine: where: core, cli, hf, hf compiled, fsdp, vllm, vllm tp, vllm lora, verl.
     """
     assert by in CAUGHT_BY, by
 
@@ -144,13 +144,14 @@ def everything() -> list[Fault]:
         hf_lost,
         hf_state,
         hf_values,
+        lora_faults,
         records,
         tp_faults,
         verl_faults,
         vllm_faults,
     )
 
-    order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm", "vllm tp", "verl")
+    order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm", "vllm tp", "vllm lora", "verl")
     return sorted(registered(), key=lambda one: order.index(one.engine))
 
 

@@ -226,6 +226,41 @@ def on_two_ranks(way: Way, mood: str, folder: Path, rank: int, keep: list[Any]) 
     return found
 
 
+ATTESTED = {
+    "forward": {"direction": "both"},
+    "gradients alone": {"direction": "backward"},
+    "offloaded": {"direction": "both"},
+    "a site lost on rank 1": {"direction": "both"},
+}
+LOST = "model.layers.1.mlp.down_proj"
+
+
+def attested(case: str, rank: int, keep: list[Any]) -> str:
+    """What each rank's attestation of an FSDP2 model refuses for, one line a rank."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    from hetero_plugin.attestation.attest import attest, problems
+    from hetero_plugin.hf.attest import HFProbe
+
+    model = wrap(tiny(), {**SPEC, **ATTESTED[case]}, quiet=True)
+    offloaded = case == "offloaded"
+    policy = CPUOffloadPolicy(pin_memory=False) if offloaded else OffloadPolicy()
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, offload_policy=policy)
+    fully_shard(model, mesh=mesh, offload_policy=policy)
+    if case == "a site lost on rank 1" and rank == 1:
+        layer = model.get_submodule(LOST)
+        layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight)
+    keep.append(model)
+    record = attest(HFProbe(model, engine="fsdp2", rank=rank))
+    assert record["processes"][0]["rank"] == rank
+    found: list[Any] = [None, None]
+    dist.all_gather_object(found, "; ".join(problems(record)))
+    return "\n".join(f"rank {at}: {words}" for at, words in enumerate(found))
+
+
 def worker(rank: int, port: int, folder: str) -> None:
     """Every way in every mood, in one pair of processes; rank 0 writes the gradients."""
     os.environ.update(
@@ -253,6 +288,12 @@ def worker(rank: int, port: int, folder: str) -> None:
                 except Exception:
                     results[name, mood] = traceback.format_exc()
                 dist.barrier()
+        for case in ATTESTED:
+            try:
+                results["attest", case] = attested(case, rank, keep)
+            except Exception:
+                results["attest", case] = traceback.format_exc()
+            dist.barrier()
         if rank == 0:
             torch.save(results, Path(folder) / "gradients.pt")
         dist.barrier()

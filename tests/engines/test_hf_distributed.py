@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.engines.hf_ranks import MOODS, WAYS, Gradients, alone, worker
+from tests.engines.hf_ranks import ATTESTED, LOST, MOODS, WAYS, Gradients, alone, worker
 
 pytestmark = pytest.mark.engine
 
@@ -63,3 +63,14 @@ def test_off_is_clean_on_two_ranks(name: str, mood: str, ranks: Ranks) -> None:
     clean, off = of(ranks, name, "clean"), of(ranks, name, mood)
     assert clean.keys() == off.keys()
     assert all(torch.equal(clean[key], off[key]) for key in clean)
+
+
+@pytest.mark.parametrize("case", ATTESTED)
+def test_every_rank_of_a_sharded_model_is_attested(case: str, ranks: Ranks) -> None:
+    """Each rank by itself, in passes that all of them make; a fault on one is that rank's."""
+    first, second = str(ranks["attest", case]).split("\n")
+    assert first == "rank 0: "
+    if "lost" in case:
+        assert f"not seen: {LOST}" in second, second
+    else:
+        assert second == "rank 1: "

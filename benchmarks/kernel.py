@@ -1,15 +1,15 @@
-"""Cost of the operator beside a copy, dropout and the naive way; ratios within one run.
+"""The operator beside a copy, dropout and the naive way, over error models and sizes; AQN's step.
 
-    python benchmarks/kernel.py [--threads 1] [--dtype bfloat16] [--json FILE]
+    python benchmarks/kernel.py [--threads 1] [--dtype bfloat16] [--json FILE] [--plot FILE.svg]
 
 The floor is the copy: each element is read and written once. Runs alternate; medians are printed.
+On a machine with CUDA everything is there.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -19,66 +19,135 @@ import typer
 
 from hetero_plugin import random
 from hetero_plugin.errors import MODELS
-from hetero_plugin.kernels import KERNEL, reference
+from hetero_plugin.kernels import reference
 from hetero_plugin.perturb import perturb
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import alternate, machine, plot, save, table
+
+NAIVE = "naive: x + randn_like(x) * x.abs() * s"
+SCALE = 0.05
+SIZES = ((1, 896), (64, 896), (64, 4864), (256, 9728), (2048, 4096))
+Ways = dict[str, Callable[[], object]]
+
+
+def operands(rows: int, columns: int, dtype: torch.dtype, device: str, slot: int = 1) -> tuple:
+    """x, row keys, clock, scales, segments; the scale of slot 0 is 0."""
+    site = random.site_key("benchmark", "output")
+    return (
+        torch.randn(rows, columns, device=device).to(dtype),
+        random.row_keys(torch.arange(rows), torch.arange(rows)).to(device),
+        torch.tensor([random.clock_key(0, 0)], device=device),
+        torch.tensor([0.0, SCALE], device=device),
+        torch.tensor([[columns, site, 0, slot]]),
+    )
+
+
+def of_size(rows: int, columns: int, dtype: torch.dtype, device: str, every: bool) -> Ways:
+    """Copy, naive and ours; with ``every``, all error models and more to compare with."""
+    on, off = (operands(rows, columns, dtype, device, slot) for slot in (1, 0))
+    x, out = on[0], torch.empty_like(on[0])
+    ways: Ways = {
+        "copy": lambda: out.copy_(x),
+        NAIVE: lambda: x + torch.randn_like(x) * x.abs() * SCALE,
+        "ours, relative_gaussian": lambda: perturb(*on),
+    }
+    if every:
+        ways |= {
+            "dropout": lambda: torch.nn.functional.dropout(x, 0.1, True),
+            "ours, scale 0": lambda: perturb(*off),
+            "ours, relative_gaussian, nearest": lambda: perturb(*on, stochastic=False),
+        }
+        for name, model in MODELS.items():
+            if model.native and name != "relative_gaussian":
+                ways[f"ours, {name}"] = lambda name=name: perturb(*on, name)  # type: ignore[misc]
+    return ways
+
+
+def aqn(device: str) -> Ways:
+    """AQN's step at the shapes of a 1.5B model: 57 norms of 1,536 features."""
+    from hetero_plugin.aqn import AQNController
+    from hetero_plugin.config import AQNConfig, NoiseConfig
+    from hetero_plugin.sites import sites_from_config
+    from hetero_plugin.state import NoiseState
+
+    shape = {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151_936,
+        "tie_word_embeddings": True,
+    }
+    config = AQNConfig(schedule="constant", sigma_start=0.01, total_steps=1000)
+    state = NoiseState(NoiseConfig(rules=(), aqn=config), sites_from_config(shape), device)
+    controller = AQNController(config, state)
+    assert len(controller.offsets.sites) == 57
+    return {"AQN step": lambda: controller.step(7)}
 
 
 def main(
-    rows: Annotated[int, typer.Option(help="Tokens.")] = 256,
-    columns: Annotated[int, typer.Option(help="Features.")] = 9728,
+    rows: Annotated[int, typer.Option(help="Tokens, of the table of error models.")] = 256,
+    columns: Annotated[int, typer.Option(help="Features, there.")] = 9728,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     runs: Annotated[int, typer.Option(min=3, help="Alternating runs.")] = 15,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw ns an element.")] = None,
 ) -> None:
-    """Print the table."""
+    """Print the tables."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    x = torch.randn(rows, columns).to(getattr(torch, dtype))
-    out = torch.empty_like(x)
-    keys = random.row_keys(torch.arange(rows), torch.arange(rows))
-    clock = torch.tensor([random.clock_key(0, 0)])
-    scales = torch.tensor([0.0, 0.05])
-    segments = torch.tensor([[columns, random.site_key("benchmark", "output"), 0, 1]])
-    off = torch.tensor([[columns, random.site_key("benchmark", "output"), 0, 0]])
-    ways: dict[str, Callable[[], object]] = {
-        "copy": lambda: out.copy_(x),
-        "dropout": lambda: torch.nn.functional.dropout(x, 0.1, True),
-        "naive: x + randn_like(x) * x.abs() * s": lambda: x + torch.randn_like(x) * x.abs() * 0.05,
-        "ours, scale 0": lambda: perturb(x, keys, clock, scales, off),
-    }
-    for name, model in MODELS.items():
-        if model.native:
-            ways[f"ours, {name}"] = lambda name=name: perturb(
-                x, keys, clock, scales, segments, name
-            )
-    ways["ours, relative_gaussian, nearest"] = lambda: perturb(
-        x, keys, clock, scales, segments, stochastic=False
-    )
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(runs):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - began)
-    few = x[:4]
-    began = time.perf_counter()
-    reference.perturb(few, keys, clock, scales, segments, "relative_gaussian", True)
-    slow = (time.perf_counter() - began) / few.numel() * 1e9
-    per_element = {name: statistics.median(t[1:]) / x.numel() * 1e9 for name, t in times.items()}
-    per_element["reference (tensor operations)"] = slow
-    naive = per_element["naive: x + randn_like(x) * x.abs() * s"]
-    print(f"{KERNEL}, {threads} thread(s), {rows} x {columns} {dtype}, median of {runs - 1}\n")
-    print("| way | ns/element | GB/s | copy = 1 | naive ÷ this |")
-    print("|---|---|---|---|---|")
-    for name, value in per_element.items():
-        print(
-            f"| {name} | {value:.2f} | {2 * x.element_size() / value:.2f} "
-            f"| {value / per_element['copy']:.1f} | {naive / value:.1f} |"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = getattr(torch, dtype)
+    print(f"{machine()}, {dtype}, medians of {runs} runs\n")
+
+    times = alternate(of_size(rows, columns, kind, device, every=True), runs)
+    n = rows * columns
+    each = {name: [t / n * 1e9 for t in seconds] for name, seconds in times.items()}
+    few = operands(4, columns, kind, device)
+    slow = alternate({"reference": lambda: reference.perturb(*few, "relative_gaussian", True)}, 3)[
+        "reference"
+    ]
+    each["reference (tensor operations)"] = [t / (4 * columns) * 1e9 for t in slow]
+    middle = {name: statistics.median(values) for name, values in each.items()}
+    lines = [
+        [
+            name,
+            f"{value:.2f}",
+            f"{2 * kind.itemsize / value:.2f}",
+            f"{value / middle['copy']:.1f}",
+            f"{middle[NAIVE] / value:.1f}",
+        ]
+        for name, value in middle.items()
+    ]
+    print(f"{rows} x {columns}\n")
+    print(table(["way", "ns/element", "GB/s", "copy = 1", "naive ÷ this"], lines))
+
+    sizes: dict[str, dict[str, float]] = {}
+    lines = []
+    for size in SIZES:
+        found = alternate(of_size(*size, kind, device, every=False), runs)
+        per = {w: statistics.median(t) / (size[0] * size[1]) * 1e9 for w, t in found.items()}
+        sizes["x".join(map(str, size))] = per
+        ours = per["ours, relative_gaussian"]
+        lines.append(
+            [
+                f"{size[0]} x {size[1]}",
+                *(f"{per[w]:.2f}" for w in ("copy", NAIVE, "ours, relative_gaussian")),
+                f"{per[NAIVE] / ours:.1f}",
+            ]
         )
-    if json_file is not None:
-        record = {"kernel": KERNEL, "threads": threads, "dtype": dtype, "ns": per_element}
-        json_file.write_text(json.dumps(record, indent=2))
+    print()
+    print(table(["tokens x features", "copy", "naive", "ours (ns/element)", "naive ÷ ours"], lines))
+
+    steps = alternate(aqn(device), runs)["AQN step"]
+    print(f"\nAQN's step, 57 norms of 1,536 features: {statistics.median(steps) * 1e3:.3f} ms")
+    save(json_file, {"dtype": dtype, "ns": each, "sizes": sizes, "aqn_seconds": steps})
+    shown = {name: each[name] for name in each if "reference" not in name}
+    plot(plot_file, shown, f"The operator, {dtype}, {threads} thread(s)", "ns an element")
 
 
 if __name__ == "__main__":

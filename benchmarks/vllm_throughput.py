@@ -1,0 +1,214 @@
+"""vLLM's decode and prefill, noisy beside clean and beside the naive ways: ratios of one run.
+
+    python benchmarks/vllm_throughput.py [--layers 6] [--hidden 896] [--json FILE] [--plot FILE.svg]
+
+Each way is an engine in a process of its own; all are alive at once and take turns. The naive ways
+add randn_like(y) * y.abs() * s to every linear layer's output, traced by the compiler or with it
+switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import alternate, machine, median, plot, ratios, save, table
+
+SCALE = 0.05
+EVERYTHING = ["linear", "norm", "activation", "attention"]
+BASE = "clean, plugin not loaded"
+WAYS: dict[str, dict[str, Any]] = {
+    BASE: {"plugins": ""},
+    "ours, scale 0": {"targets": EVERYTHING, "scale": 0.0},
+    "ours, linear": {"targets": ["linear"], "exclude": ["lm_head"], "scale": SCALE},
+    "ours, linear and norms": {"targets": ["linear", "norm"], "scale": SCALE},
+    "ours, every kind": {"targets": EVERYTHING, "scale": SCALE},
+    "naive, compiled": {"plugins": "", "naive": True},
+    "naive, eager": {"plugins": "", "naive": True, "eager": True},
+}
+
+
+def make_model(folder: Path, layers: int, hidden: int, dtype: str) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=16_384,
+        hidden_size=hidden,
+        intermediate_size=hidden * 38 // 7 // 64 * 64,  # Qwen2.5-0.5B's shape at 896
+        num_hidden_layers=layers,
+        num_attention_heads=max(2, hidden // 64),
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    )
+    Qwen2ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def naive() -> None:
+    """Patches this process's vLLM, as people do."""
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+
+    original = UnquantizedLinearMethod.apply
+
+    def apply(self: Any, layer: Any, x: torch.Tensor, bias: Any = None) -> torch.Tensor:
+        y = original(self, layer, x, bias)
+        return y + torch.randn_like(y) * y.abs() * SCALE
+
+    UnquantizedLinearMethod.apply = apply  # type: ignore[method-assign]
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """The child: an engine that does what each line of its input says, and answers 'done'."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    from vllm import LLM, SamplingParams
+
+    if settings.get("naive"):
+        naive()
+    rule = {key: settings[key] for key in ("targets", "exclude", "scale") if key in settings}
+    noisy = {
+        "quantization": "hetero_noise",
+        "additional_config": {"hetero_noise": {"rules": [rule]}},
+    }
+    llm = LLM(
+        settings["model"],
+        dtype=settings["dtype"],
+        skip_tokenizer_init=True,
+        max_model_len=1024,
+        max_num_seqs=settings["sequences"],
+        max_num_batched_tokens=1024,
+        enable_prefix_caching=False,
+        kv_cache_memory_bytes=512 << 20,
+        enforce_eager=bool(settings.get("eager")),
+        **(noisy if rule else {}),
+    )
+    if rule and rule["scale"]:
+        from hetero_plugin.vllm import client
+
+        status = client.status(llm)
+        assert status["noisy"] and status["active"] > 0, "this engine must be noisy to count"
+    generator = torch.Generator().manual_seed(0)
+
+    def prompts(count: int, length: int) -> list[dict[str, list[int]]]:
+        ids = torch.randint(1, 16_384, (count, length), generator=generator)
+        return [{"prompt_token_ids": row} for row in ids.tolist()]
+
+    def run(count: int, length: int, tokens: int) -> None:
+        params = SamplingParams(
+            temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False
+        )
+        llm.generate(prompts(count, length), params, use_tqdm=False)
+
+    work = {
+        "decode": lambda: run(settings["sequences"], 4, settings["tokens"]),
+        "prefill": lambda: run(4, 512, 1),
+    }
+    for word in work:
+        work[word]()
+    print("ready", file=out, flush=True)
+    for line in sys.stdin:
+        work[line.strip()]()
+        print("done", file=out, flush=True)
+
+
+class Child:
+    """The other end of `serve`."""
+
+    def __init__(self, settings: dict[str, Any], log: Path) -> None:
+        environ = dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+        if "plugins" in settings:
+            environ["VLLM_PLUGINS"] = settings["plugins"]
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--child", json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            env=environ,
+        )
+        self.log = log
+        self.wait("ready")
+
+    def wait(self, word: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        sys.exit(f"an engine died:\n{self.log.read_text()[-3000:]}")
+
+    def ask(self, word: str) -> None:
+        print(word, file=self.process.stdin, flush=True)
+        self.wait("done")
+
+
+def main(
+    layers: Annotated[int, typer.Option(help="Decoder layers.")] = 6,
+    hidden: Annotated[int, typer.Option(help="Hidden size.")] = 896,
+    sequences: Annotated[int, typer.Option(help="Sequences that decode together.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Tokens that each decodes.")] = 32,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    runs: Annotated[int, typer.Option(min=3, help="Alternating runs.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw decode's ratios.")] = None,
+    child: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Print the table."""
+    if child is not None:
+        serve(json.loads(child))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        make_model(path / "model", layers, hidden, dtype)
+        common = {"model": str(path / "model"), "dtype": dtype}
+        common |= {"sequences": sequences, "tokens": tokens}
+        children: dict[str, Child] = {}
+        for name, settings in WAYS.items():
+            print(f"starting: {name} ...", file=sys.stderr)
+            children[name] = Child({**settings, **common}, path / f"{len(children)}.log")
+        measured: dict[str, dict[str, list[float]]] = {}
+        for word in ("decode", "prefill"):
+            print(f"measuring {word} ...", file=sys.stderr)
+            ways: dict[str, Callable[[], object]] = {
+                name: lambda one=one, word=word: one.ask(word)  # type: ignore[misc]
+                for name, one in children.items()
+            }
+            measured[word] = alternate(ways, runs)
+        for one in children.values():
+            assert one.process.stdin is not None
+            one.process.stdin.close()
+            one.process.wait(60)
+    print(f"{layers} x {hidden}, {sequences} sequences, {dtype}, {machine()}\n")
+    # Throughput, so clean's seconds over this way's: 1 is as fast as clean.
+    speed = {
+        word: {n: [1 / r for r in each] for n, each in ratios(times, BASE).items()}
+        for word, times in measured.items()
+    }
+    rows = [
+        [
+            name,
+            f"{sequences * tokens / statistics.median(measured['decode'][name]):.0f}",
+            median(speed["decode"][name]),
+            f"{4 * 512 / statistics.median(measured['prefill'][name]):.0f}",
+            median(speed["prefill"][name]),
+        ]
+        for name in WAYS
+    ]
+    head = ["way", "decode tokens/s", "decode, clean = 1", "prefill tokens/s", "prefill, clean = 1"]
+    print(table(head, rows))
+    save(json_file, {"seconds": measured})
+    plot(plot_file, speed["decode"], "vLLM decode", "throughput, clean = 1")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -26,6 +26,7 @@ LONG = (*RAY, "tests/engines/", "tests/trl/", "tests/kernels/")
 """What takes long goes first, so that the lanes end together."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         _lanes(items)

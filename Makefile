@@ -29,7 +29,7 @@ demo-full: compiler env ## the miniature, trained long enough to see an effect
 
 test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl
 	$(BIN)/python -m pytest --timeout=900 --durations=15 \
-	  -n $(LANES) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	  -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: env ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -20,30 +20,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 _faults: dict[str, str] = {}
 
-RAY = ("tests/engines/test_verl_grpo.py", "tests/demo/test_run.py")
-"""Files that start Ray, one after the other in one lane."""
-LONG = (*RAY, "tests/engines/", "tests/trl/", "tests/kernels/")
-"""What takes long goes first, so that the lanes end together."""
+LONG = (
+    "tests/engines/test_verl_grpo.py",
+    "tests/engines/",
+    "tests/demo/test_run.py",  # long after the other file that starts Ray
+    "tests/trl/",
+    "tests/kernels/",
+)
+"""What takes long goes first, so that lanes (a file each at a time) end together."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("xdist"):
-        _lanes(items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _rank(item.nodeid))
     _skip_gpu(items)
 
 
-def _lanes(items: list[pytest.Item]) -> None:
-    """A file's tests stay together and in order, since they share engines."""
-
-    def rank(item: pytest.Item) -> int:
-        where = item.nodeid
-        return next((i for i, start in enumerate(LONG) if where.startswith(start)), len(LONG))
-
-    items.sort(key=rank)
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if file in RAY else file))
+def _rank(nodeid: str) -> int:
+    return next((i for i, start in enumerate(LONG) if nodeid.startswith(start)), len(LONG))
 
 
 def _skip_gpu(items: list[pytest.Item]) -> None:

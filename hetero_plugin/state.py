@@ -39,6 +39,7 @@ class AQNState:
         with torch.inference_mode(False):
             self.offsets = torch.zeros(start, dtype=torch.float32, device=device)
         self._make_views()
+        self._seen: tuple[int, bool] | None = None
         self.sigma = 0.0
         self.step: int | None = None
         self.in_dtype = False
@@ -82,8 +83,16 @@ class AQNState:
             view.copy_(sigma * torch.cos(torch.arange(view.numel(), device=view.device)))
         self.sigma, self.step = sigma, None
 
+    def any(self) -> bool:
+        """Whether an offset is not 0: by the tensor, whoever wrote it, yet read once a change."""
+        version = self.offsets._version
+        if self._seen is None or self._seen[0] != version:
+            self._seen = version, bool(self.offsets.any())
+        return self._seen[1]
+
     def to(self, device: torch.device) -> None:
         self.offsets = self.offsets.to(device)
+        self._seen = None
         self._make_views()
 
 

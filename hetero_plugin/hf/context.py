@@ -133,7 +133,7 @@ class ForwardContext:
             return None
         # With AQN's formula the gradient of a bfloat16 weight is summed in float32, so that offsets
         # of 0 would not be the clean model to the bit.
-        if not torch.compiler.is_compiling() and not aqn.offsets.any():
+        if not torch.compiler.is_compiling() and not aqn.any():
             return None
         return aqn.offsets.clone()
 

@@ -20,6 +20,7 @@ _PEFT = re.compile(r"^base_model\.model\.")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
 _SAVED = re.compile(r"\.modules_to_save\.[^.]+")
+_BASE = ".o_proj.base_layer"
 Adapters = Literal["base", "adapter", "both"]
 """Which GEMMs of a model with PEFT adapters are sites."""
 
@@ -34,6 +35,8 @@ class Found:
 
     site: Site
     module: nn.Module
+    adapter: nn.Module | None = None
+    """Of attention: PEFT's layer around the output projection, which reads softmax·V first."""
 
 
 def canonical_name(path: str) -> str:
@@ -154,7 +157,9 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
                 parent = name.rpartition(".")[0]
                 wide, block = module.in_features, modules[parent]
                 found += [Found(s, block) for s in scores_sites(parent, block, layer, wide)]
-                found.append(Found(Site(parent, "attention", layer, wide, None), module))
+                around = paths[path.rpartition(".")[0]] if path.endswith(_BASE) else None
+                attention = Site(parent, "attention", layer, wide, None)
+                found.append(Found(attention, module, around))
             found.append(Found(site, module))
         elif is_norm(module):
             weight = getattr(module, "weight", None)

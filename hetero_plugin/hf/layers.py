@@ -43,6 +43,8 @@ class LayerNoise:
     grad_weight: Chain
     attention: LayerNoise | None = None
     """On an output projection: the noise of its input, which is the attention's output."""
+    attention_given: bool = False
+    """PEFT's layer around the projection has put that noise on what both of them read."""
     formula: Formula | None = None
     """On a norm with AQN: how it computes with a weight."""
 
@@ -134,7 +136,8 @@ def _worth_recomputing(noise: LayerNoise, module: nn.Linear, now: Pass) -> bool:
     """Whether autograd would keep a perturbed copy of what it has anyway, input or weight."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    chains = [noise.input, *([noise.attention.output] if noise.attention is not None else [])]
+    attention = None if noise.attention_given else noise.attention
+    chains = [noise.input, *([attention.output] if attention is not None else [])]
     read = module.weight.requires_grad and any(made.needed_under(now.live) for made in chains)
     return read or noise.weight.needed_under(now.live)
 
@@ -145,11 +148,11 @@ class _NoisyLinear:
         now = noise.context.rows_of(x, noise.site.name, head=noise.is_head)
         module = cast(nn.Linear, self)
         clean = super().forward  # type: ignore[misc]
+        attention = None if noise.attention_given else noise.attention
 
         def product(x: Tensor) -> Tensor:
-            if noise.attention is not None:
-                x = noisy_output(noise.attention, x, now)
-                x = noisy_input(noise.attention, x, now)
+            if attention is not None:
+                x = noisy_input(attention, noisy_output(attention, x, now), now)
             x = noisy_input(noise, x, now)
             weight = noisy_weight(noise, module.weight, now)
             return clean(x) if weight is None else F.linear(x, weight, module.bias)
@@ -160,6 +163,23 @@ class _NoisyLinear:
         else:
             y = product(x)
         return noisy_output(noise, y, now)
+
+
+class _NoisyAdapted:
+    """PEFT's layer around an output projection: its adapter reads the same attention."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        noise: LayerNoise = getattr(self, ATTRIBUTE)
+        attention = noise.attention
+        assert attention is not None
+        now = noise.context.rows_of(x, attention.site.name)
+        x = noisy_input(attention, noisy_output(attention, x, now), now)
+        noise.attention_given = True
+        try:
+            y: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return y
+        finally:
+            noise.attention_given = False  # the projection may be called, or left, without PEFT
 
 
 class _NoisyNorm:
@@ -187,6 +207,7 @@ class _NoisyActivation:
 
 MIXINS: dict[str, type] = {
     "linear": _NoisyLinear,
+    "adapted": _NoisyAdapted,
     "norm": _NoisyNorm,
     "activation": _NoisyActivation,
 }

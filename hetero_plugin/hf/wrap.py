@@ -170,30 +170,33 @@ def _install_layers(attachment: Attachment) -> None:
     for sites in by_module.values():
         if not any(one.site.name in chosen | aqn for one in sites):
             continue
-        _install(sites, context, aqn)
-        attachment.modules.append(sites[0].module)
+        attachment.modules += _install(sites, context, aqn)
 
 
-def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> None:
-    """Makes the module that carries some sites noisy."""
+def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> list[nn.Module]:
+    """Makes the module that carries some sites noisy, and PEFT's around it, if that reads first."""
     module = sites[0].module
     if is_experts(module):
         make_noisy(module, experts_noise(module, [one.site for one in sites], context), "experts")
-        return
+        return [module]
     if sites[0].site.kind == SCORES:
         make_noisy(module, scores_noise(module, [one.site for one in sites], context), "attention")
-        return
+        return [module]
     noises = {one.site.kind: layer_noise(one.site, context) for one in sites}
     attention = noises.pop("attention", None)
     ((kind, noise),) = noises.items()
     if is_router(module):
         check_router(module, noise.site.name)
         make_noisy(module, noise, "router")
-        return
+        return [module]
     noise.attention = attention
     if noise.site.name in aqn:
         noise.formula = offset_formula(module, noise.site.name)
     make_noisy(module, noise, "linear" if isinstance(module, nn.Linear) else kind)
+    around = [one.adapter for one in sites if one.adapter is not None]
+    for layer in around:
+        make_noisy(layer, noise, "adapted")
+    return [module, *around]
 
 
 def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module) -> None:

@@ -1,8 +1,7 @@
 """LoRA adapters in a real vLLM engine: the base path is noisy, for every request.
 
-An adapter's own product stays clean, as with `wrap` in Hugging Face: y = noisy(x W) + x A B. The
-kind attention is left out: in Hugging Face its error is on the input of the base o_proj, which an
-adapter of o_proj does not see, and in vLLM it is on what both are given.
+An adapter's own product stays clean, as with `wrap` in Hugging Face: y = noisy(x W) + x A B; error
+on attention is on the x that both are given.
 Bounds as in test_vllm_families.
 """
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.engine
 
 SPEC: dict[str, Any] = {
     "rules": [
-        {"targets": ["linear", "norm", "activation"], "scale": 0.05},
+        {"targets": ["linear", "norm", "activation", "attention"], "scale": 0.05},
         {"targets": ["*.gate_proj", "*.up_proj", "*.o_proj"], "point": "input", "scale": 0.02},
     ],
     "seed": 5,

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.registry import CAUGHT_BY, Fault, everything, page
 
 ALL = everything()
-ELSEWHERE = ("vllm", "vllm tp", "verl")  # tests/engines has these
+ELSEWHERE = ("vllm", "vllm tp", "vllm lora", "verl")  # tests/engines has these
 HERE = [one for one in ALL if one.engine not in ELSEWHERE]
 
 

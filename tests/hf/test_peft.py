@@ -85,6 +85,37 @@ def test_adapters_that_are_not_there_are_refused() -> None:
         wrap(lora(), NoiseConfig(scale=0.1, targets="norm"), adapters="adapter")
 
 
+def test_an_adapter_reads_the_attention_that_its_base_layer_reads() -> None:
+    """Error on softmax·V comes once, before both; and it stays when the adapter is taken off."""
+    spec = NoiseConfig(scale=0.1, targets="attention")
+    model, clean = lora(target_modules=["o_proj"]), lora(target_modules=["o_proj"])
+    wrap(model, spec)
+    block = model.base_model.model.model.layers[0].self_attn
+    seen: dict[str, torch.Tensor] = {}
+    for name, module in (("attention", block.o_proj), ("adapter", block.o_proj.lora_A["default"])):
+        module.register_forward_pre_hook(
+            lambda m, a, name=name: seen.update({name: a[0].detach().clone()})
+        )
+    base = block.o_proj.base_layer
+    base.register_forward_hook(lambda m, a, y: seen.update(y=y.detach().clone()))
+    noisy = step(model)
+    assert not torch.equal(seen["adapter"], seen["attention"]), "the adapter sees the error"
+    assert torch.equal(torch.nn.functional.linear(seen["adapter"], base.weight), seen["y"])
+    with disabled(model):
+        off = step(model)
+    wanted = step(clean)
+    assert all(torch.equal(off[name], wanted[name]) for name in wanted)
+    assert not torch.equal(noisy["logits"], wanted["logits"])
+    with torch.no_grad(), model.disable_adapter():
+        bare = model(tokens()).logits
+    plain = wrap(make_family("qwen2"), spec)
+    assert torch.equal(bare, step_logits(plain))
+    left = model.unload()
+    assert torch.equal(step_logits(left), bare), "the error stays with the base layer"
+    unwrap(model)  # where it was wrapped
+    assert not torch.equal(step_logits(left), bare)
+
+
 def test_a_layer_that_peft_trains_whole_is_the_site() -> None:
     """modules_to_save: the copy that runs has the error, not the original beside it."""
     model = wrap(lora(modules_to_save=["lm_head"]), NoiseConfig(scale=0.2, targets="lm_head"))

@@ -4,11 +4,14 @@
 
 The naive way is what people write: hooks that add randn_like(y) * y.abs() * s to every linear
 layer's output and to its gradient. Peak memory is that of a process which does nothing else; with
---memory-only nothing is timed, and the machine may be busy.
+--memory-only nothing is timed, and the machine may be busy. Where torchao is installed
+(pip install torchao), its fake quantisation of the same linear layers is a peer: weights and
+inputs in int8 or float8, forward alone, straight-through gradients.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -57,7 +60,9 @@ SPECS: dict[str, Any] = {
     "ours, scale 0": {"rules": [{**RULE, "scale": 0.0, "direction": "both"}]},
 }
 NAIVE = "naive hooks, forward and backward"
-WAYS = ("clean", *SPECS, NAIVE)
+PEERS = {"torchao QAT, int8": "int8", "torchao QAT, float8": "float8"}
+HAS_PEERS = importlib.util.find_spec("torchao") is not None
+WAYS = ("clean", *SPECS, NAIVE, *(PEERS if HAS_PEERS else ()))
 
 
 def build(layers: int, hidden: int, dtype: str) -> nn.Module:
@@ -94,6 +99,32 @@ def hook(model: nn.Module) -> list[Any]:
     return handles
 
 
+def fake_quantise(model: nn.Module, number: str) -> dict[str, nn.Module]:
+    """torchao's layers in the place of the linear ones; those that they replaced, by name."""
+    from torchao.quantization import PerRow, quantize_
+    from torchao.quantization.qat import (
+        Float8FakeQuantizeConfig,
+        IntxFakeQuantizeConfig,
+        QATConfig,
+    )
+
+    replaced = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    }
+    float8 = Float8FakeQuantizeConfig(dtype=torch.float8_e4m3fn, granularity=PerRow())
+    rows = IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False)
+    channels = IntxFakeQuantizeConfig(torch.int8, "per_channel", is_symmetric=True)
+    inputs, weights = (rows, channels) if number == "int8" else (float8, float8)
+    quantize_(
+        model,
+        QATConfig(activation_config=inputs, weight_config=weights, step="prepare"),
+        filter_fn=lambda module, name: name in replaced,
+    )
+    return replaced
+
+
 def step(model: Any, ids: Tensor) -> None:
     model(ids, labels=ids).loss.backward()
     model.zero_grad(set_to_none=False)
@@ -111,6 +142,12 @@ def way(model: Any, ids: Tensor, name: str) -> Callable[[], float]:
             seconds = timed(work)
             for handle in handles:
                 handle.remove()
+            return seconds
+        if name in PEERS:
+            replaced = fake_quantise(model, PEERS[name])
+            seconds = timed(work)
+            for layer, module in replaced.items():
+                model.set_submodule(layer, module)
             return seconds
         wrap(model, SPECS[name], quiet=True)
         seconds = timed(work)
@@ -167,6 +204,8 @@ def main(
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         out = done.stdout
         memory[name] = float(out.splitlines()[-1])
+    if not HAS_PEERS:
+        print("torchao is not installed: no row of a fake quantisation (pip install torchao)\n")
     print(f"{parameters / 1e6:.0f} M parameters, {batch} x {length} tokens, {dtype}, {machine()}\n")
     rows = [
         [

@@ -3,15 +3,17 @@
 A random model of as many layers as a real one, all operators noisy, in a compiled AsyncLLM. On a
 busy engine a call waits for the step in progress, as a change within a forward pass would be two
 noises in one token: `status`, which changes nothing, shows that wait, and what a setting takes by
-itself is the difference. Requests that run are preempted by each change and computed anew, so that
-a busy engine mixes prefill and decoding. Prints a Markdown table.
+itself is the difference. Requests that run are preempted by each change and computed anew: for some
+steps the engine then mixes prefill and decoding. So it is measured twice: with time between the
+calls for that to be over, and with calls so close together that it never is. Prints a table.
 
-    python benchmarks/vllm_control.py [--layers 28] [--requests 32] [--calls 40] [--json FILE]
+    python benchmarks/vllm_control.py [--layers 28] [--requests 32] [--calls 20] [--json FILE]
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import statistics
 import tempfile
@@ -28,6 +30,7 @@ SPEC = {
     "aqn": {"schedule": "constant", "sigma_start": 0.01, "total_steps": 1000},
 }
 Call = Callable[[int], Awaitable[Any]]
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # the table has the other
 
 
 def make(path: Path, layers: int, hidden: int) -> None:
@@ -56,7 +59,7 @@ async def generate(engine: Any, number: int, stop: asyncio.Event) -> int:
     from vllm import SamplingParams
 
     tokens, turn = 0, 0
-    parameters = SamplingParams(temperature=1.0, max_tokens=400, ignore_eos=True, detokenize=False)
+    parameters = SamplingParams(temperature=1.0, max_tokens=128, ignore_eos=True, detokenize=False)
     prompt: Any = {"prompt_token_ids": [3 + (number * 7 + j * j) % 500 for j in range(64)]}
     while not stop.is_set():
         turn += 1
@@ -70,20 +73,24 @@ async def generate(engine: Any, number: int, stop: asyncio.Event) -> int:
     return tokens
 
 
-async def measure(calls: dict[str, Call], times: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, in an order and at distances that no step keeps time with."""
+async def measure(calls: dict[str, Call], times: int, apart: float) -> dict[str, list[float]]:
+    """Milliseconds of each call, in an order and at distances that no step keeps time with.
+
+    Args:
+        apart: seconds between two calls, about.
+    """
     found: dict[str, list[float]] = {name: [] for name in calls}
     chance = random.Random(0)
     for i in range(times):
         for name in chance.sample(list(calls), len(calls)):
-            await asyncio.sleep(chance.uniform(0.05, 0.4))
+            await asyncio.sleep(apart * chance.uniform(0.75, 1.25))
             began = time.perf_counter()
             await calls[name](i)
             found[name].append(1e3 * (time.perf_counter() - began))
     return found
 
 
-async def run(model: Path, requests: int, times: int) -> dict[str, Any]:
+async def run(model: Path, requests: int, times: int, apart: float) -> dict[str, Any]:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -113,12 +120,13 @@ async def run(model: Path, requests: int, times: int) -> dict[str, Any]:
         for call in calls.values():  # what is imported or allocated at the first call
             await call(1)
         before = (await client_async.status(engine))["compiled"]
-        idle = await measure(calls, times)
+        idle = await measure(calls, times, 0.05)
         stop = asyncio.Event()
         running = [asyncio.create_task(generate(engine, i, stop)) for i in range(requests)]
         await asyncio.sleep(3)
         began = time.perf_counter()
-        busy = await measure(calls, times)
+        busy = await measure(calls, times, apart)
+        crowded = await measure(calls, times, 0.2)
         seconds = time.perf_counter() - began
         stop.set()
         tokens = sum(await asyncio.gather(*running))
@@ -127,6 +135,7 @@ async def run(model: Path, requests: int, times: int) -> dict[str, Any]:
             "sites": len(sites),
             "idle": idle,
             "busy": busy,
+            "crowded": crowded,
             "seconds": seconds,
             "tokens": tokens,
             "compiled": {"before": before, "after": after},
@@ -145,22 +154,25 @@ def main(
     layers: Annotated[int, typer.Option(help="Layers of the model.")] = 28,
     hidden: Annotated[int, typer.Option(help="Its width.")] = 128,
     requests: Annotated[int, typer.Option(help="Requests that run at once.")] = 32,
-    calls: Annotated[int, typer.Option(help="Calls of each sort, idle and busy.")] = 40,
+    calls: Annotated[int, typer.Option(help="Calls of each sort, in each state.")] = 20,
+    apart: Annotated[float, typer.Option(help="Seconds from one call to the next, busy.")] = 2.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
 ) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder) / "model", layers, hidden)
-        found = asyncio.run(run(Path(folder) / "model", requests, calls))
+        found = asyncio.run(run(Path(folder) / "model", requests, calls, apart))
     rows = []
     for name in found["idle"]:
         cells = [name]
-        for state in ("idle", "busy"):
+        for state in ("idle", "busy", "crowded"):
             times = found[state][name]
             cells.append(f"{statistics.median(times):.1f}")
             cells += [f"{quantile(times, 0.95):.1f}", f"{max(times):.1f}"]
         rows.append(cells)
-    header = ["call, ms", "idle: median", "95 %", "most", "busy: median", "95 %", "most"]
+    header = ["call, ms"]
+    for state in ("idle", f"busy, each {apart:g} s", "busy, each 0.2 s"):
+        header += [f"{state}: median", "95 %", "most"]
     same = found["compiled"]["before"] == found["compiled"]["after"]
     print(
         f"\n{found['sites']} sites, {layers} layers x {hidden}, {requests} requests at once, "

@@ -161,29 +161,34 @@ def main(
     runs: Annotated[int, typer.Option(min=3, help="Alternating runs.")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw decode's ratios.")] = None,
+    way: Annotated[list[str] | None, typer.Option(help="Of these only, and clean.")] = None,
     child: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print the table."""
     if child is not None:
         serve(json.loads(child))
         return
+    unknown = set(way or ()) - set(WAYS)
+    if unknown:
+        sys.exit(f"--way {', '.join(sorted(unknown))}: there are {', '.join(map(repr, WAYS))}")
+    ways = {name: WAYS[name] for name in WAYS if not way or name in way or name == BASE}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         make_model(path / "model", layers, hidden, dtype)
         common = {"model": str(path / "model"), "dtype": dtype}
         common |= {"sequences": sequences, "tokens": tokens}
         children: dict[str, Child] = {}
-        for name, settings in WAYS.items():
+        for name, settings in ways.items():
             print(f"starting: {name} ...", file=sys.stderr)
             children[name] = Child({**settings, **common}, path / f"{len(children)}.log")
         measured: dict[str, dict[str, list[float]]] = {}
         for word in ("decode", "prefill"):
             print(f"measuring {word} ...", file=sys.stderr)
-            ways: dict[str, Callable[[], object]] = {
+            turns: dict[str, Callable[[], object]] = {
                 name: lambda one=one, word=word: one.ask(word)  # type: ignore[misc]
                 for name, one in children.items()
             }
-            measured[word] = alternate(ways, runs)
+            measured[word] = alternate(turns, runs)
         for one in children.values():
             assert one.process.stdin is not None
             one.process.stdin.close()
@@ -202,7 +207,7 @@ def main(
             f"{4 * 512 / statistics.median(measured['prefill'][name]):.0f}",
             median(speed["prefill"][name]),
         ]
-        for name in WAYS
+        for name in ways
     ]
     head = ["way", "decode tokens/s", "decode, clean = 1", "prefill tokens/s", "prefill, clean = 1"]
     print(table(head, rows))

@@ -108,6 +108,11 @@ class Chain:
         return sum(part[1] for part in self.parts)
 
     @property
+    def single(self) -> Stage | None:
+        """The only rule's operator call, if one rule acts here and a kernel knows its error."""
+        return self.stages[0] if len(self.stages) == 1 and self.stages[0].native else None
+
+    @property
     def needed(self) -> bool:
         """Whether leaving the chain out would be noticed now; see `needed_under`."""
         return self.needed_under(self.state.live)
@@ -136,6 +141,8 @@ class Chain:
         row_keys: Tensor | None = None,
         clock: Tensor | None = None,
         scales: Tensor | None = None,
+        *,
+        in_place: bool = False,
     ) -> Tensor:
         """Applies the chain.
 
@@ -144,13 +151,21 @@ class Chain:
             row_keys: int64, at least as many as x has rows; default: the state's static buffer.
             clock: int64 [1]; default: the state's.
             scales: float32 [slots]; default: the state's.
+            in_place: x is the caller's own and may be overwritten; without a gradient. A scale of
+                0 then costs nothing, and nothing is allocated.
         """
         state = self.state
         keys = state.row_keys if row_keys is None else row_keys
         time = state.clock if clock is None else clock
         table = state.scales if scales is None else scales
         y = x
+        in_place = in_place and _recorder is None  # which wants both
         for stage in self.stages:
+            if in_place and stage.native:
+                torch.ops.hetero_noise.perturb_(
+                    y, keys, time, table, stage.segments, stage.error, stage.stochastic
+                )
+                continue
             op = (
                 torch.ops.hetero_noise.perturb
                 if stage.native

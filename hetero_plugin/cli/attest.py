@@ -95,7 +95,7 @@ def command(
     print_attestation(record, every_site=not brief)
     found = attest.problems(record, spec.fingerprint)
     if found:
-        print("REFUSED: " + "; ".join(found), file=sys.stderr)
+        print("REFUSED:\n  " + "\n  ".join(found), file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from hetero_plugin.kernels import build, reference
+from hetero_plugin.kernels import build, fused, reference
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -22,16 +22,31 @@ _library.define(
     "perturb_reference(Tensor x, Tensor row_keys, Tensor clock, Tensor scales, Tensor segments, "
     "str error, bool stochastic) -> Tensor"
 )
+# In place, for a caller that owns x: without a gradient.
+_library.define(
+    "perturb_(Tensor(a!) x, Tensor row_keys, Tensor clock, Tensor scales, Tensor segments, "
+    "str error, bool stochastic) -> ()"
+)
 _library.define(
     "stream(Tensor clock, Tensor site, Tensor row, int start, int columns, int kind) -> Tensor"
 )
 _library.impl("perturb", reference.perturb, "CompositeExplicitAutograd")
 _library.impl("perturb_reference", reference.perturb, "CompositeExplicitAutograd")
+_library.impl("perturb_", reference.perturb_, "CompositeExplicitAutograd")
 _library.impl("stream", reference.stream, "CompositeExplicitAutograd")
+
+fused.register(_library)
 
 
 def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _nothing(*args: object) -> None:
+    return None
+
+
+torch.library.register_fake("hetero_noise::perturb_", _nothing, lib=_library)
 
 
 def _straight_through(ctx, grad):  # type: ignore[no-untyped-def]
@@ -50,12 +65,33 @@ def _perturb_cuda(*args):  # type: ignore[no-untyped-def]
     return cuda.perturb(*args)
 
 
+def _perturb_cuda_(x, *args):  # type: ignore[no-untyped-def]
+    from hetero_plugin.kernels import cuda
+
+    cuda.perturb(x, *args, in_place=True)
+
+
+def _gated_cuda_(*args):  # type: ignore[no-untyped-def]
+    from hetero_plugin.kernels import cuda_fused
+
+    cuda_fused.gated_(*args)
+
+
+def _weighed_cuda_(*args):  # type: ignore[no-untyped-def]
+    from hetero_plugin.kernels import cuda_fused
+
+    cuda_fused.weighed_(*args)
+
+
 def _load_cuda() -> str:
     if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
         return "reference"
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return "reference"
     _library.impl("perturb", _perturb_cuda, "CUDA")
+    _library.impl("perturb_", _perturb_cuda_, "CUDA")
+    _library.impl("gated_", _gated_cuda_, "CUDA")
+    _library.impl("weighed_", _weighed_cuda_, "CUDA")
     return "triton"
 
 

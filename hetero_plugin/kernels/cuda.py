@@ -140,16 +140,33 @@ def _to_f32(value, clean, error, r, STOCHASTIC: tl.constexpr):
 
 
 @triton.jit
-def _element(
-    x_ptr, y_ptr, at, mask, z, r, scale,
-    MODEL: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr,
-):  # fmt: skip
-    """Loads, perturbs and stores one element of each thread."""
-    raw = tl.load(x_ptr + at, mask=mask, other=0)
+def _float(raw, DTYPE: tl.constexpr):
+    """float32 of a stored element; bfloat16 is stored as int16."""
     if DTYPE == 0:
         x = (raw.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:
         x = raw.to(tl.float32)
+    return x
+
+
+@triton.jit
+def _nearest(value, DTYPE: tl.constexpr):
+    """A stored element of float32, rounded to nearest."""
+    if DTYPE == 0:
+        y = _to_bf16(value, value, False).to(tl.int16, bitcast=True)
+    elif DTYPE == 1:
+        y = value.to(tl.float16)
+    else:
+        y = value
+    return y
+
+
+@triton.jit
+def _with_error(
+    raw, z, r, scale, MODEL: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr
+):
+    """A stored element with its error; at scale 0 itself."""
+    x = _float(raw, DTYPE)
     if MODEL == 0:
         error = z * scale * tl.abs(x)
     elif MODEL == 1:
@@ -175,7 +192,18 @@ def _element(
         y = _to_f16(value, r, ROUND)
     else:
         y = _to_f32(value, x, error, r, ROUND)
-    tl.store(y_ptr + at, tl.where(scale == 0.0, raw, y), mask=mask)
+    return tl.where(scale == 0.0, raw, y)
+
+
+@triton.jit
+def _draw(block, call: tl.constexpr, c1, c2, c3, key0, key1, scale, MODEL: tl.constexpr):
+    """Four standard normals of each block; where the model draws none, anything."""
+    za, zb, zc, zd = scale, scale, scale, scale
+    if MODEL < 2:
+        r0, r1, r2, r3 = _philox(block + (call << 30), c1, c2, c3, key0, key1)
+        za, zb = _box_muller(r0, r1)
+        zc, zd = _box_muller(r2, r3)
+    return za, zb, zc, zd
 
 
 @triton.jit
@@ -214,11 +242,7 @@ def _perturb(
     if STOCHASTIC and MODEL != 4:
         b0, b1, b2, b3 = _philox(block + 0x80000000, c1, c2, c3, key0, key1)
     for call in tl.static_range(2):
-        za, zb, zc, zd = scale, scale, scale, scale
-        if MODEL < 2:
-            r0, r1, r2, r3 = _philox(block + (call << 30), c1, c2, c3, key0, key1)
-            za, zb = _box_muller(r0, r1)
-            zc, zd = _box_muller(r2, r3)
+        za, zb, zc, zd = _draw(block, call, c1, c2, c3, key0, key1, scale, MODEL)
         ra = b0 if call == 0 else b2
         rb = b1 if call == 0 else b3
         for pair in tl.static_range(2):
@@ -228,7 +252,9 @@ def _perturb(
                 r = (word & 0xFFFF) if half == 0 else (word >> 16)
                 step = (call * 4 + pair * 2 + half) * 16
                 mask = (column + step >= 0) & (column + step < width)
-                _element(x_ptr, y_ptr, base + step, mask, z, r, scale, MODEL, DTYPE, STOCHASTIC)
+                raw = tl.load(x_ptr + base + step, mask=mask, other=0)
+                y = _with_error(raw, z, r, scale, MODEL, DTYPE, STOCHASTIC)
+                tl.store(y_ptr + base + step, y, mask=mask)
 
 
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -242,8 +268,10 @@ def perturb(
     segments: Tensor,
     error: str,
     stochastic: bool,
+    *,
+    in_place: bool = False,
 ) -> Tensor:
-    """See `hetero_plugin.perturb.perturb`, which this implements.
+    """See `hetero_plugin.perturb.perturb`, which this implements; ``in_place`` writes to x.
 
     Raises:
         TypeError: a dtype other than bfloat16, float16 and float32.
@@ -253,8 +281,8 @@ def perturb(
         raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
     if error not in MODELS:
         raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
-    x = x.contiguous()
-    y = torch.empty_like(x)
+    given, x = x, x.contiguous()
+    y = x if in_place else torch.empty_like(x)
     columns = x.shape[-1] if x.dim() else 0
     rows = x.numel() // columns if columns else 0
     table: list[list[int]] = segments.tolist()  # host memory: nothing waits for the device
@@ -302,4 +330,6 @@ def perturb(
                 enable_fp_fusion=False,
             )
         first += sum(row[0] for row in part)
+    if in_place and y is not given:
+        given.copy_(y)
     return y

@@ -98,6 +98,19 @@ def perturb(
     return out_TN.reshape(x.shape)
 
 
+def perturb_(
+    x: Tensor,
+    row_keys: Tensor,
+    clock: Tensor,
+    scales: Tensor,
+    segments: Tensor,
+    error: str,
+    stochastic: bool,
+) -> None:
+    """`perturb` in place."""
+    x.copy_(perturb(x, row_keys, clock, scales, segments, error, stochastic))
+
+
 def stream(clock: Tensor, site: Tensor, row: Tensor, start: int, columns: int, kind: int) -> Tensor:
     """Bits or normals by address, [T, columns]; clock, site, row: int64 [T].
 

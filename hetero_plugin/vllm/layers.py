@@ -52,15 +52,15 @@ class _NoisyNorm:
         result = super().forward(x, residual)  # type: ignore[misc]
         normed = result if residual is None else result[0]
         if unit is not None and noise.offset is not None:
-            normed = ops.weigh(
-                normed, unit, _weight(self), noise.offset, self._shift, noise.in_dtype
-            )
-        if noise.output:
+            weights = _weight(self), noise.offset, self._shift, noise.in_dtype
+            normed = ops.weighed(noise.output, normed, unit, *weights)
+        elif noise.output:
             shape = normed.shape
             if shape[-1] != noise.output.width:
-                normed = noise.output(normed.reshape(-1, noise.output.width)).view(shape)
+                rows = normed.reshape(-1, noise.output.width)
+                normed = noise.output(rows, in_place=True).view(shape)
             else:
-                normed = noise.output(normed)
+                normed = noise.output(normed, in_place=True)
         return normed if residual is None else (normed, result[1])
 
     @abstractmethod
@@ -114,8 +114,7 @@ class _NoisyGate:
     def forward(self, x: Tensor) -> Tensor:
         noise = self.noise
         clean = super().forward(x)  # type: ignore[misc]
-        gate = noise.output(ops.activate(x, noise.activation))
-        return ops.gated_product(gate, x, clean, noise.output.state.scales, noise.live)
+        return ops.gated(noise.output, x, clean, noise.activation, noise.live)
 
 
 class NoisySiluAndMul(_NoisyGate, SiluAndMul):
@@ -132,4 +131,4 @@ class NoisyAttention(Attention):
     noise: Chain
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.noise(super().forward(*args, **kwargs))
+        return self.noise(super().forward(*args, **kwargs), in_place=True)

@@ -164,7 +164,7 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         else:
             y_TN = super().apply(layer, noise.input(x) if noise.input else x, bias)
         if noise.output and not noise.outside:
-            y_TN = noise.output(y_TN)
+            y_TN = noise.output(y_TN, in_place=True)
         return y_TN
 
     def _apply_sliced(
@@ -198,8 +198,8 @@ class _NoisyOutside:
         method = self.quant_method  # type: ignore[attr-defined]
         assert isinstance(method, NoisyMethod) and method.noise is not None
         if isinstance(result, tuple):
-            return method.noise.output(result[0]), result[1]
-        return method.noise.output(result)
+            return method.noise.output(result[0], in_place=True), result[1]
+        return method.noise.output(result, in_place=True)
 
 
 class NoisyRowParallelLinear(_NoisyOutside, RowParallelLinear):
@@ -258,7 +258,7 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
             noisy_TW = F.linear(x_TK, weight, None if bias is None else bias[:words])
             y_TW = ops.choose(y_TW, [noisy_TW], noise.weight.state.scales, noise.live)
         if noise.output:
-            y_TW = noise.output(y_TW, keys)
+            y_TW = noise.output(y_TW, keys, in_place=True)
         if y_TW.shape == y_TN.shape:
             return y_TW
         y_TN[..., :words].copy_(y_TW)

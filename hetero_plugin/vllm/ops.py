@@ -10,31 +10,19 @@ T: rows, N: features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hetero_plugin.aqn import shifted_weight
+from hetero_plugin.kernels.fused import ACTIVATIONS, pick
+from hetero_plugin.perturb import Chain
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
-
-
-def _pick(clean: Tensor, noisy: Callable[[], Tensor], on: Tensor) -> Tensor:
-    """``noisy()`` where the one-element bool ``on`` holds, else a copy of ``clean``."""
-    if on.device.type == "cpu":
-        return noisy() if bool(on) else clean.clone()
-    return torch.where(on, noisy(), clean)  # no synchronisation with the host
+_NOTHING = torch.empty(0, 4, dtype=torch.int64, device="cpu")
+"""Segments of a norm whose output has no error."""
 
 
 @torch.library.custom_op("hetero_noise_vllm::choose", mutates_args=())
 def _choose(clean: Tensor, parts: list[Tensor], scales: Tensor, live: Tensor) -> Tensor:
-    return _pick(clean, lambda: torch.cat(parts, dim=-1), (scales[live] != 0).any())
+    return pick(clean, lambda: torch.cat(parts, dim=-1), (scales[live] != 0).any())
 
 
 @_choose.register_fake
@@ -69,7 +57,7 @@ def _gated_product(
     gate: Tensor, gate_up: Tensor, clean: Tensor, scales: Tensor, live: Tensor
 ) -> Tensor:
     up = gate_up[..., gate_up.shape[-1] // 2 :]
-    return _pick(clean, lambda: gate * up, (scales[live] != 0).any())
+    return pick(clean, lambda: gate * up, (scales[live] != 0).any())
 
 
 @_gated_product.register_fake
@@ -77,47 +65,55 @@ def _(gate: Tensor, gate_up: Tensor, clean: Tensor, scales: Tensor, live: Tensor
     return torch.empty_like(clean)
 
 
-def activate(gate_up: Tensor, activation: str) -> Tensor:
-    """act(gate) [T, N], rounded to the dtype as in the Hugging Face model, of gate_up [T, 2N]."""
-    return torch.ops.hetero_noise_vllm.activate(gate_up, activation)
-
-
-def gated_product(
-    gate: Tensor, gate_up: Tensor, clean: Tensor, scales: Tensor, live: Tensor
-) -> Tensor:
-    """gate·up if any of the live scales is not 0, else ``clean``: all [T, N], gate_up [T, 2N]."""
-    return torch.ops.hetero_noise_vllm.gated_product(gate, gate_up, clean, scales, live)
-
-
-@torch.library.custom_op("hetero_noise_vllm::weigh", mutates_args=())
-def _weigh(
-    clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor, shift: float, in_dtype: bool
-) -> Tensor:
-    def shifted() -> Tensor:
-        whole = shifted_weight(weight, offset, in_dtype)
-        return (unit.float() * (whole + shift if shift else whole)).to(clean.dtype)
-
-    return _pick(clean, shifted, offset.any())
-
-
-@_weigh.register_fake
-def _(
-    clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor, shift: float, in_dtype: bool
-) -> Tensor:
-    return torch.empty_like(clean)
-
-
-def weigh(
-    clean: Tensor, unit: Tensor, weight: Tensor, offset: Tensor, shift: float, in_dtype: bool
-) -> Tensor:
-    """unit·(weight + offset + shift), rounded once; ``clean`` if the offset is all zero.
+def gated(chain: Chain, gate_up: Tensor, clean: Tensor, activation: str, live: Tensor) -> Tensor:
+    """act(gate) with the errors of ``chain``, rounded as in the Hugging Face model, times up.
 
     Args:
-        clean: [..., N], the norm's own result.
+        chain: of the activation's output.
+        gate_up: [T, 2N].
+        clean: [T, N], what is passed on if no scale is on; may be written over.
+        activation: key of ACTIVATIONS.
+        live: int64 [n], entries of the scale table that matter here.
+    """
+    stage, state = chain.single, chain.state
+    if stage is None:  # several rules, or an error that only the reference knows: step by step
+        gate = torch.ops.hetero_noise_vllm.activate(gate_up, activation)
+        gate = chain(gate, in_place=True)
+        return torch.ops.hetero_noise_vllm.gated_product(gate, gate_up, clean, state.scales, live)
+    keys = state.row_keys, state.clock, state.scales, stage.segments
+    torch.ops.hetero_noise.gated_(clean, gate_up, *keys, stage.error, stage.stochastic, activation)
+    return clean
+
+
+def weighed(
+    chain: Chain,
+    clean: Tensor,
+    unit: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    shift: float,
+    in_dtype: bool,
+) -> Tensor:
+    """unit·(weight + offset + shift), rounded once, with the errors of ``chain``.
+
+    At an offset of all zeros it starts from ``clean``.
+
+    Args:
+        chain: of the norm's output; may be empty.
+        clean: [..., N], the norm's own result; written over.
         unit: [..., N], the norm before its weight.
         weight: [N].
-        offset: float32 [N].
+        offset: float32 [N], AQN's.
         shift: what the norm itself adds to its weight (Gemma: 1).
         in_dtype: add the offset to the weight in the weight's dtype rather than in float32.
     """
-    return torch.ops.hetero_noise_vllm.weigh(clean, unit, weight, offset, shift, in_dtype)
+    stage, state = chain.single, chain.state
+    clean = clean.contiguous()
+    keys = state.row_keys, state.clock, state.scales
+    how = (_NOTHING, "", False)
+    if stage is not None:
+        how = (stage.segments, stage.error, stage.stochastic)
+    torch.ops.hetero_noise.weighed_(clean, unit, weight, offset, shift, in_dtype, *keys, *how)
+    if stage is None and chain:
+        return chain(clean.view(-1, chain.width), in_place=True).view(clean.shape)
+    return clean

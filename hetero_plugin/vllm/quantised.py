@@ -49,7 +49,9 @@ class _Around(NoisyMethod):
             y_TN = ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
         else:
             y_TN = clean(layer, noise.input(x) if noise.input else x, *args, **kwargs)
-        return noise.output(y_TN) if noise.output and not noise.outside else y_TN
+        if noise.output and not noise.outside:
+            y_TN = noise.output(y_TN, in_place=True)
+        return y_TN
 
 
 @cache

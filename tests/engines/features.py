@@ -184,6 +184,26 @@ FEATURES = (
         ),
     ),
     Feature(
+        "LoRA adapters",
+        "`enable_lora=True`, a `LoRARequest`",
+        f"{HF} (PEFT's for the adapter), with the adapter and without; both paths are attested",
+        (
+            "test_vllm_lora.py::test_base_and_adapter_have_the_error_of_the_base_layers",
+            "test_vllm_lora.py::test_both_paths_are_attested",
+        ),
+        "adapters under tensor parallelism: an error where the sum leaves the layer",
+    ),
+    Feature(
+        "a quantisation underneath",
+        "a checkpoint with a `quantization_config`: int8 weights and activations, float16",
+        "its method runs, scale 0 is vLLM without the plugin bit for bit, every site is attested",
+        (
+            "test_vllm_quantised.py::test_the_checkpoints_method_runs_with_error_on_top",
+            "test_vllm_quantised.py::test_every_site_of_a_quantised_model_is_attested",
+        ),
+        "FP8 and FP4 kernels: no GPU here",
+    ),
+    Feature(
         "preemption",
         "too few cache blocks",
         "the log-probabilities of a run without it",

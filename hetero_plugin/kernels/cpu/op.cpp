@@ -160,7 +160,7 @@ static void rows(const at::Tensor& x, at::Tensor& y, const int64_t* keys, int64_
         const int64_t width = segment[0], offset = segment[2];
         const float scale = scales[segment[3]];
         if (scale == 0.0f) {
-          std::memcpy(b, a, width * sizeof(T));
+          if (a != b) std::memcpy(b, a, width * sizeof(T));
         } else {
           const Row at(clock, segment[1], keys[r]);
           int64_t column = 0;
@@ -202,11 +202,21 @@ static void by_dtype(bool sr, const at::Tensor& x, at::Tensor& y, const int64_t*
 #undef HETERO_CASE
 }
 
-at::Tensor perturb(const at::Tensor& x_any, const at::Tensor& row_keys, const at::Tensor& clock,
-                   const at::Tensor& scales, const at::Tensor& segments, std::string_view error,
-                   bool stochastic) {
-  const at::Tensor x = x_any.contiguous();
-  at::Tensor y = at::empty_like(x);
+// Whether a scale that these segments read is not 0.
+static bool is_on(const at::Tensor& scales, const at::Tensor& segments) {
+  for (int64_t g = 0; g < segments.size(0); ++g) {
+    const int64_t slot = segments.const_data_ptr<int64_t>()[4 * g + 3];
+    TORCH_CHECK(slot >= 0 && slot < scales.numel(),
+                "hetero_noise::perturb: slot ", slot, " is outside the scale table of ", scales.numel());
+    if (scales.const_data_ptr<float>()[slot] != 0.0f) return true;
+  }
+  return false;
+}
+
+// Error on x, into y; they may be one tensor. Both [..., N], contiguous.
+static void perturb_into(const at::Tensor& x, at::Tensor& y, const at::Tensor& row_keys, const at::Tensor& clock,
+                         const at::Tensor& scales, const at::Tensor& segments, std::string_view error,
+                         bool stochastic) {
   const int64_t N = x.dim() ? x.size(-1) : 0, count = segments.size(0);
   const int64_t* segment = segments.const_data_ptr<int64_t>();
   int64_t width = 0;
@@ -225,6 +235,7 @@ at::Tensor perturb(const at::Tensor& x_any, const at::Tensor& row_keys, const at
   TORCH_CHECK(row_keys.numel() >= R, "hetero_noise::perturb: ", R, " rows but ", row_keys.numel(), " row keys");
   TORCH_CHECK(row_keys.is_contiguous() && scales.is_contiguous() && segments.is_contiguous(),
               "hetero_noise::perturb: keys, scales and segments must be contiguous");
+  if (y.is_same(x) && !is_on(scales, segments)) return;
   const auto go = [&](auto run) {
     run(stochastic, x, y, row_keys.const_data_ptr<int64_t>(), *clock.const_data_ptr<int64_t>(),
         scales.const_data_ptr<float>(), segment, count);
@@ -235,7 +246,23 @@ at::Tensor perturb(const at::Tensor& x_any, const at::Tensor& row_keys, const at
   else if (error == "systematic_bias_relative") go(by_dtype<Model::relative_bias>);
   else if (error == "truncation") go(by_dtype<Model::truncation>);
   else TORCH_CHECK_VALUE(false, "hetero_noise::perturb has no native error model '", error, "'");
+}
+
+at::Tensor perturb(const at::Tensor& x_any, const at::Tensor& row_keys, const at::Tensor& clock,
+                   const at::Tensor& scales, const at::Tensor& segments, std::string_view error,
+                   bool stochastic) {
+  const at::Tensor x = x_any.contiguous();
+  at::Tensor y = at::empty_like(x);
+  perturb_into(x, y, row_keys, clock, scales, segments, error, stochastic);
   return y;
+}
+
+// In place: nothing is written, or even read, where every scale is 0.
+void perturb_(const at::Tensor& x, const at::Tensor& row_keys, const at::Tensor& clock, const at::Tensor& scales,
+              const at::Tensor& segments, std::string_view error, bool stochastic) {
+  at::Tensor y = x.contiguous();
+  perturb_into(y, y, row_keys, clock, scales, segments, error, stochastic);
+  if (!y.is_same(x)) x.copy_(y);
 }
 
 // One column of many rows: sixteen rows at a time instead of a whole group of columns for each.
@@ -302,7 +329,12 @@ at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Ten
 
 }  // namespace hetero
 
+#include "fused.h"
+
 TORCH_LIBRARY_IMPL(hetero_noise, CPU, m) {
   m.impl("perturb", hetero::perturb);
+  m.impl("perturb_", hetero::perturb_);
   m.impl("stream", hetero::stream);
+  m.impl("gated_", hetero::gated_);
+  m.impl("weighed_", hetero::weighed_);
 }

@@ -1,6 +1,6 @@
 """A training step of a Hugging Face model, noisy beside clean: time as a ratio, and peak memory.
 
-    python benchmarks/train.py [--layers 12] [--hidden 768] [--json FILE] [--plot FILE.svg]
+    python benchmarks/train.py [--layers 14] [--hidden 768] [--json FILE] [--plot FILE.svg]
 
 The naive way is what people write: hooks that add randn_like(y) * y.abs() * s to every linear
 layer's output and to its gradient. Peak memory is that of a process which does nothing else; with
@@ -164,7 +164,7 @@ def _peak_resident() -> int:
 
 
 def main(
-    layers: Annotated[int, typer.Option(help="Decoder layers.")] = 12,
+    layers: Annotated[int, typer.Option(help="Decoder layers.")] = 14,
     hidden: Annotated[int, typer.Option(help="Hidden size.")] = 768,
     batch: Annotated[int, typer.Option(help="Sequences.")] = 2,
     length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256,

@@ -13,6 +13,7 @@ from hetero_plugin.config import ConfigError
 
 BENCHMARKS = {
     "kernel": ("kernel.py", "the operator beside a copy, dropout and the naive way; AQN's step"),
+    "alternatives": ("alternatives.py", "the CPU kernel beside Inductor's and numba's code"),
     "vllm": ("vllm_throughput.py", "decode and prefill of a vLLM engine"),
     "control": ("vllm_control.py", "a setting of a running engine"),
     "train": ("train.py", "a training step's time and peak memory"),

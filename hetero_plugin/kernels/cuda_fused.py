@@ -63,10 +63,11 @@ def _fused(
     """As `cuda._perturb`, of one segment of N columns."""
     row = tl.program_id(0).to(tl.int64)
     scale = 0.0
-    if MODEL >= 0:
-        scale = tl.load(scales_ptr + slot)
     clock = tl.load(clock_ptr)
-    key = tl.load(keys_ptr + row)
+    key = clock
+    if MODEL >= 0:  # without error a norm of each head may have more rows than there are keys
+        scale = tl.load(scales_ptr + slot)
+        key = tl.load(keys_ptr + row)
     index = tl.program_id(1).to(tl.int64) * BLOCK + (offset // 128) * 16 + tl.arange(0, BLOCK)
     first = (index // 16) * 128 + index % 16 - offset
     block = index.to(tl.uint32)
@@ -131,7 +132,7 @@ def _launch(
     table: list[list[int]] = segments.tolist()
     columns, site, first, slot = table[0] if table else (clean.shape[-1], 0, 0, 0)
     rows = clean.numel() // columns
-    if row_keys.numel() < rows:
+    if table and row_keys.numel() < rows:
         raise ValueError(f"hetero_noise: {rows} rows but {row_keys.numel()} row keys")
     if rows * columns != clean.numel() or not 0 <= slot < max(1, scales.numel()):
         raise ValueError(

@@ -220,6 +220,13 @@ def _cases(device: str) -> list[tuple[str, Tensor, Tensor]]:
         fused.weighed_(*want, 1.0, False, *keys(0)[:3], none, "", False)
         cuda_fused.weighed_(*have, 1.0, False, *keys(0, device=device)[:3], none, "", False)
         found.append((f"norm {dtype} wide, no error", have[0].cpu(), want[0]))
+        # Three heads, so more rows than row keys, which nothing reads without error.
+        want, have = ([t.view(-1, COLUMNS // 3) for t in norm(dtype, on)] for on in ("cpu", device))
+        for made, where in ((want, "cpu"), (have, device)):
+            function = fused.weighed_ if made is want else cuda_fused.weighed_
+            given = made[0], made[1], made[2][0], made[3][0]
+            function(*given, 0.0, False, *keys(0, device=where)[:3], none, "", False)
+        found.append((f"norm {dtype} of each head, no error", have[0].cpu(), want[0]))
     return found
 
 
@@ -249,7 +256,7 @@ def test_the_cuda_kernels_arithmetic_is_the_steps() -> None:
     )
     assert out.returncode == 0, out.stderr[-3000:]
     answers = json.loads(out.stdout.splitlines()[-1])
-    assert len(answers) == len(DTYPES) * (2 * 3 * 4 + 1)
+    assert len(answers) == len(DTYPES) * (2 * 3 * 4 + 2)
     for name, found in answers:
         _check(name, found)
 

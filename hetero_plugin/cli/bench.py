@@ -17,6 +17,7 @@ BENCHMARKS = {
     "vllm": ("vllm_throughput.py", "decode and prefill of a vLLM engine"),
     "control": ("vllm_control.py", "a setting of a running engine"),
     "train": ("train.py", "a training step's time and peak memory"),
+    "decode": ("decode.py", "a Hugging Face model's decode and prefill, as CUDA graphs"),
     "startup": ("startup.py", "the start of a vLLM engine"),
     "scaling": ("scaling.py", "tokens, features, threads, layers, sites"),
     "rounding": ("rounding.py", "what rounding leaves of a small error"),

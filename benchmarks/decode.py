@@ -3,9 +3,10 @@
     python benchmarks/decode.py [--layers 28] [--batch 1] [--json FILE] [--plot FILE.svg]
 
 The shape is that of Qwen2.5-1.5B with random weights, in bfloat16; on a machine without CUDA four
-layers of it, eager. A decode step is one token of each sequence against a static cache of 520 places
-(attention reads them all, whatever they hold); a captured graph reads scales, clock and tokens from device memory, so one graph serves every setting:
-clean is a graph of a model that was never wrapped.
+layers of it, eager. A decode step is one token of each sequence against a static cache of 520
+places (attention reads them all, whatever they hold). A captured graph reads scales, clock and
+tokens from device memory, so one graph serves every setting; clean is a graph of a model that was
+never wrapped.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 from hetero_plugin import random
+from hetero_plugin.evaluation import streams
 from hetero_plugin.evaluation.streams import ORDERS, stream_bytes
 from hetero_plugin.kernels import KERNEL, reference
 
@@ -168,6 +169,8 @@ def test_collisions_are_as_expected() -> None:
     orders = {
         "positions": (zero + CLOCK, zero + SITE, i << 32),
         "tokens": (zero + CLOCK, zero + SITE, i),
+        "steps": (streams.clock_of_step(3, i), zero + SITE, zero + 7),
+        "seeds": (streams.clock_of_seed(i, 3), zero + SITE, zero + 7),
     }
     for name, keys in orders.items():
         words = torch.ops.hetero_noise.stream(*keys, 0, 32, 0)[:, ::16].to(torch.int64)
@@ -183,9 +186,9 @@ def test_keys_of_real_models_are_distinct() -> None:
     """Sites, streams, rules, steps of a large model: 64-bit clocks and site keys do not clash."""
     leaves = ["self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "input_layernorm", "self_attn"]
     names = [f"model.layers.{n}.{leaf}" for n in range(128) for leaf in leaves]
-    streams = ["output", "input", "weight", "grad_input", "grad_weight"]
-    sites = {random.site_key(*key) for key in itertools.product(names, streams, range(3))}
-    assert len(sites) == len(names) * len(streams) * 3
+    kinds = ["output", "input", "weight", "grad_input", "grad_weight"]
+    sites = {random.site_key(*key) for key in itertools.product(names, kinds, range(3))}
+    assert len(sites) == len(names) * len(kinds) * 3
     clocks = {random.clock_key(seed, step) for seed in range(40) for step in [None, *range(2000)]}
     assert len(clocks) == 40 * 2001
 

@@ -32,12 +32,12 @@ def _stream(
     return torch.ops.hetero_noise.stream(clock, site, row, start, columns, kind)
 
 
-def _clock_of_step(seed: int, step: Tensor) -> Tensor:
+def clock_of_step(seed: int, step: Tensor) -> Tensor:
     """`random.clock_key` of many steps."""
     return random.mix64_tensor((step * 2 + 1) ^ random.seed_base(seed))
 
 
-def _clock_of_seed(seed: Tensor, step: int) -> Tensor:
+def clock_of_seed(seed: Tensor, step: int) -> Tensor:
     """`random.clock_key` of many seeds."""
     base = random.mix64_tensor(seed + random._signed(0x9E3779B97F4A7C15))
     return random.mix64_tensor(base ^ (step * 2 + 1))
@@ -130,11 +130,11 @@ ORDERS: dict[str, tuple[Callable[[int], Iterator[Words]], str]] = {
         "token ids 0, 1, 2, … at one position, one feature",
     ),
     "steps": (
-        lambda s: _walk(s, lambda i: (_clock_of_step(s, i), _full(i, _site()), _full(i, 7))),
+        lambda s: _walk(s, lambda i: (clock_of_step(s, i), _full(i, _site()), _full(i, 7))),
         "training steps 0, 1, 2, …, all else equal",
     ),
     "seeds": (
-        lambda s: _walk(s, lambda i: (_clock_of_seed(i + s, 0), _full(i, _site()), _full(i, 7))),
+        lambda s: _walk(s, lambda i: (clock_of_seed(i + s, 0), _full(i, _site()), _full(i, 7))),
         "seeds N, N+1, N+2, …, all else equal",
     ),
     "sites": (

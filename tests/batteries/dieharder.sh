@@ -3,8 +3,8 @@
 #   tests/batteries/dieharder.sh [-s SEED] [-o FOLDER] [ORDER ...]      default: every order
 # Perfect numbers get 2.6 WEAK of 114 results, and a FAILED in a battery of a hundred (see
 # docs/randomness.md); so each test with a WEAK result runs once more with another seed, and one that
-# FAILED on ten times as much of the same stream. Exit status 1 if anything FAILED, or if the same
-# test was WEAK with both seeds. What is in the folder already is not run again.
+# was WEAK with both, or FAILED, on ten times as much of the first stream. Exit status 1 if anything
+# FAILED, or was not PASSED there. What is in the folder already is not run again.
 set -euo pipefail
 seed=1 folder=runs/dieharder
 while getopts s:o: option; do
@@ -83,6 +83,7 @@ repeat() { # order, seed, file, tests, options: those tests alone
   local test name size
   for test in $4; do
     name=${test%|*} size=
+    case $name in *_1s_str) name+=eam ;; *_1s_byt) name+=e ;; esac # its tables cut names at 20 letters
     # The families that have a size take it as an option; of the rest, one run covers every size.
     case $name in rgb_* | dab_*) size="-n ${test#*|}" ;; esac
     # shellcheck disable=SC2086
@@ -97,22 +98,24 @@ for order in "$@"; do
   first=$folder/$order.seed$seed.txt again=$folder/$order.seed$other.txt
   more=$folder/$order.seed$seed.1000.txt
   [ -s "$first" ] || battery "$order" "$seed" "$first"
-  tests=$(named WEAK "$first")
+  tests=$(named WEAK "$first") closer=$(named FAILED "$first")
   if [ -n "$tests" ]; then
     [ -s "$again" ] || repeat "$order" "$other" "$again" "$tests" ""
-    both=$(comm -12 <(echo "$tests") <(named WEAK "$again"))
-    if [ -n "$both" ]; then
-      echo "$order: WEAK with both seeds: $both"
-      status=1
-    fi
-    grep -H FAILED "$again" && status=1
+    twice=$(comm -12 <(echo "$tests") <(named WEAK "$again"))
+    [ -z "$twice" ] || echo "$order: WEAK with both seeds:" $twice
+    # AES fails diehard_sums at 1,000 p-values too; dieharder's own list says "Do Not Use".
+    closer=$({ echo "$closer $twice" | tr ' ' '\n' | grep -v '^diehard_sums' || true; } | sort -u)
+    if grep -H FAILED "$again"; then status=1; fi
   fi
-  tests=$(named FAILED "$first")
-  if [ -n "$tests" ]; then
-    [ -s "$more" ] || repeat "$order" "$seed" "$more" "$tests" "-p 1000"
-    grep -H FAILED "$first" && status=1
-    echo "$order: the same stream, tests that FAILED, with 1,000 p-values in place of 100:"
-    grep -E 'PASSED|WEAK|FAILED' "$more"
+  if grep -H FAILED "$first"; then status=1; fi
+  closer=$(echo $closer)
+  if [ -n "$closer" ]; then
+    [ -s "$more" ] || repeat "$order" "$seed" "$more" "$closer" "-p 1000"
+    echo "$order: $closer with 1,000 p-values in place of 100:"
+    for test in $closer; do # the whole family may have run: of it, the one that was asked for
+      tr -d ' ' <"$more" | grep -F "$test|" | tr '|' ' '
+      if tr -d ' ' <"$more" | grep -F "$test|" | grep -qE 'WEAK|FAILED'; then status=1; fi
+    done
   fi
   echo "$order: $(grep -c PASSED "$first") passed, $(grep -c WEAK "$first" || true) weak," \
     "$(grep -c FAILED "$first" || true) failed (seed $seed)"

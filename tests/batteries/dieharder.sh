@@ -79,8 +79,8 @@ named() { # WEAK or FAILED, file -> "test|ntuple" of each such result
   { grep "$1" "$2" || true; } | tr -d ' ' | cut -d'|' -f1,2 | sort -u
 }
 repeat() { # order, seed, file, tests, options: those tests alone
-  : >"$3"
   local test name size
+  : >"$3.whole" # aside first: what an interruption leaves is not taken for done
   for test in $4; do
     name=${test%|*} size=
     case $name in *_1s_str) name+=eam ;; *_1s_byt) name+=e ;; esac # its tables cut names at 20 letters
@@ -88,35 +88,42 @@ repeat() { # order, seed, file, tests, options: those tests alone
     case $name in rgb_* | dab_*) size="-n ${test#*|}" ;; esac
     # shellcheck disable=SC2086
     "$noise" random --order "$1" --seed "$2" |
-      stdbuf -i 1M dieharder -d "$name" $size $5 -g 200 >>"$3"
+      stdbuf -i 1M dieharder -d "$name" $size $5 -g 200 >>"$3.whole"
   done
+  mv "$3.whole" "$3"
+}
+
+closer() { # order, seed, tests: those tests with 1,000 p-values in place of 100; status 1 if not PASSED
+  local tests file=$folder/$1.seed$2.1000.txt test result=0
+  # AES fails diehard_sums at 1,000 p-values too; dieharder's own list says "Do Not Use".
+  tests=$({ tr ' ' '\n' <<<"$3" | grep -v '^diehard_sums' || true; } | sort -u | xargs)
+  [ -n "$tests" ] || return 0
+  [ -s "$file" ] || repeat "$1" "$2" "$file" "$tests" "-p 1000"
+  echo "$1: $tests with 1,000 p-values in place of 100 (seed $2):"
+  for test in $tests; do # the whole family may have run: of it, the one that was asked for
+    tr -d ' ' <"$file" | grep -F "$test|" | tr '|' ' '
+    if tr -d ' ' <"$file" | grep -F "$test|" | grep -qE 'WEAK|FAILED'; then result=1; fi
+  done
+  return $result
 }
 
 # The order `seeds` walks seed, seed + 1, …: a seed near by gives nearly the same stream once more.
 other=$((seed + 1000000000000)) status=0
 for order in "$@"; do
-  first=$folder/$order.seed$seed.txt again=$folder/$order.seed$other.txt
-  more=$folder/$order.seed$seed.1000.txt
+  first=$folder/$order.seed$seed.txt again=$folder/$order.seed$other.txt twice=
   [ -s "$first" ] || battery "$order" "$seed" "$first"
-  tests=$(named WEAK "$first") closer=$(named FAILED "$first")
+  tests=$(named WEAK "$first")
   if [ -n "$tests" ]; then
     [ -s "$again" ] || repeat "$order" "$other" "$again" "$tests" ""
-    twice=$(comm -12 <(echo "$tests") <(named WEAK "$again"))
-    [ -z "$twice" ] || echo "$order: WEAK with both seeds:" $twice
-    # AES fails diehard_sums at 1,000 p-values too; dieharder's own list says "Do Not Use".
-    closer=$({ echo "$closer $twice" | tr ' ' '\n' | grep -v '^diehard_sums' || true; } | sort -u)
-    if grep -H FAILED "$again"; then status=1; fi
+    twice=$(comm -12 <(echo "$tests") <(named WEAK "$again") | xargs)
+    [ -z "$twice" ] || echo "$order: WEAK with both seeds: $twice"
+    if grep -H FAILED "$again"; then
+      status=1
+      closer "$order" "$other" "$(named FAILED "$again")" || true
+    fi
   fi
   if grep -H FAILED "$first"; then status=1; fi
-  closer=$(echo $closer)
-  if [ -n "$closer" ]; then
-    [ -s "$more" ] || repeat "$order" "$seed" "$more" "$closer" "-p 1000"
-    echo "$order: $closer with 1,000 p-values in place of 100:"
-    for test in $closer; do # the whole family may have run: of it, the one that was asked for
-      tr -d ' ' <"$more" | grep -F "$test|" | tr '|' ' '
-      if tr -d ' ' <"$more" | grep -F "$test|" | grep -qE 'WEAK|FAILED'; then status=1; fi
-    done
-  fi
+  closer "$order" "$seed" "$(named FAILED "$first") $twice" || status=1
   echo "$order: $(grep -c PASSED "$first") passed, $(grep -c WEAK "$first" || true) weak," \
     "$(grep -c FAILED "$first" || true) failed (seed $seed)"
 done

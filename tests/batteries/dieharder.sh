@@ -79,13 +79,15 @@ named() { # WEAK or FAILED, file -> "test|ntuple" of each such result
   { grep "$1" "$2" || true; } | tr -d ' ' | cut -d'|' -f1,2 | sort -u
 }
 repeat() { # order, seed, file, tests, options: those tests alone
-  local test name size
+  local test name size ran=" "
   : >"$3.whole" # aside first: what an interruption leaves is not taken for done
   for test in $4; do
     name=${test%|*} size=
     case $name in *_1s_str) name+=eam ;; *_1s_byt) name+=e ;; esac # its tables cut names at 20 letters
     # The families that have a size take it as an option; of the rest, one run covers every size.
     case $name in rgb_* | dab_*) size="-n ${test#*|}" ;; esac
+    case $ran in *" $name$size "*) continue ;; esac
+    ran+="$name$size "
     # shellcheck disable=SC2086
     "$noise" random --order "$1" --seed "$2" |
       stdbuf -i 1M dieharder -d "$name" $size $5 -g 200 >>"$3.whole"

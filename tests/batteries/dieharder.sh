@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dieharder's whole battery on streams of the generator, some twenty minutes of a core an order.
+# dieharder's whole battery on streams of the generator, well over ten minutes of a core an order.
 #   tests/batteries/dieharder.sh [-s SEED] [-o FOLDER] [ORDER ...]      default: every order
 # Perfect numbers get 2.6 WEAK of 114 results, and a FAILED in a battery of a hundred (see
 # docs/randomness.md); so each test with a WEAK result runs once more with another seed, and one that

@@ -4,7 +4,7 @@
      hetero-noise random --order tiles --seed 1 | ./testu01 crush
      hetero-noise random --order tiles --seed 1 | ./testu01 crush --reversed
 
-   Batteries: small (seconds), crush (half an hour), big (hours). The batteries look at the high bits
+   Batteries: small (seconds), crush and big (much longer). The batteries look at the high bits
    of a word more than at the low ones, so each is to be run with the bits of each word reversed too.
    Exit status 2 for a wrong call, 3 if the stream ends before the battery. */
 

@@ -25,13 +25,19 @@ noise=$(command -v hetero-noise || echo .venv/bin/hetero-noise)
 mkdir -p "$folder"
 
 # A battery reads some 230 GB of each order, so: one stream feeds a group of tests at a time; dieharder
-# does not read it 4 KiB at a time; the C library keeps each piece's memory for the next.
+# does not ask the C library for each word; the C library keeps each piece's memory for the next.
 export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000
+reader=(stdbuf -i 1M)
+if command -v gcc >/dev/null; then
+  gcc -O2 -shared -fPIC "$(dirname "$0")/dieharder_stdin.c" -o "$folder/stdin.$$.so" -ldl
+  reader=(env "LD_PRELOAD=$(realpath "$folder/stdin.$$.so")")
+  trap 'rm -f "$folder/stdin.$$.so"' EXIT
+fi
 test_stdin() { # part -> its results; a part is a test's number, or number:size
   local size=
   [ "$1" = "${1#*:}" ] || size="-n ${1#*:}"
   # shellcheck disable=SC2086
-  stdbuf -i 1M dieharder -d "${1%:*}" $size -g 200 | grep -E 'PASSED|WEAK|FAILED'
+  "${reader[@]}" dieharder -d "${1%:*}" $size -g 200 | grep -E 'PASSED|WEAK|FAILED'
 }
 
 # The tests of `dieharder -a`, a group a line: an interrupted battery goes on with the group it was at.
@@ -90,7 +96,7 @@ repeat() { # order, seed, file, tests, options: those tests alone
     ran+="$name$size "
     # shellcheck disable=SC2086
     "$noise" random --order "$1" --seed "$2" |
-      stdbuf -i 1M dieharder -d "$name" $size $5 -g 200 >>"$3.whole"
+      "${reader[@]}" dieharder -d "$name" $size $5 -g 200 >>"$3.whole"
   done
   mv "$3.whole" "$3"
 }

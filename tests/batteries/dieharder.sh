@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dieharder's whole battery on streams of the generator, well over ten minutes of a core an order.
+# dieharder's whole battery on streams of the generator, some twenty minutes of a core an order.
 #   tests/batteries/dieharder.sh [-s SEED] [-o FOLDER] [ORDER ...]      default: every order
 # Perfect numbers get 2.6 WEAK of 114 results, and a FAILED in a battery of a hundred (see
 # docs/randomness.md); so each test with a WEAK result runs once more with another seed, and one that
@@ -91,7 +91,8 @@ repeat() { # order, seed, file, tests, options: those tests alone
     name=${test%|*} size=
     case $name in *_1s_str) name+=eam ;; *_1s_byt) name+=e ;; esac # its tables cut names at 20 letters
     # The families that have a size take it as an option; of the rest, one run covers every size.
-    case $name in rgb_* | dab_*) size="-n ${test#*|}" ;; esac
+    # (`dab_filltree2 -n 1` crashes dieharder 3.31.1: its second result comes without the option.)
+    case $name in rgb_*) size="-n ${test#*|}" ;; esac
     case $ran in *" $name$size "*) continue ;; esac
     ran+="$name$size "
     # shellcheck disable=SC2086

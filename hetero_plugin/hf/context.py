@@ -100,11 +100,12 @@ class ForwardContext:
             return
         self._local.frame = frame
         threads, me = self._threads, threading.get_ident()
-        threads.discard(me) if frame is None else threads.add(me)
-        # A compiled part of a model reads what its pass left here. Where two threads are inside,
-        # it reads a frame without rows, and says so.
-        alone = len(threads) == (frame is not None)
-        self._shared = frame if alone else Frame("threads", None) if threads else None
+        with self._lock:
+            threads.discard(me) if frame is None else threads.add(me)
+            # A compiled part of a model reads what its pass left here. Where two threads are
+            # inside, it reads a frame without rows, and says so.
+            alone = len(threads) == (frame is not None)
+            self._shared = frame if alone else Frame("threads", None)
 
     @property
     def rows(self) -> Pass | None:
@@ -232,7 +233,7 @@ class ForwardContext:
         rows = None if frame is None else frame.rows
         site = noise.site
         if frame is None or rows is None:
-            raise MissingRows(self._outside(site.name))
+            raise MissingRows(_outside(site.name, frame))
         if not torch.compiler.is_compiling() and not self._hooked():
             raise MissingRows(
                 f"{site.name}: the hooks that tell which tokens a forward pass has are gone from "
@@ -263,18 +264,6 @@ class ForwardContext:
             )
         rows = rows.of(keys)
         return rows if keys.device == x.device else rows.on(x.device)
-
-    def _outside(self, site: str) -> str:
-        if len(self._threads) > 1:
-            return (
-                f"{site}: several threads run this model at once and a part of it is compiled, "
-                "where their rows can't be told apart. Compile the whole model, or run one thread "
-                "at a time"
-            )
-        return (
-            f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
-            "rows are. Call the model, not its layers; or unwrap(model) first."
-        )
 
     def _hooked(self) -> bool:
         for hook in self.hooks:
@@ -325,6 +314,19 @@ class Scope:
         self.context.leave(self)
         if output is not None and rows is not None and self.heads:
             self.context._check(module, rows, self.heads)
+
+
+def _outside(site: str, frame: Frame | None) -> str:
+    if frame is not None and frame.owner == "threads":
+        return (
+            f"{site}: several threads run this model at once and a part of it is compiled, "
+            "where their rows can't be told apart. Compile the whole model, or run one thread "
+            "at a time"
+        )
+    return (
+        f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
+        "rows are. Call the model, not its layers; or unwrap(model) first."
+    )
 
 
 def _refuse_transforms(module: nn.Module, source: Tensor | None) -> None:

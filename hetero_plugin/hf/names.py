@@ -28,9 +28,9 @@ def decoder_of(model: nn.Module) -> tuple[str, nn.Module]:
         ConfigError: there is none.
     """
     for path, module in model.named_modules():
-        if isinstance(getattr(module, "layers", None), nn.ModuleList) and hasattr(
-            module, "embed_tokens"
-        ):
+        # Its own: PEFT, FSDP and the compiler's wrappers answer for what is inside them.
+        own = module._modules
+        if isinstance(own.get("layers"), nn.ModuleList) and "embed_tokens" in own:
             return path, module
     raise ConfigError(
         f"{type(model).__name__} has no decoder with `embed_tokens` and `layers`; hetero_noise "

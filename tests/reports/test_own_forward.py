@@ -1,4 +1,4 @@
-"""Libraries that set `forward` on a layer, before or after wrap: the noise is there, or an error."""
+"""Libraries that set `forward` on a layer, before or after wrap: noise is there, or an error."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.vllm.control import READ_ONLY
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -106,6 +105,8 @@ def engines_of(engine: Any, method: str) -> list[Any]:
         ConfigError: it would change the noise of some data-parallel ranks and not of the others,
             which other processes serve.
     """
+    from hetero_plugin.vllm.control import READ_ONLY  # imports vLLM
+
     inner = getattr(engine, "llm_engine", engine)
     found = list(getattr(getattr(inner, "engine_core", None), "core_engines", None) or [None])
     parallel = getattr(getattr(inner, "vllm_config", None), "parallel_config", None)

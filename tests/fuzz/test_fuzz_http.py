@@ -100,7 +100,7 @@ def tried(body: bytes, engine: StandIn = ENGINE, app: Any = APP) -> dict[str, An
     return None
 
 
-@fixed(3000)
+@fixed(2500)
 @given(BODY)
 @example({"scale": 1e39})
 @example({"aqn": {"sigma": 1e39}})
@@ -127,14 +127,14 @@ def test_objects(body: dict[str, Any]) -> None:
         assert found["sigma"] == pytest.approx(aqn["sigma"]) or found["enabled"] is False
 
 
-@fixed(700)
+@fixed(400)
 @given(BODY)
 def test_objects_for_an_engine_without_aqn(body: dict[str, Any]) -> None:
     found = tried(json.dumps(body).encode(), PLAIN, PLAIN_APP)
     assert found is None or body.get("aqn") is None
 
 
-@fixed(1500)
+@fixed(1200)
 @given(BODY, st.data())
 def test_json_that_was_cut_or_mixed_up(body: dict[str, Any], draw: st.DataObject) -> None:
     text = json.dumps(body, ensure_ascii=draw.draw(st.booleans())).encode("utf-8", "surrogatepass")
@@ -146,7 +146,7 @@ def test_json_that_was_cut_or_mixed_up(body: dict[str, Any], draw: st.DataObject
     tried(text[:cut] + insert + text[cut:])
 
 
-@fixed(800)
+@fixed(600)
 @given(JUNK | st.binary(max_size=20))
 @example([])
 @example(b"")

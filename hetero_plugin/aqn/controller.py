@@ -50,13 +50,17 @@ class AQNController:
         )
 
     @torch.no_grad()
-    def step(self, step: int) -> float:
+    def step(self, step: int, sigma: float | None = None) -> float:
         """Sets σ and z of a training step; replaces what was there.
+
+        Args:
+            step: from 0.
+            sigma: σ, in units of the weight; default: the schedule's.
 
         Returns:
             σ of that step (0 in a warm-up stage: then the offsets are exactly 0).
         """
-        sigma = self.config.sigma(step)
+        sigma = self.config.sigma(step) if sigma is None else sigma
         offsets = self.offsets
         if sigma == 0.0:
             offsets.offsets.zero_()

@@ -112,4 +112,3 @@ def settle(
             f"REFUSED at the {when} of training: {'; '.join(failures)}. The records are in {path}"
         )
     return path
-

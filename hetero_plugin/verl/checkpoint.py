@@ -71,7 +71,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: unreadable, or with anything else in it than named tensors.
     """
-    import torch.distributed.tensor  # noqa: F401 - tells that unpickler of DTensors
+    import torch.distributed.tensor  # tells that unpickler of DTensors
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

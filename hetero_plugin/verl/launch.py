@@ -287,9 +287,9 @@ def execute(
 
     ``on_progress(step, data)`` is called for each line of metrics as it appears, step 0 being
     the validation before training. The output goes to ``run.log``. ``timeout`` is in seconds.
-    On an interrupt the run and all its processes end with it. What an earlier run left in the folder
-    is kept beside (``metrics-1.jsonl``, ``train-1.log``, ``checkpoints-1``), and is no part of this
-    one; a run that resumes leaves the checkpoints where they are.
+    On an interrupt the run and all its processes end with it. What an earlier run left in the
+    folder is kept beside (``metrics-1.jsonl``, ``train-1.log``, ``checkpoints-1``), and is no part
+    of this one; a run that resumes leaves the checkpoints where they are.
 
     Raises:
         LaunchError: the process failed, took too long, or left no checkpoint.

@@ -31,8 +31,8 @@ async def call(
     ask = getattr(core, "_call_utility_async", None)
     if ask is None:
         raise ConfigError(
-            f"{method}: this vLLM's {type(core).__name__} can't ask its {len(engines)} data-parallel "
-            "engines one by one; set actor_rollout_ref.rollout.data_parallel_size=1"
+            f"{method}: this vLLM's {type(core).__name__} can't ask its {len(engines)} "
+            "data-parallel engines one by one; set actor_rollout_ref.rollout.data_parallel_size=1"
         )
     calls = [ask("collective_rpc", method, None, args, kwargs, engine=one) for one in engines]
     return [answer for answers in await asyncio.gather(*calls) for answer in answers]
@@ -76,8 +76,8 @@ def compare(method: str, replies: Sequence[tuple[str, Sequence[Any], int]]) -> l
     for replica, answers, wanted in replies:
         if len(answers) != wanted:
             raise ConfigError(
-                f"{method}: {len(answers)} of the {wanted} ranks of {replica} answered, so the rest "
-                "may run with other noise, or none"
+                f"{method}: {len(answers)} of the {wanted} ranks of {replica} answered, so the "
+                "rest may run with other noise, or none"
             )
         for rank, status in enumerate(answers):
             if not isinstance(status, Mapping):

@@ -68,32 +68,15 @@ def check(trainer: Any, noise: RunNoise | None) -> None:
     checkpoint = resumed_from(trainer)
     if checkpoint is None or not checkpoint.is_dir():
         return  # verl says so itself where it should be there
-    now = identity(noise)
-    then = _recorded(checkpoint)
-    if then is None:
-        then = _attested(checkpoint.parent)
-        if then is None:
-            if noise is None:
-                return  # a clean run of verl without this package
-            difference = (
-                f"holds no {RECORD}, so the noise that it was trained under is not known (none, if "
-                "verl ran without this package)"
-            )
-        elif noise is not None and then == [now["fingerprint"]]:
-            return
-        else:
-            difference = (
-                f"holds no {RECORD}, and the attestations beside it are of specification "
-                f"{', '.join(then)}; this run has {now.get('fingerprint', 'none: it is clean')}"
-            )
-    else:
-        difference = _difference(then, now)
-    if difference:
+    then, now = _recorded(checkpoint), identity(noise)
+    difference = _unrecorded(checkpoint, now) if then is None else _difference(then, now)
+    if difference is not None:
         raise ConfigError(
-            f"trainer.resume_mode={trainer.get('resume_mode')}: {checkpoint} {difference}. Training "
-            "can't go on under other noise: resume with the noise it had, or say "
-            "trainer.resume_mode=disable and another trainer.default_local_dir. To start from these "
-            "weights on purpose, merge them and give the folder as actor_rollout_ref.model.path."
+            f"trainer.resume_mode={trainer.get('resume_mode')}: {checkpoint} {difference}. "
+            "Training can't go on under other noise: resume with the noise it had, or say "
+            "trainer.resume_mode=disable and another trainer.default_local_dir. To start from "
+            "these weights on purpose, merge them and give the folder as "
+            "actor_rollout_ref.model.path."
         )
 
 
@@ -110,6 +93,24 @@ def _recorded(checkpoint: Path) -> Mapping[str, Any] | None:
     raise ConfigError(f"{path} can't be read, so the noise of this checkpoint is not known")
 
 
+def _unrecorded(checkpoint: Path, now: Mapping[str, Any]) -> str | None:
+    """The same of a checkpoint without a record: older than those, or of verl alone."""
+    found = _attested(checkpoint.parent)
+    if found is None:
+        if not now["noisy"]:
+            return None
+        return (
+            f"holds no {RECORD}, so the noise that it was trained under is not known (none, if "
+            "verl ran without this package)"
+        )
+    if now["noisy"] and found == [now["fingerprint"]]:
+        return None
+    return (
+        f"holds no {RECORD}, and the attestations beside it are of specification "
+        f"{', '.join(found)}; this run has {now.get('fingerprint', 'none: it is clean')}"
+    )
+
+
 def _attested(folder: Path) -> list[str] | None:
     """Specifications of the attestations in the run's folder; None without any."""
     found = set()
@@ -122,6 +123,7 @@ def _attested(folder: Path) -> list[str] | None:
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """What is other now, in words that follow the checkpoint's name; None if nothing is."""
     if not then["noisy"] or not now["noisy"]:
         if then["noisy"] == now["noisy"]:
             return None

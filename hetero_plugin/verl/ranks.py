@@ -24,9 +24,22 @@ async def call(
     engine: Any, method: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
 ) -> list[Any]:
     """A worker call on every rank of every data-parallel engine; an answer each, in order."""
+    return [
+        answer for answers in await by_engine(engine, method, args, kwargs) for answer in answers
+    ]
+
+
+async def by_engine(
+    engine: Any, method: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> list[list[Any]]:
+    """The same, the answers of each data-parallel engine apart.
+
+    Raises:
+        ConfigError: there are several, and this vLLM has no way to ask each.
+    """
     engines = data_parallel(engine)
     if len(engines) == 1:
-        return list(await engine.collective_rpc(method=method, args=args, kwargs=kwargs))
+        return [list(await engine.collective_rpc(method=method, args=args, kwargs=kwargs))]
     core = engine.engine_core
     ask = getattr(core, "_call_utility_async", None)
     if ask is None:
@@ -35,11 +48,11 @@ async def call(
             "data-parallel engines one by one; set actor_rollout_ref.rollout.data_parallel_size=1"
         )
     calls = [ask("collective_rpc", method, None, args, kwargs, engine=one) for one in engines]
-    return [answer for answers in await asyncio.gather(*calls) for answer in answers]
+    return [list(answers) for answers in await asyncio.gather(*calls)]
 
 
 class OneEngine:
-    """An ``AsyncLLM`` of which one data-parallel engine computes, and all ranks are asked.
+    """An ``AsyncLLM`` of which one data-parallel engine computes and answers; all are set.
 
     Args:
         engine: the ``AsyncLLM``.
@@ -50,7 +63,7 @@ class OneEngine:
         self._engine, self._rank = engine, rank
 
     async def collective_rpc(self, method: str, kwargs: Mapping[str, Any] | None = None) -> Any:
-        return await call(self._engine, method, kwargs=kwargs)
+        return (await by_engine(self._engine, method, kwargs=kwargs))[self._rank]
 
     async def generate(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         kwargs["data_parallel_rank"] = self._rank

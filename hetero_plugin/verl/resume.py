@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.verl.settings import RunNoise
 
 RECORD = "hetero_noise.json"
+TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def identity(noise: RunNoise | None) -> dict[str, Any]:
@@ -49,10 +50,12 @@ def resumed_from(trainer: Any) -> Path | None:
         return Path(os.path.abspath(str(path))) if path else None
     if mode != "auto" or not trainer.get("default_local_dir"):
         return None
-    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
-
-    found = find_latest_ckpt_path(os.path.abspath(str(trainer.default_local_dir)))
-    return None if found is None else Path(found)
+    folder = Path(os.path.abspath(str(trainer.default_local_dir)))
+    try:  # as verl's find_latest_ckpt_path, which would bring all of verl's engines along
+        found = folder / f"global_step_{int((folder / TRACKER).read_text())}"
+    except (OSError, ValueError):
+        return None
+    return found if found.exists() else None
 
 
 def check(trainer: Any, noise: RunNoise | None) -> None:
@@ -136,17 +139,21 @@ def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     if not keys:
         return None
     parts = [f"{key} {then.get(key)!r} then, {now[key]!r} now" for key in keys]
-    old, new = then.get("spec"), now["spec"]
-    if isinstance(old, dict):
-        names = sorted({*old, *new})
-        parts += [
-            f"{name}: {_short(old.get(name))} then, {_short(new.get(name))} now"
-            for name in names
-            if old.get(name) != new.get(name)
-        ]
+    parts += _changes("spec", then.get("spec"), now["spec"])
     return f"was trained under other noise ({'; '.join(parts)})"
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 120 else text[:117] + "..."
+def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
+    """What differs, value by value, as ``spec.rules[0].scale: 0.05 then, 0.1 now``."""
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _changes(f"{name}.{key}", old.get(key), new.get(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from _changes(f"{name}[{index}]", *pair)
+    else:
+        texts = [json.dumps(value, sort_keys=True) for value in (old, new)]
+        was, is_ = (text if len(text) <= 120 else text[:117] + "..." for text in texts)
+        yield f"{name}: {was} then, {is_} now"

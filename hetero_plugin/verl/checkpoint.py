@@ -76,9 +76,11 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of the zip file, of the unpickler, of what it may not build
-        first = str(error).split("\n", 1)[0]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        # torch's message begins with advice to read the file without this protection.
+        said = next((line for line in lines if "WeightsUnpickler" in line), lines[0])
         raise CheckpointError(
-            f"{path} can't be read as tensors alone, which is all that is read: {first} "
+            f"{path} can't be read as tensors alone, which is all that is read: {said} "
             "If you trust the file, merge it with `python -m verl.model_merger merge --backend "
             "fsdp`, which unpickles whatever is in it"
         ) from error

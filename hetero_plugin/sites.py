@@ -204,7 +204,11 @@ def _hits(index: int, rule: NoiseRule, sites: Sequence[Site]) -> frozenset[str]:
     """Names of the sites that one rule selects."""
     place = f"rules[{index}]"
     named = match(rule.targets, sites, f"{place}.targets")
-    named -= match(rule.exclude, sites, f"{place}.exclude", unasked=True)
+    # A kind that this model does not have is excluded already: presets are for any model.
+    kinds = {site.kind for site in sites}
+    absent = set(KINDS) - kinds - ({"linear"} if "lm_head" in kinds else set())
+    exclude = [word for word in rule.exclude if word not in absent]
+    named -= match(exclude, sites, f"{place}.exclude", unasked=True)
     layers = rule.layer_set()
     if layers is not None:
         there = {site.layer for site in sites if site.layer is not None}

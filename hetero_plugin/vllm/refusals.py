@@ -79,6 +79,14 @@ def _sequence_parallel(made: Any, chosen: Sequence[Selected]) -> str:
     )
 
 
+def _split_norms(made: Any, chosen: Sequence[Selected]) -> str:
+    passes = getattr(made.compilation_config, "pass_config", None)
+    for name in ("enable_sp", "enable_sequence_parallelism"):  # gone from newer versions
+        if chosen and getattr(passes, name, False):
+            return f"compilation_config.pass_config.{name}=True"
+    return ""
+
+
 def _positions(made: Any, chosen: Sequence[Selected]) -> str:
     model = made.model_config
     for name, word in (("uses_mrope", "M-RoPE"), ("uses_xdrope_dim", "XD-RoPE")):
@@ -161,6 +169,12 @@ REFUSALS = (
         _sequence_parallel,
         "each rank's router and experts get a part of the rows, and would take the keys of the "
         "first. Exclude the kind router and '*.mlp.*expert*', or choose another all2all_backend",
+    ),
+    Refusal(
+        "sequence parallelism of the compiler",
+        _split_norms,
+        "it spreads a pass's rows over ranks between two sums, and was not written for error in "
+        "between. Leave it out",
     ),
     Refusal(
         "several positions a token",

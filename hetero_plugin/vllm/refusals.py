@@ -65,7 +65,9 @@ def _microbatches(made: Any, chosen: Sequence[Selected]) -> str:
 
 
 def _in_sparse_block(one: Selected) -> bool:
-    return one.site.kind == "router" or ".experts." in one.site.name or "shared_exp" in one.site.name
+    return (
+        one.site.kind == "router" or ".experts." in one.site.name or "shared_exp" in one.site.name
+    )
 
 
 def _sequence_parallel(made: Any, chosen: Sequence[Selected]) -> str:
@@ -121,13 +123,13 @@ def _head_dtype(made: Any, chosen: Sequence[Selected]) -> str:
     if not _heads(chosen) or model.runner_type == "pooling":  # its heads are refused altogether
         return ""
     head = getattr(model, "head_dtype", None)
-    return "" if head in (None, model.dtype) else f"head_dtype is {head} and the model's {model.dtype}"
+    return (
+        "" if head in (None, model.dtype) else f"head_dtype is {head} and the model's {model.dtype}"
+    )
 
 
 def _sharded_sampling(made: Any, chosen: Sequence[Selected]) -> str:
-    given = _heads(chosen) and getattr(
-        made.parallel_config, "enable_batch_sharded_sampling", False
-    )
+    given = _heads(chosen) and getattr(made.parallel_config, "enable_batch_sharded_sampling", False)
     return "enable_batch_sharded_sampling=True" if given else ""
 
 

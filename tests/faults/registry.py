@@ -149,6 +149,7 @@ def everything() -> list[Fault]:
         tp_faults,
         verl_faults,
         vllm_faults,
+        vllm_second,
     )
 
     order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm", "vllm tp", "vllm lora", "verl")

@@ -7,7 +7,6 @@ the scales in force: a level that is not there is an error, not a result.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ import numpy as np
 
 from hetero_plugin.attestation import attest
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.evaluation import checkpoints, files, results, stats
+from hetero_plugin.evaluation import checkpoints, files, processes, results, stats
 from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
 from hetero_plugin.sites import select, sites_from_config
 from hetero_plugin.vllm.attest import VLLMProbe
@@ -224,11 +223,8 @@ def cpu_arguments(hf_config: Mapping[str, Any], length: int, n: int) -> dict[str
 
 
 def stop_engine(llm: LLM) -> None:
-    """Ends the engine's processes; its memory is free afterwards."""
-    core = getattr(llm.llm_engine, "engine_core", None)
-    if core is not None and hasattr(core, "shutdown"):
-        core.shutdown()
-    gc.collect()
+    """Ends the engine's processes; its memory is free afterwards, and no process is left."""
+    processes.end(llm)
 
 
 def weights_digest(model_path: Path) -> str:

@@ -23,10 +23,11 @@ from vllm.model_executor.layers.linear import (
     UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.models.interfaces_base import is_pooling_model
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.perturb import Chain, Part, chain
-from hetero_plugin.sites import Site, fused_parts
+from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.experts import (
     ExpertsNoise,
@@ -71,8 +72,11 @@ class Walker:
     def __init__(self, state: NoiseState, sites: tuple[Site, ...], family: str, rows: Rows) -> None:
         self.state, self.family, self.rows = state, family, rows
         self.sites = {site.name: site for site in sites}
+        self.decoder = family_of(family).prefix.partition(".")[0] + "."
         self.carried: set[str] = set()
         self.unmapped: list[tuple[str, str]] = []
+        self.heads: list[str] = []
+        """Of a pooling model: what is given pooled rows, and stays clean."""
 
     def chain(self, stream: str, parts: list[Part]) -> Chain:
         return chain(self.state, stream, parts)
@@ -85,12 +89,15 @@ class Walker:
 
     def walk(self, model: nn.Module) -> None:
         _unshare_activations(model)
+        pooling = is_pooling_model(model)
         for path, module in model.named_modules():
             name = path.replace(".base_layer", "")  # a LoRA wrapper holds the layer under it
             method = getattr(module, "quant_method", None)
             if isinstance(method, NoisyMethod | NoisyHeadMethod | NoisyExpertsMethod):
                 method.attached = True
-            if isinstance(module, ParallelLMHead):
+            if pooling and isinstance(module, LinearBase) and not name.startswith(self.decoder):
+                self.heads.append(name)
+            elif isinstance(module, ParallelLMHead):
                 self.head(name, module)
             elif isinstance(module, LinearBase):
                 self.linear(name, module, adapted=path != name)

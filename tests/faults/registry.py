@@ -150,6 +150,7 @@ def everything() -> list[Fault]:
         verl_faults,
         verl_second,
         vllm_faults,
+        vllm_second,
     )
 
     order = ("core", "cli", "hf", "hf compiled", "fsdp", "vllm", "vllm tp", "vllm lora", "verl")

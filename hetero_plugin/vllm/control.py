@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetero_plugin.config import ConfigError
-from hetero_plugin.config_bounds import table_number
+from hetero_plugin.config import ConfigError, table_number
 from hetero_plugin.vllm.install import Installed
 from hetero_plugin.vllm.keys import shared_keys
 
@@ -123,25 +122,36 @@ def hetero_noise_set(
     site: str | None = None,
     enabled: bool | None = None,
     reset: bool = False,
+    aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
     """Changes scales, or switches noise on and off, of a kind, a site or everything.
 
     Args:
-        scale: the new scale, >= 0.
+        scale: the new scale, >= 0, of float32.
         kind, site: what it applies to; everything that the spec selects if neither is given.
-        enabled: switches without forgetting the scale.
-        reset: first back to the scales of the spec.
+        enabled: switches without forgetting the scale. Of everything, AQN's offsets included.
+        reset: first back to the scales of the spec, everything switched on.
+        aqn_enabled: switches AQN's offsets alone, without forgetting them; what AQN is told
+            meanwhile is in force afterwards.
 
     Raises:
-        ConfigError: nothing to do, a bad value, or a kind or site that the spec does not select.
+        ConfigError: nothing to do, a bad value, a kind or site that the spec does not select, or
+            ``aqn_enabled`` where the spec has no AQN.
     """
     state = _installed(worker).state
     if scale is not None:
         scale = table_number("scale", scale)
     if enabled is not None:
         enabled = _flag("enabled", enabled)
-    if not _flag("reset", reset) and scale is None and enabled is None:
-        raise ConfigError("hetero_noise_set needs a scale, enabled=true/false or reset=true")
+    if aqn_enabled is not None:
+        aqn_enabled = _flag("aqn_enabled", aqn_enabled)
+        if state.aqn is None:
+            raise ConfigError("aqn_enabled: the spec of this engine has no aqn to switch")
+    if not _flag("reset", reset) and scale is None and enabled is None and aqn_enabled is None:
+        raise ConfigError(
+            "hetero_noise_set needs a scale, enabled=true/false, aqn_enabled=true/false or "
+            "reset=true"
+        )
     everything = enabled if kind is None and site is None else None
     some = enabled if everything is None else None
     # First what may be refused, so that a refused call has changed nothing.
@@ -153,6 +163,8 @@ def hetero_noise_set(
             state.set_scale(scale, kind=kind, site=site, enabled=some)
     if everything is not None:
         state.set_enabled(everything)
+    if aqn_enabled is not None:
+        state.set_aqn_enabled(aqn_enabled)
     return hetero_noise_status(worker)
 
 

@@ -13,8 +13,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from hetero_plugin.config import ConfigError
-from hetero_plugin.config_bounds import table_number
+from hetero_plugin.config import ConfigError, table_number
 from hetero_plugin.config_read import read_json
 
 MOST_BYTES = 1 << 16

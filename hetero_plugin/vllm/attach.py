@@ -98,7 +98,7 @@ class Walker:
                 method.attached = True
             if isinstance(module, ParallelLMHead):
                 self.head(name, module)
-            elif isinstance(module, VocabParallelEmbedding) and module is tied:
+            elif module is tied and isinstance(module, VocabParallelEmbedding):
                 self.head("lm_head", module)
             elif isinstance(module, LinearBase):
                 self.linear(name, module, adapted=path != name)

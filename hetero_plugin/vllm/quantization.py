@@ -70,12 +70,20 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
         theirs = hf_quant_cfg.get("quant_method")
         return METHOD if user_quant == METHOD and theirs != METHOD else None
 
-    # By `super()`: of the instance in vLLM 0.24, static in later ones.
+    # By `super()`: a method of the object in vLLM 0.24, static in later ones.
     def get_cache_scale_mapper(self) -> Any:  # type: ignore[override]
-        return (super() if self.inner is None else self.inner).get_cache_scale_mapper()
+        return (
+            super().get_cache_scale_mapper()
+            if self.inner is None
+            else self.inner.get_cache_scale_mapper()
+        )
 
     def get_checkpoint_weight_mapper(self) -> Any:  # type: ignore[override]
-        return (super() if self.inner is None else self.inner).get_checkpoint_weight_mapper()
+        return (
+            super().get_checkpoint_weight_mapper()
+            if self.inner is None
+            else self.inner.get_checkpoint_weight_mapper()
+        )
 
     def is_mxfp4_quant(self, *args: Any, **kwargs: Any) -> bool:
         # vLLM 0.24 asks, before it makes a MoE layer; later ones do not.

@@ -106,6 +106,7 @@ def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
     )
 
 
+@pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
 def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     run = run_of(miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2)
@@ -167,6 +168,7 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     assert model.config.to_dict().get("quantization_config") is None
 
 
+@pytest.mark.compat("verl miniature", short=True)
 @pytest.mark.timeout(900)
 def test_rollout_and_actor_meet_the_same_error(miniature: Path, tmp_path: Path) -> None:
     """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger."""
@@ -177,6 +179,7 @@ def test_rollout_and_actor_meet_the_same_error(miniature: Path, tmp_path: Path) 
     assert noisy["training/rollout_probs_diff_max"] < 1e-4
 
 
+@pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
 def test_a_clean_run_is_clean_and_says_so(miniature: Path, tmp_path: Path) -> None:
     run = run_of(miniature, tmp_path / "run", steps=1)

@@ -142,6 +142,7 @@ def everything() -> list[Fault]:
         core,
         hf_attested,
         hf_lost,
+        hf_rows,
         hf_state,
         hf_values,
         lora_faults,

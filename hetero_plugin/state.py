@@ -360,8 +360,19 @@ class NoiseState:
         }
 
     def warn_swallowed(self, dtype: torch.dtype) -> None:
-        """Warns of rules whose error, rounded to nearest, mostly vanishes in this dtype."""
+        """Warns of rules whose error mostly vanishes in this dtype, or leaves no gradient."""
         for index, rule in enumerate(self.config.rules):
+            if rule.spoils_gradients and rule.scale > 0:
+                log.warning(
+                    "hetero_noise: rules[%d] puts %s with scale %g on gradients as well (direction "
+                    "%s). The scale is in units of activations, and gradients are far smaller: at "
+                    "0.05 on a small model their norm went from 12 to 820, and their cosine to the "
+                    "clean ones to 0.05. Use direction: forward, or an error relative to its value",
+                    index,
+                    rule.error,
+                    rule.scale,
+                    rule.direction,
+                )
             if rule.rounding != "nearest" or rule.error != "relative_gaussian":
                 continue
             if 0 < rule.scale < half_ulp(dtype):

@@ -22,7 +22,7 @@ from hetero_plugin.state_aqn import AQNState
 from hetero_plugin.state_copies import own
 from hetero_plugin.state_digest import digest
 from hetero_plugin.state_slots import Phase, Slot, check_point, streams
-from hetero_plugin.state_words import warn_of_rules
+from hetero_plugin.state_words import tell_of_a_clean_copy, warn_of_rules
 
 __all__ = ["AQNState", "NoiseState", "Phase"]
 
@@ -82,8 +82,11 @@ class NoiseState:
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(own(attributes))
         self.device = self.scales.device  # torch.load may have moved them
-        # A `disabled` that was open ends for the original, and would never end for a copy.
-        self._holds = []
+        if self._holds:
+            # The `disabled` that is open ends for the original alone; a copy is as clean as what
+            # was copied, and can be switched on.
+            self._holds, self._switch = [], False
+            tell_of_a_clean_copy()
         self._write_scales()
 
     # ---- addresses ----

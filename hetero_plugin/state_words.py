@@ -42,3 +42,11 @@ def warn_of_rules(config: NoiseConfig, dtype: torch.dtype) -> None:
                 half_ulp(dtype),
                 100 * share,
             )
+
+
+def tell_of_a_clean_copy() -> None:
+    """Says that a copy made inside `disabled` stays clean."""
+    log.warning(
+        "hetero_noise: a model was copied inside `disabled`: the copy is switched off and stays so "
+        "until state_of(copy).set_enabled(True)"
+    )

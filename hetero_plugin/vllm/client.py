@@ -198,6 +198,7 @@ def set_noise(
     site: str | None = None,
     enabled: bool | None = None,
     reset: bool = False,
+    aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
     """Changes or switches noise; see `hetero_plugin.vllm.control.hetero_noise_set`."""
     return call(
@@ -208,6 +209,7 @@ def set_noise(
         site=site,
         enabled=enabled,
         reset=reset,
+        aqn_enabled=aqn_enabled,
     )
 
 

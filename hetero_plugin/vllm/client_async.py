@@ -167,6 +167,7 @@ async def set_noise(
     site: str | None = None,
     enabled: bool | None = None,
     reset: bool = False,
+    aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
     """Changes or switches noise; see `hetero_plugin.vllm.control.hetero_noise_set`."""
     return await call(
@@ -177,6 +178,7 @@ async def set_noise(
         site=site,
         enabled=enabled,
         reset=reset,
+        aqn_enabled=aqn_enabled,
     )
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetero_plugin.config import ConfigError
-from hetero_plugin.config_bounds import table_number
+from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.vllm.install import Installed
 from hetero_plugin.vllm.keys import shared_keys
 
@@ -30,10 +29,15 @@ def _installed(worker: Any) -> Installed:
     return found
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{name} is {value!r}; it must be a number")
+    return table_number(name, value)
+
+
 def _whole(name: str, value: Any) -> int:
-    # From 2**64 on a step would have the noise of another one.
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 0, below 2**63")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 0")
     return value
 
 
@@ -123,25 +127,36 @@ def hetero_noise_set(
     site: str | None = None,
     enabled: bool | None = None,
     reset: bool = False,
+    aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
     """Changes scales, or switches noise on and off, of a kind, a site or everything.
 
     Args:
-        scale: the new scale, >= 0.
+        scale: the new scale, >= 0, of float32.
         kind, site: what it applies to; everything that the spec selects if neither is given.
-        enabled: switches without forgetting the scale.
-        reset: first back to the scales of the spec.
+        enabled: switches without forgetting the scale. Of everything, AQN's offsets included.
+        reset: first back to the scales of the spec, everything switched on.
+        aqn_enabled: switches AQN's offsets alone, without forgetting them; what AQN is told
+            meanwhile is in force afterwards.
 
     Raises:
-        ConfigError: nothing to do, a bad value, or a kind or site that the spec does not select.
+        ConfigError: nothing to do, a bad value, a kind or site that the spec does not select, or
+            ``aqn_enabled`` where the spec has no AQN.
     """
     state = _installed(worker).state
     if scale is not None:
-        scale = table_number("scale", scale)
+        scale = _number("scale", scale)
     if enabled is not None:
         enabled = _flag("enabled", enabled)
-    if not _flag("reset", reset) and scale is None and enabled is None:
-        raise ConfigError("hetero_noise_set needs a scale, enabled=true/false or reset=true")
+    if aqn_enabled is not None:
+        aqn_enabled = _flag("aqn_enabled", aqn_enabled)
+        if state.aqn is None:
+            raise ConfigError("aqn_enabled: the spec of this engine has no aqn to switch")
+    if not _flag("reset", reset) and scale is None and enabled is None and aqn_enabled is None:
+        raise ConfigError(
+            "hetero_noise_set needs a scale, enabled=true/false, aqn_enabled=true/false or "
+            "reset=true"
+        )
     everything = enabled if kind is None and site is None else None
     some = enabled if everything is None else None
     # First what may be refused, so that a refused call has changed nothing.
@@ -153,6 +168,8 @@ def hetero_noise_set(
             state.set_scale(scale, kind=kind, site=site, enabled=some)
     if everything is not None:
         state.set_enabled(everything)
+    if aqn_enabled is not None:
+        state.set_aqn_enabled(aqn_enabled)
     return hetero_noise_status(worker)
 
 
@@ -164,7 +181,7 @@ def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any
         aqn: leave AQN alone if false.
     """
     found = _installed(worker)
-    step, with_aqn = _whole("step", step), _flag("aqn", aqn)
+    step, with_aqn = whole_step(_whole("step", step)), _flag("aqn", aqn)
     controller = found.aqn if with_aqn else None
     if controller is not None:
         controller.config.sigma(step)  # may refuse, and then nothing has changed
@@ -197,7 +214,7 @@ def hetero_noise_aqn(
     if found.aqn is None:
         raise ConfigError("the spec of this engine has no aqn; give it one to use this call")
     if sigma is not None:
-        sigma = table_number("sigma", sigma)
+        sigma = _number("sigma", sigma)
     if _flag("off", off):
         found.aqn.off()
     elif sites is not None:
@@ -245,23 +262,27 @@ def _change(
     offsets = {name: value for name, value in (aqn or {}).items() if value is not None}
     if unknown := sorted(set(offsets) - {"sigma", "step", "enabled"}):
         raise ConfigError(f"aqn: {unknown[0]!r} is none of its keys: sigma, step, enabled")
-    off = not _flag("aqn.enabled", offsets.pop("enabled", True))
     if step is not None:
-        _whole("step", step)
-    if "sigma" in offsets:
-        table_number("aqn.sigma", offsets["sigma"])
-    moved = found.aqn is not None and (step is not None or aqn is not None)
-    if found.aqn is not None and moved and not off:
+        whole_step(_whole("step", step))
+    if "enabled" in offsets:
+        setting["aqn_enabled"] = _flag("aqn.enabled", offsets.pop("enabled"))
+    moved = found.aqn is not None and (step is not None or bool(offsets))
+    if found.aqn is not None and moved:
         offsets.setdefault("step", found.state.step if step is None else step)
-        _whole("aqn.step", offsets["step"])
-        if "sigma" not in offsets:
+        whole_step(_whole("aqn.step", offsets["step"]))
+        if "sigma" in offsets:
+            _number("aqn.sigma", offsets["sigma"])
+        else:
             found.aqn.config.sigma(offsets["step"])
-    if any(setting.get(name) is not None for name in ("scale", "enabled")) or setting.get("reset"):
+    setting = {name: value for name, value in setting.items() if value is not None}
+    if not setting.get("reset"):
+        setting.pop("reset", None)
+    if setting:
         hetero_noise_set(worker, **setting)
     if step is not None:
         hetero_noise_step(worker, step, aqn=False)
     if moved:
-        hetero_noise_aqn(worker, off=off, **offsets)
+        hetero_noise_aqn(worker, **offsets)
     return hetero_noise_status(worker)
 
 

@@ -144,6 +144,7 @@ def everything() -> list[Fault]:
         hf_lost,
         hf_state,
         hf_values,
+        http_second,
         lora_faults,
         records,
         tp_faults,

@@ -146,6 +146,7 @@ def everything() -> list[Fault]:
         hf_rows,
         hf_state,
         hf_values,
+        http_second,
         lora_faults,
         records,
         tp_faults,

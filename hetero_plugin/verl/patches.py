@@ -307,6 +307,7 @@ def patch_replica_registry(replica: ModuleType) -> None:
     registry.register("vllm", load)
 
 
+_DUMPED = "inputs outputs gts scores reward_extra_infos_dict dump_path"
 _TRAINER = {
     "_validate": "self",
     "_compute_old_log_prob": "self batch metrics",
@@ -314,8 +315,8 @@ _TRAINER = {
     "_load_checkpoint": "self",
     "_save_checkpoint": "self",
     "_maybe_log_val_generations": "self inputs outputs scores",
-    "_dump_generations": "self inputs outputs gts scores reward_extra_infos_dict dump_path",
-    "_write_generations": "inputs outputs gts scores reward_extra_infos_dict dump_path global_steps",
+    "_dump_generations": f"self {_DUMPED}",
+    "_write_generations": f"{_DUMPED} global_steps",
 }
 """Methods of verl's trainer that are overridden, and what they take."""
 

@@ -7,7 +7,6 @@ the rows of `refusals.REFUSALS` read nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from hetero_plugin.config_errors import ConfigError, did_you_mean
+from hetero_plugin.config_errors import ConfigError, did_you_mean, shown
 from hetero_plugin.config_model import Frozen, Number, no_bool
 
 __all__ = ["ERROR_MODELS", "NoiseRule"]
@@ -122,10 +122,10 @@ class NoiseRule(Frozen):
 
 def _layer_range(entry: int | str) -> range:
     """The layers that one entry of ``layers`` names: 3, "3" or "2-5", both ends included."""
-    text = str(entry).strip()
+    text = (entry if isinstance(entry, str) else shown(entry)).strip()
     match = _RANGE.fullmatch(text)
     if match is None:
-        given = repr(entry) if len(text) < 80 else f"{len(text)} characters"
+        given = shown(entry) if len(text) < 80 else f"{len(text)} characters"
         raise ConfigError(
             f'got {given}; it should be a layer number from 0 to 9999 or a range like "2-5".'
         )

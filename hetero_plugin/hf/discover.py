@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside
 from hetero_plugin.hf.scores import scores_sites
 from hetero_plugin.sites import Site
 
-# What wrappers put into module paths; the canonical name is the plain model's.
-_WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|base_layer)(?:\.|$)"
-)
-_PEFT = re.compile(r"^base_model\.model\.")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
-_SAVED = re.compile(r"\.modules_to_save\.[^.]+")
 _BASE = ".o_proj.base_layer"
 Adapters = Literal["base", "adapter", "both"]
 """Which GEMMs of a model with PEFT adapters are sites."""
@@ -37,12 +32,10 @@ class Found:
     module: nn.Module
     adapter: nn.Module | None = None
     """Of attention: PEFT's layer around the output projection, which reads softmax·V first."""
-
-
-def canonical_name(path: str) -> str:
-    """The site name of a module path: without what torch, accelerate, PEFT or FSDP add to it."""
-    name = _SAVED.sub("", _PEFT.sub("", path))
-    return _WRAPPERS.sub("", name).rstrip(".")
+    path: str = ""
+    """The module's, in the model."""
+    optional: bool = False
+    """A pass may leave it out: an adapter that is switched off."""
 
 
 def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -129,10 +122,9 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             f"adapters={adapters!r}, and {type(model).__name__} has no adapter with linear layers; "
             "wrap the model after get_peft_model, or say adapters='base'"
         )
-    getter: Any = getattr(model, "get_output_embeddings", None)
-    head = getter() if getter is not None else None
+    top, _ = decoder_of(model)
     paths: dict[str, nn.Module] = dict(model.named_modules())
-    modules: dict[str, nn.Module] = {canonical_name(p): module for p, module in paths.items()}
+    modules: dict[str, nn.Module] = {canonical_name(p, top): m for p, m in paths.items()}
     found: list[Found] = []
     inside_experts: set[str] = set()
     for path, module in paths.items():
@@ -140,27 +132,27 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             continue  # PEFT runs the copy in modules_to_save instead
         if (path in inside) != (adapters == "adapter") and adapters != "both":
             continue
-        name = canonical_name(path)
+        name = canonical_name(path, top)
         if modules.get(name) is not module:
             continue  # a wrapper around the module that has the name
         layer, leaf = _layer(name), name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
-            kind = "lm_head" if module is head or leaf == "lm_head" else "linear"
+            # What multiplies the decoder's output is a head, whatever it is called.
+            kind = "linear" if is_inside(path, top) else "lm_head"
             if leaf == "shared_expert_gate":
                 kind = "router"
-            elif path in inside and ".lm_head." in f".{name}":
-                kind = "lm_head"
             site = Site(name, kind, layer, module.out_features, module.in_features)
             if leaf == "o_proj" and path not in inside:
                 # The output of softmax·V is this projection's input, whichever attention
                 # implementation made it.
                 parent = name.rpartition(".")[0]
                 wide, block = module.in_features, modules[parent]
-                found += [Found(s, block) for s in scores_sites(parent, block, layer, wide)]
+                scores = scores_sites(parent, block, layer, wide)
+                found += [Found(s, block, path=path) for s in scores]
                 around = paths[path.rpartition(".")[0]] if path.endswith(_BASE) else None
                 attention = Site(parent, "attention", layer, wide, None)
-                found.append(Found(attention, module, around))
-            found.append(Found(site, module))
+                found.append(Found(attention, module, around, path))
+            found.append(Found(site, module, None, path, path in inside))
         elif is_norm(module):
             weight = getattr(module, "weight", None)
             if weight is None:
@@ -169,21 +161,24 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             whole = _sibling(modules, name, projection) if projection else None
             features = whole.out_features if whole is not None else weight.numel()
             heads = features // weight.numel()
-            found.append(Found(Site(name, "norm", layer, features, None, heads), module))
+            site = Site(name, "norm", layer, features, None, heads)
+            found.append(Found(site, module, None, path, path in inside))
         elif is_experts(module):
             inside_experts.add(f"{name}.act_fn")
-            found += [Found(site, module) for site in _experts_sites(name, module, layer)]
+            sites = _experts_sites(name, module, layer)
+            found += [Found(site, module, path=path) for site in sites]
         elif is_router(module):
             out, into = module.weight.shape  # type: ignore[misc]
-            found.append(Found(Site(name, "router", layer, out, into), module))
-        elif leaf in _ACTIVATION_LEAVES and name not in inside_experts:
+            found.append(Found(Site(name, "router", layer, out, into), module, path=path))
+        elif leaf in _ACTIVATION_LEAVES and name not in inside_experts and is_inside(path, top):
             gate = _sibling(modules, name, "gate_proj") or _sibling(modules, name, "fc1")
             if gate is None:
                 raise ConfigError(
                     f"the activation {name!r} has no gate_proj or fc1 beside it, so its width "
                     "can't be told; exclude it, or add its family's rule to hf/discover.py"
                 )
-            found.append(Found(Site(name, "activation", layer, gate.out_features, None), module))
+            site = Site(name, "activation", layer, gate.out_features, None)
+            found.append(Found(site, module, path=path))
     names = [one.site.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(

@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
-from hetero_plugin.hf.context import ForwardContext
+from hetero_plugin.hf.context import ForwardContext, Scope
 from hetero_plugin.hf.crosscheck import check_map
 from hetero_plugin.hf.discover import (
     Adapters,
     Found,
     adapter_modules,
-    canonical_name,
     discover,
     is_experts,
     is_router,
 )
 from hetero_plugin.hf.experts import check_router, experts_noise
 from hetero_plugin.hf.layers import is_noisy, layer_noise, make_clean, make_noisy
+from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, owner_path
 from hetero_plugin.hf.norms import offset_formula
 from hetero_plugin.hf.scores import KIND as SCORES
 from hetero_plugin.hf.scores import scores_noise
@@ -52,23 +52,6 @@ def _device(model: nn.Module) -> torch.device:
         if parameter.device.type != "meta":
             return parameter.device
     return torch.device("cpu")
-
-
-def _decoder(model: nn.Module) -> nn.Module:
-    """The module that takes input_ids and owns the list of decoder layers.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for module in model.modules():
-        if isinstance(getattr(module, "layers", None), nn.ModuleList) and hasattr(
-            module, "embed_tokens"
-        ):
-            return module
-    raise ConfigError(
-        f"{type(model).__name__} has no decoder with `embed_tokens` and `layers`; hetero_noise "
-        "wraps decoder language models of transformers (Qwen2, Llama, Mistral, …)"
-    )
 
 
 def attachment_of(model: nn.Module) -> Attachment | None:
@@ -123,10 +106,9 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
         check_map(model, spec, found)
     state = NoiseState(spec, [one.site for one in found], device=_device(model))
     attachment = Attachment(state, ForwardContext(state), found, adapters)
-    decoder = _decoder(model)
     try:
         _install_layers(attachment)
-        _install_hooks(attachment, model, decoder)
+        _install_hooks(attachment, model)
     except Exception:
         _remove(attachment)
         raise
@@ -149,7 +131,7 @@ def _tell_of_clean_adapters(model: nn.Module, attachment: Attachment) -> None:
     ]
     if clean:
         kinds = sorted(
-            {canonical_name(path).rpartition(".")[0].rpartition(".")[2] for path in clean}
+            {canonical_name(path, "").rpartition(".")[0].rpartition(".")[2] for path in clean}
         )
         log.info(
             "hetero_noise: %d adapter layers stay clean (%s) with adapters=%r; 'both' or 'adapter' "
@@ -182,7 +164,7 @@ def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> list
     if sites[0].site.kind == SCORES:
         make_noisy(module, scores_noise(module, [one.site for one in sites], context), "attention")
         return [module]
-    noises = {one.site.kind: layer_noise(one.site, context) for one in sites}
+    noises = {one.site.kind: layer_noise(one.site, context, module) for one in sites}
     attention = noises.pop("attention", None)
     ((kind, noise),) = noises.items()
     if is_router(module):
@@ -190,6 +172,8 @@ def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> list
         make_noisy(module, noise, "router")
         return [module]
     noise.attention = attention
+    if attention is not None:
+        noise.marks += attention.marks
     if noise.site.name in aqn:
         noise.formula = offset_formula(module, noise.site.name)
     make_noisy(module, noise, "linear" if isinstance(module, nn.Linear) else kind)
@@ -199,20 +183,32 @@ def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> list
     return [module, *around]
 
 
-def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module) -> None:
-    context = attachment.context
-    hooks = attachment.hooks
-    context.hook = decoder.register_forward_pre_hook(context.enter_model, with_kwargs=True)
-    hooks.append(context.hook)
+def _install_hooks(attachment: Attachment, model: nn.Module) -> None:
+    context, hooks = attachment.context, attachment.hooks
+    top, decoder = decoder_of(model)
+    marks = {site.name: mark for mark, (site, _) in enumerate(context.places)}
+    needed = [one for one in attachment.found if one.site.name in marks and not one.optional]
+    inside = [one for one in needed if is_inside(one.path, top)]
+    context.inside = tuple(marks[one.site.name] for one in inside)
+
+    def follow(module: nn.Module, enter: Any, leave: Any) -> None:
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
+
+    follow(decoder, context.enter_model, context.leave_model)
+    context.hooks = tuple(hooks)
     for layer in decoder.layers:  # type: ignore[union-attr]
-        hooks.append(layer.register_forward_pre_hook(context.enter_layer, with_kwargs=True))
-    owner = next((m for m in model.modules() if getattr(m, "lm_head", None) is not None), None)
-    if owner is not None:
-        slots = attachment.state.slots
-        context.heads = tuple(slot.index for slot in slots if slot.site.kind == "lm_head")
-        hooks.append(owner.register_forward_pre_hook(context.enter_head, with_kwargs=True))
-    outermost = decoder if owner is None else owner
-    hooks.append(outermost.register_forward_hook(context.leave, always_call=True))
+        follow(layer, context.enter_layer, context.leave_layer)
+    around = top.split(".") if top else []
+    for depth in range(len(around)):
+        path = ".".join(around[:depth])
+        heads = [
+            marks[one.site.name]
+            for one in needed
+            if one not in inside and owner_path(one.path, top) == path
+        ]
+        scope = Scope(context, heads)
+        follow(model.get_submodule(path), scope.enter, scope.leave)
 
 
 def _remove(attachment: Attachment) -> None:
@@ -270,30 +266,25 @@ def update(model: M, config: Any, *, adapters: Adapters | None = None) -> M:
 
 def _carry_over(old: NoiseState, new: NoiseState) -> None:
     """What the training loop has said, which belongs to no spec."""
-    new.set_step(old.step)
-    new.stepped = old.stepped
-    new.set_enabled(old.enabled)
-    new.set_phase(old.phase)
+    new.take_over(old)
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is exactly the clean one: no error, no AQN offset; nothing recompiles."""
+    """Inside, the model is exactly the clean one: no error, no AQN offset; nothing recompiles.
+
+    Nests. What is set inside (a step, a scale, AQN's noise) is in force afterwards.
+    """
     state = state_of(model)
-    was = state.enabled
-    offsets = state.aqn.offsets.clone() if state.aqn is not None else None
-    state.set_enabled(False)
-    if state.aqn is not None:
-        state.aqn.offsets.zero_()
+    hold = state.hold()
     try:
         yield
     finally:
+        state.release(hold)
         # The model may have been updated inside, and would stay clean for ever.
         now = attachment_of(model)
         if now is not None:
-            now.state.set_enabled(was)
-        if offsets is not None and state.aqn is not None:
-            state.aqn.offsets.copy_(offsets)
+            now.state.release(hold)
 
 
 @contextmanager

@@ -95,19 +95,28 @@ def _load_cuda() -> str:
     return "triton"
 
 
-def _load() -> str:
+def _load() -> tuple[str, str]:
     if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
-        return "reference"
+        return "reference", "HETERO_NOISE_KERNEL says so"
     try:
-        torch.ops.load_library(str(build.build()))
-    except (build.NoCompiler, RuntimeError, OSError) as error:
-        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
-        return "reference"
-    return "cpp-" + torch.backends.cpu.get_cpu_capability().lower()
+        library = build.build()
+        try:
+            torch.ops.load_library(str(library))
+        except OSError as error:
+            raise OSError(f"{error}; remove it, and it is built anew") from None
+    except (RuntimeError, OSError) as error:  # NoCompiler, BuildFailed and UnsafeCache among them
+        slow = "" if isinstance(error, build.NoCompiler) else (
+            "; hetero_noise computes with its reference kernel, which is right but some hundred "
+            "times slower"
+        )  # fmt: skip
+        warnings.warn(f"{error}{slow}", RuntimeWarning, stacklevel=2)
+        return "reference", str(error)
+    return "cpp-" + torch.backends.cpu.get_cpu_capability().lower(), ""
 
 
-KERNEL = _load()
-"""Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``."""
+KERNEL, WHY_REFERENCE = _load()
+"""Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``; and why that
+one, empty otherwise."""
 KERNEL_CUDA = _load_cuda()
 """Which implementation runs on a CUDA device: ``triton`` or ``reference``."""
 

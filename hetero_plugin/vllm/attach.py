@@ -22,7 +22,11 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
     UnquantizedLinearMethod,
 )
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.models.interfaces_base import is_pooling_model
 
 from hetero_plugin.config import ConfigError
@@ -90,6 +94,8 @@ class Walker:
     def walk(self, model: nn.Module) -> None:
         _unshare_activations(model)
         pooling = is_pooling_model(model)
+        # In vLLM 0.24 a Qwen's tied head is the embedding itself, under a second name.
+        tied = getattr(model, "lm_head", None)
         for path, module in model.named_modules():
             name = path.replace(".base_layer", "")  # a LoRA wrapper holds the layer under it
             method = getattr(module, "quant_method", None)
@@ -99,6 +105,8 @@ class Walker:
                 self.heads.append(name)
             elif isinstance(module, ParallelLMHead):
                 self.head(name, module)
+            elif module is tied and isinstance(module, VocabParallelEmbedding):
+                self.head("lm_head", module)
             elif isinstance(module, LinearBase):
                 self.linear(name, module, adapted=path != name)
             elif isinstance(module, RoutedExperts):
@@ -249,10 +257,16 @@ class Walker:
         assert isinstance(method, NoisyExpertsMethod)
         method.noise = noise
 
-    def head(self, name: str, layer: ParallelLMHead) -> None:
-        method = layer.quant_method
+    def head(self, name: str, layer: VocabParallelEmbedding) -> None:
         if not self.claim(name, "lm_head"):
             return
+        if type(layer.quant_method) is UnquantizedEmbeddingMethod and not isinstance(
+            layer, ParallelLMHead
+        ):
+            tied = NoisyHeadMethod()  # looking words up in it stays as it was
+            tied.attached = True
+            layer.quant_method = tied
+        method = layer.quant_method
         if not isinstance(method, NoisyHeadMethod):
             raise ConfigError(f"hetero_noise: {name} has the method {type(method).__name__}")
         shard = layer.shard_indices

@@ -132,12 +132,16 @@ class _EngineProbe:
     def clean(self) -> np.ndarray:
         if self.reference is not None:
             return self._allowed(self.reference)
-        self._set(enabled=False)
         self._aqn(off=True)
+        return self.gated()
+
+    def gated(self) -> np.ndarray:
+        # Not by `_set`, which leaves a spec of AQN alone untouched.
+        self._call("hetero_noise_set", enabled=False)
         try:
             return self.output()
         finally:
-            self._set(enabled=True)
+            self._call("hetero_noise_set", enabled=True)
 
     def output(self) -> np.ndarray:
         return self._allowed(self._generate())

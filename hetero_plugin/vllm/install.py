@@ -150,9 +150,10 @@ def _check_head(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LogitsProcessor):
             dtype = next(model.parameters()).dtype
-            if module.head_dtype not in (None, dtype):
+            head_dtype = getattr(module, "head_dtype", None)  # vLLM 0.24 has none: the model's
+            if head_dtype not in (None, dtype):
                 raise ConfigError(
-                    f"head_dtype is {module.head_dtype} and the model's {dtype}: vLLM computes "
+                    f"head_dtype is {head_dtype} and the model's {dtype}: vLLM computes "
                     "such a head without its layer, so lm_head would be clean; exclude lm_head, "
                     "or take head_dtype out of hf_overrides"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 from hetero_plugin.config import NoiseConfig
+from hetero_plugin.demo.task import Question
 from hetero_plugin.verl.checkpoint import merge
 from hetero_plugin.verl.launch import MiniatureRun, execute
 from hetero_plugin.verl.platform import accelerator_present
@@ -50,7 +52,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from hetero_plugin.demo.model import build_tokenizer, save
-    from hetero_plugin.demo.task import make_splits, to_rows, write_parquet
+    from hetero_plugin.demo.task import to_rows, write_parquet
 
     folder = tmp_path_factory.mktemp("miniature")
     tokenizer = build_tokenizer()
@@ -72,10 +74,21 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.1,
     )
     save(Qwen2ForCausalLM(config), tokenizer, folder / "model")
-    splits = make_splits(digits=2, operands=2, n_train=64, n_dev=1, n_test=16, seed=0)
-    write_parquet(to_rows(splits.train, "train"), folder / "train.parquet")
-    write_parquet(to_rows(splits.test, "test"), folder / "test.parquet")
+    write_parquet(to_rows(unequal(64, seed=0), "train"), folder / "train.parquet")
+    write_parquet(to_rows(unequal(16, seed=1), "test"), folder / "test.parquet")
     return folder
+
+
+def unequal(n: int, seed: int) -> list[Question]:
+    """Sums of 1 to 13 numbers, in turn: prompts of 3 to 40 tokens, so that batches are padded."""
+    rng = random.Random(seed)
+    made = []
+    for i in range(n):
+        numbers = [rng.randint(10, 99) for _ in range(1 + i % 13)]
+        if len(numbers) == 13:
+            numbers[0] = rng.randint(100, 999)
+        made.append(Question(tuple(numbers)))
+    return made
 
 
 def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
@@ -86,12 +99,14 @@ def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
         output=output,
         batch=4,
         samples=4,
+        prompt_length=40,
         entropy=0.01,  # a gradient even while random weights earn no reward
         enforce_eager=True,  # compiling is tested with vLLM alone; here it would double the time
         **values,
     )
 
 
+@pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
 def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     run = run_of(miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2)
@@ -153,6 +168,7 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     assert model.config.to_dict().get("quantization_config") is None
 
 
+@pytest.mark.compat("verl miniature", short=True)
 @pytest.mark.timeout(900)
 def test_rollout_and_actor_meet_the_same_error(miniature: Path, tmp_path: Path) -> None:
     """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger."""
@@ -163,6 +179,7 @@ def test_rollout_and_actor_meet_the_same_error(miniature: Path, tmp_path: Path) 
     assert noisy["training/rollout_probs_diff_max"] < 1e-4
 
 
+@pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
 def test_a_clean_run_is_clean_and_says_so(miniature: Path, tmp_path: Path) -> None:
     run = run_of(miniature, tmp_path / "run", steps=1)

@@ -102,12 +102,14 @@ def test_the_worker_says_once_what_it_does(case: Case) -> None:
     assert status["compiled"]["aot"] == 1, "the engine must be compiled for these tests to count"
 
 
+@pytest.mark.compat("scale 0", short=True)
 def test_scale_zero_is_vllm_without_the_plugin_bit_for_bit(case: Case) -> None:
     assert gap(case.first, case.clean) > 0.1
     case.noisy.set(scale=0.0)
     assert case.ask(*PROMPTS) == case.clean
 
 
+@pytest.mark.compat("scale 0")
 def test_disabled_is_clean_and_enabled_is_what_it_was(case: Case) -> None:
     case.noisy.set(enabled=False)
     assert case.ask(*FEW) == case.clean_few
@@ -115,6 +117,7 @@ def test_disabled_is_clean_and_enabled_is_what_it_was(case: Case) -> None:
     assert case.ask(*FEW) == case.few
 
 
+@pytest.mark.compat("runtime control")
 def test_every_site_and_point_changes_the_output_when_switched_on(case: Case) -> None:
     sites = case.noisy.ask("call", method="hetero_noise_sites", arguments={})
     assert len(sites) == 24
@@ -164,6 +167,7 @@ def test_decoding_has_the_error_of_the_same_tokens_as_a_prompt(case: Case) -> No
     assert max(abs(a - b) for a, b in zip(out["decoded"], whole, strict=True)) < tolerance
 
 
+@pytest.mark.compat("runtime control", short=True)
 def test_changing_anything_empties_the_prefix_cache(case: Case) -> None:
     prompt = [3 + (j * 7) % 190 for j in range(150)]
     ask = lambda: case.noisy.ask("continuation", prompt=prompt, tokens=2)["cached"]  # noqa: E731
@@ -182,6 +186,7 @@ def test_changing_anything_empties_the_prefix_cache(case: Case) -> None:
         assert ask() == 0, method
 
 
+@pytest.mark.compat("runtime control", short=True)
 def test_nothing_is_compiled_by_setting_stepping_and_switching(case: Case) -> None:
     before = case.noisy.status()["compiled"]
     seen = []
@@ -196,6 +201,7 @@ def test_nothing_is_compiled_by_setting_stepping_and_switching(case: Case) -> No
     assert gap(seen[0], seen[1]) > 0 and gap(seen[1], seen[2]) > 0
 
 
+@pytest.mark.compat("runtime control", short=True)
 def test_another_step_is_other_noise_and_the_same_step_the_same(case: Case) -> None:
     case.noisy.ask("call", method="hetero_noise_step", arguments={"step": 1, "aqn": False})
     other = case.ask(*FEW)
@@ -204,6 +210,7 @@ def test_another_step_is_other_noise_and_the_same_step_the_same(case: Case) -> N
     assert case.ask(*FEW) == case.few
 
 
+@pytest.mark.compat("runtime control", short=True)
 def test_aqn_moves_the_norms_and_off_is_as_before(case: Case) -> None:
     status = case.noisy.ask("call", method="hetero_noise_aqn", arguments={"step": 2})
     assert status["sigma"] == pytest.approx(0.05) and status["aqn_step"] == 2
@@ -213,6 +220,7 @@ def test_aqn_moves_the_norms_and_off_is_as_before(case: Case) -> None:
     assert case.ask(*FEW) == case.few
 
 
+@pytest.mark.compat("weight sync", short=True)
 def test_weights_can_be_loaded_again_and_noise_stays(case: Case, tmp_path: Path) -> None:
     """Nobody empties the prefix cache here: whoever loads weights must not have to."""
     other = make_model(tmp_path / "other", dtype=case.dtype, seed=1, **MODELS[case.dtype])
@@ -283,6 +291,7 @@ def hf_logprobs(model: Any) -> list[Record]:
     return answers
 
 
+@pytest.mark.compat("parity with HF", short=True)
 def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
     """All kinds, all points, and AQN; a token's error must not depend on the engine.
 

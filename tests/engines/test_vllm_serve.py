@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -19,9 +20,13 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from tests.compat import NO_ENDPOINT
 from tests.engines.vllm_engine import make_model
 
 pytestmark = pytest.mark.engine
+
+ENDPOINT = importlib.util.find_spec("vllm.plugins.endpoint_plugins") is not None
+endpoint = pytest.mark.skipif(not ENDPOINT, reason=NO_ENDPOINT)  # all else of a server is there
 
 SCALE = 0.05
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -120,6 +125,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"the server did not start:\n{server.log.read_text()[-6000:]}")
 
 
+@pytest.mark.compat("server", short=True)
 def test_the_worker_process_says_what_it_does(server: Server) -> None:
     lines = [x for x in server.log.read_text().splitlines() if "hetero_noise: engine" in x]
     assert len(lines) == 1, lines
@@ -146,6 +152,7 @@ def hf_completion(server: Server, noisy: bool) -> tuple[list[float], list[str]]:
     return logprobs, [f"token_id:{token}" for token in ids[len(PROMPT) :]]
 
 
+@pytest.mark.compat("server", short=True)
 def test_completions_are_noisy_as_hugging_face_is_and_clean_at_zero(server: Server) -> None:
     for noisy in (True, False):
         server.call("hetero_noise_set", scale=SCALE if noisy else 0.0)
@@ -158,19 +165,26 @@ def test_completions_are_noisy_as_hugging_face_is_and_clean_at_zero(server: Serv
     assert max(abs(a - b) for a, b in zip(noisy_again, logprobs, strict=True)) > 0.01
 
 
+@pytest.mark.compat("server", short=True)
 def test_status_over_http_is_json(server: Server) -> None:
     status = server.call("hetero_noise_status")
     assert status["noisy"] and status["sites"] == {"linear": 14}
     assert status["scales"] == {"linear": [pytest.approx(SCALE)]}
 
 
+@pytest.mark.compat("attestation", short=True)
 def test_the_server_has_attested_itself_before_it_answered(server: Server) -> None:
-    """In the process that serves; the signed record is there for whoever asks."""
-    from hetero_plugin.attestation.attest import problems
-
+    """In the process that serves."""
     log = server.log.read_text()
     said = log.index("attestation at start: passed, 14 of 14 sites seen")
     assert said < log.index("Application startup complete")
+
+
+@endpoint
+@pytest.mark.compat("HTTP endpoint", short=True)
+def test_the_record_is_there_for_whoever_asks(server: Server) -> None:
+    from hetero_plugin.attestation.attest import problems
+
     record = json.loads(server.get("/v1/hetero_noise?attestation=true"))["attestation"]
     assert problems(record, record["fingerprint"]) == []
     assert record["engine"] == "vllm-compiled" and len(record["sites"]) == 14
@@ -181,6 +195,8 @@ def test_the_server_has_attested_itself_before_it_answered(server: Server) -> No
     assert shown["step"] == 0 and shown["scales"]["linear"] == [pytest.approx(SCALE)]
 
 
+@endpoint
+@pytest.mark.compat("HTTP endpoint", short=True)
 def test_the_endpoint_reads_and_changes_the_noise(server: Server) -> None:
     status = json.loads(server.get("/v1/hetero_noise?sites=true"))
     assert status["noisy"] and status["sites"] == {"linear": 14}
@@ -195,6 +211,8 @@ def test_the_endpoint_reads_and_changes_the_noise(server: Server) -> None:
     assert back["enabled"] and back["scales"]["linear"] == [pytest.approx(SCALE)]
 
 
+@endpoint
+@pytest.mark.compat("HTTP endpoint")
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -217,8 +235,10 @@ def test_the_endpoint_refuses_with_a_reason(
     assert json.loads(server.get("/v1/hetero_noise"))["scales"] == json.loads(before)["scales"]
 
 
+@pytest.mark.compat("server", short=True)
 def test_the_model_card_and_the_metrics_say_that_it_is_noisy(server: Server) -> None:
-    server.post("/v1/hetero_noise", {"scale": 0.02, "step": 7})
+    server.call("hetero_noise_set", scale=0.02)
+    server.call("hetero_noise_step", step=7)
     card = json.loads(server.get("/v1/models"))["data"][0]["hetero_noise"]
     assert card["noisy"] and card["step"] == 7 and card["attested"]
     assert card["scales"]["linear"] == [pytest.approx(0.02)]
@@ -230,9 +250,11 @@ def test_the_model_card_and_the_metrics_say_that_it_is_noisy(server: Server) -> 
     assert any(card["fingerprint"] in x for x in lines if x.startswith("hetero_noise_spec_info"))
     changes = next(x for x in lines if x.startswith("hetero_noise_changes_total"))
     assert float(changes.split()[-1]) >= 2
-    server.post("/v1/hetero_noise", {"reset": True, "step": 0})
+    server.call("hetero_noise_set", reset=True)
+    server.call("hetero_noise_step", step=0)
 
 
+@pytest.mark.compat("server")
 def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
     import openai
 
@@ -248,6 +270,8 @@ def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
     assert chat.choices[0].message.content == whole, "the same tokens, so the same noise"
 
 
+@endpoint
+@pytest.mark.compat("HTTP endpoint")
 def test_no_response_mixes_two_settings(server: Server) -> None:
     """500 requests at a time while the scale goes up and down: each is all noisy or all clean.
 
@@ -300,6 +324,7 @@ def register():
 """
 
 
+@pytest.mark.compat("attestation")
 def test_a_server_that_can_not_attest_itself_does_not_start(server: Server, tmp_path: Path) -> None:
     """Another plugin takes one site's noise away, in the worker: the server names it and ends."""
     (tmp_path / "spoiler.py").write_text(SPOILER)

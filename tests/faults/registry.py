@@ -148,6 +148,7 @@ def everything() -> list[Fault]:
         records,
         tp_faults,
         verl_faults,
+        verl_second,
         vllm_faults,
         vllm_second,
     )

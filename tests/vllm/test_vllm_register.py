@@ -11,6 +11,8 @@ pytest.importorskip("vllm")
 
 from hetero_plugin.vllm import patches, register
 
+pytestmark = pytest.mark.compat("registration", short=True)
+
 
 def test_the_method_is_registered_and_twice_is_once() -> None:
     from vllm.engine.arg_utils import EngineArgs

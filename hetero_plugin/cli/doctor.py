@@ -227,6 +227,13 @@ def _vllm() -> Iterator[Finding]:
         yield Finding(BROKEN, "vLLM", f"{type(error).__name__}: {error}", remedy)
         return
     yield Finding(GOOD, "vLLM", "takes the plugin's quantization method, arguments and calls")
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from hetero_plugin.vllm.connectors import takes_connector
+
+    if not takes_connector(Scheduler.reset_prefix_cache):
+        detail = "this version can't empty KV connectors, so a noisy engine with one is refused"
+        yield Finding(LACKING, "vLLM", detail, "KV offloading needs vLLM 0.24 or later")
 
 
 def _verl() -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Pooling models: the decoder's noise under another head than lm_head.
 
-Embeddings, compiled, from a causal language model's checkpoint; classes, eager, from a classifier's.
+Embeddings, compiled, from a language model's checkpoint; classes, eager, from a classifier's.
 Hugging Face says what they should be, one prompt at a time, under the same specification.
 """
 
@@ -36,21 +36,20 @@ def gap(a: list[list[float]], b: list[list[float]]) -> float:
     return max(abs(u - v) for pair in pairs for u, v in pair)
 
 
-def last_rows(model: Any) -> list[Any]:
-    """The decoder's output for each prompt's last token: float32 [hidden]."""
+def embeddings(model: Any) -> list[list[float]]:
+    """Of Hugging Face's decoder without a head: each prompt's last row, normalised."""
     import torch
 
     with torch.no_grad():
-        return [
-            model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0, -1]
-            for prompt in PROMPTS
-        ]
+        rows = [model(torch.tensor([prompt])).last_hidden_state[0, -1] for prompt in PROMPTS]
+    return [torch.nn.functional.normalize(row, dim=-1).tolist() for row in rows]
 
 
-def embeddings(model: Any) -> list[list[float]]:
+def classes(model: Any) -> list[list[float]]:
     import torch
 
-    return [torch.nn.functional.normalize(row, dim=-1).tolist() for row in last_rows(model)]
+    with torch.no_grad():
+        return [model(torch.tensor([p])).logits[0].softmax(-1).tolist() for p in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +71,12 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine,
 
 def test_embeddings_have_the_decoders_noise(embedder: tuple[Engine, Path]) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel
 
     from hetero_plugin.hf import wrap
 
     engine, path = embedder
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
     clean = embeddings(model)
     noisy = embeddings(wrap(model, SPEC))
     found = engine.ask("pooled", prompts=PROMPTS, task="embed")
@@ -102,19 +101,16 @@ def test_z_classes_come_from_a_noisy_decoder_and_a_clean_head(
 ) -> None:
     """Last here, as it ends the other engine: one at a time. The head is named as clean."""
     import torch
-    from transformers import AutoModelForCausalLM, Qwen2ForSequenceClassification
+    from transformers import Qwen2ForSequenceClassification
 
     from hetero_plugin.hf import wrap
 
     embedder[0].close()
-    base = embedder[1]
     torch.manual_seed(2)
-    classifier = Qwen2ForSequenceClassification.from_pretrained(base, num_labels=3).float().eval()
-    classifier.save_pretrained(tmp_path / "model")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    weight = classifier.score.weight.detach()
-    clean = [torch.softmax(row @ weight.T, -1).tolist() for row in last_rows(model)]
-    noisy = [torch.softmax(row @ weight.T, -1).tolist() for row in last_rows(wrap(model, SPEC))]
+    model = Qwen2ForSequenceClassification.from_pretrained(embedder[1], num_labels=3).float().eval()
+    model.save_pretrained(tmp_path / "model")
+    clean = classes(model)
+    noisy = classes(wrap(model, SPEC))
     engine = Engine(
         tmp_path / "classify.log",
         IN_PROCESS,

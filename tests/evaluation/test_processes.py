@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-psutil = pytest.importorskip("psutil", reason="comes with vLLM")
-
 from hetero_plugin.evaluation import processes
+
+psutil = pytest.importorskip("psutil", reason="comes with vLLM")
 
 SLEEP = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 

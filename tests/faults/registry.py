@@ -139,6 +139,7 @@ def _hooks() -> list[str]:
 def everything() -> list[Fault]:
     """All faults, those of engines too."""
     from tests.faults import (  # noqa: F401
+        compat_second,
         core,
         hf_attested,
         hf_lost,

@@ -1,4 +1,4 @@
-"""Faults that versions of vLLM bring: a head that is elsewhere, and one that is computed elsewhere."""
+"""Faults that versions of vLLM bring: a tied head that is elsewhere, or computed elsewhere."""
 
 from __future__ import annotations
 

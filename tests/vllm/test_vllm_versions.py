@@ -174,3 +174,16 @@ def test_the_tracer_can_follow_what_layers_do() -> None:
         plain = method.apply(layer, x)
         assert not torch.equal(plain, x @ layer.weight.T)
         assert torch.equal(traced(method.apply, layer, x), plain)
+
+
+def test_experts_that_route_and_compute_in_one_step_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hetero_plugin.vllm import experts
+
+    method = experts.NoisyExpertsMethod.__new__(experts.NoisyExpertsMethod)
+    method.unquantized_backend = experts.UnquantizedMoeBackend.CPU
+    monkeypatch.setattr(experts.NoisyExpertsMethod, "is_monolithic", True)
+    layer = SimpleNamespace(quant_method=method, moe_config=None)
+    with pytest.raises(ConfigError, match=r"mlp\.experts can't have error: .* in one step"):
+        experts.activation_of(layer, "model.layers.0.mlp.experts")

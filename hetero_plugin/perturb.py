@@ -119,7 +119,7 @@ class Chain:
     slots: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.stages)
+        return len(self.stages) > 0  # PyTorch 2.11 can't compile bool() of a list
 
     @property
     def width(self) -> int:

@@ -140,6 +140,7 @@ def everything() -> list[Fault]:
     """All faults, those of engines too."""
     from tests.faults import (  # noqa: F401
         cli_second,
+        compat_second,
         core,
         hf_attested,
         hf_lost,

@@ -1,4 +1,4 @@
-"""What versions of vLLM have differently, by making the installed one so (`make compat` runs them)."""
+"""What versions of vLLM have differently, shown by making the installed one so."""
 
 from __future__ import annotations
 

@@ -248,7 +248,8 @@ def test_rollout_and_actor_meet_the_same_error(
     shortest, longest = noisy["prompt_length/min"], noisy["prompt_length/max"]
     assert longest - shortest >= 9
     name = "training/rollout_probs_diff_mean"
-    assert noisy[name] <= 1.5 * clean_run[1][name]
+    # Below 2^-24 both are the rounding of float32 probabilities, and their ratio is chance.
+    assert noisy[name] <= max(1.5 * clean_run[1][name], 2.0**-24)
 
 
 @pytest.mark.compat("verl miniature")

@@ -261,7 +261,9 @@ def test_the_key_guards_the_endpoint(server: Server) -> None:
     assert server.answer("/v1/hetero_noise", change)[0] == 200
     assert server.answer("/v1/hetero_noise")[0] == 200
     server.post("/v1/hetero_noise", {"reset": True})
-    assert "is open" not in server.log.read_text(), "the warning is for servers without a key"
+    assert "hetero_noise is open" not in server.log.read_text(), (
+        "the warning is for servers without a key"
+    )
 
 
 @endpoint

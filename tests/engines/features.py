@@ -220,8 +220,8 @@ FEATURES = (
         "`kv_transfer_config`, vLLM's example with a reset",
         "a change of noise or weights empties it; one that can't be emptied is refused",
         (
-            "test_vllm_connectors.py::test_another_noise_is_not_served_from_the_connector",
-            "test_vllm_connectors.py::test_a_connector_that_does_not_let_go_stops_the_change",
+            "test_vllm_kv.py::test_another_noise_is_not_served_from_the_connector",
+            "test_vllm_kv.py::test_a_connector_that_does_not_let_go_stops_the_change",
         ),
         "offloading, Mooncake: no GPU here",
     ),

@@ -47,6 +47,7 @@ from hetero_plugin.vllm.layers import (
     NoisyRMSNorm,
     NoisySiluAndMul,
     NormNoise,
+    noisy_attention,
 )
 from hetero_plugin.vllm.linear import (
     HeadNoise,
@@ -76,7 +77,7 @@ class Walker:
     def __init__(self, state: NoiseState, sites: tuple[Site, ...], family: str, rows: Rows) -> None:
         self.state, self.family, self.rows = state, family, rows
         self.sites = {site.name: site for site in sites}
-        self.decoder = family_of(family).prefix.partition(".")[0] + "."
+        self.decoder = family_of(family).prefix.partition(".")[0]
         self.carried: set[str] = set()
         self.unmapped: list[tuple[str, str]] = []
         self.heads: list[str] = []
@@ -97,18 +98,19 @@ class Walker:
         # In vLLM 0.24 a Qwen's tied head is the embedding itself, under a second name.
         tied = getattr(model, "lm_head", None)
         for path, module in model.named_modules():
-            name = path.replace(".base_layer", "")  # a LoRA wrapper holds the layer under it
+            name = canonical(path, model, self.decoder)
             method = getattr(module, "quant_method", None)
             if isinstance(method, NoisyMethod | NoisyHeadMethod | NoisyExpertsMethod):
                 method.attached = True
-            if pooling and isinstance(module, LinearBase) and not name.startswith(self.decoder):
+            outside = not name.startswith(f"{self.decoder}.")
+            if pooling and outside and isinstance(module, LinearBase):
                 self.heads.append(name)
             elif isinstance(module, ParallelLMHead):
                 self.head(name, module)
             elif module is tied and isinstance(module, VocabParallelEmbedding):
                 self.head("lm_head", module)
             elif isinstance(module, LinearBase):
-                self.linear(name, module, adapted=path != name)
+                self.linear(name, module, adapted=".base_layer" in path)
             elif isinstance(module, RoutedExperts):
                 self.experts(name.removesuffix(".routed_experts"), module)
             elif isinstance(module, RMSNorm | GemmaRMSNorm):
@@ -323,8 +325,22 @@ class Walker:
         width = layer.num_heads * layer.head_size_v
         output = self.chain("output", [(site, width, get_tensor_model_parallel_rank() * width)])
         if output:
-            layer.__class__ = NoisyAttention
+            layer.__class__ = noisy_attention(type(layer))
             cast(NoisyAttention, layer).noise = output
+
+
+def canonical(path: str, model: nn.Module, decoder: str) -> str:
+    """A module's name, which begins at the decoder.
+
+    Args:
+        path: of the module in ``model``.
+        model: what vLLM has loaded: a decoder under some head, or (embedding with Gemma 3) a
+            decoder itself.
+        decoder: the decoder's name.
+    """
+    name = path.replace(".base_layer", "")  # a LoRA wrapper holds the layer under it
+    inside = name.partition(".")[0] in ("layers", "norm")
+    return f"{decoder}.{name}" if inside and "layers" in model._modules else name
 
 
 def _unshare_activations(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -132,3 +133,11 @@ class NoisyAttention(Attention):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.noise(super().forward(*args, **kwargs), in_place=True)
+
+
+@cache
+def noisy_attention(cls: type[Attention]) -> type[Attention]:
+    """`NoisyAttention` that stays what it was: an encoder's attention has no cache, for one."""
+    if issubclass(cls, NoisyAttention):
+        return cls
+    return NoisyAttention if cls is Attention else type(cls.__name__, (NoisyAttention, cls), {})

@@ -100,7 +100,7 @@ FEATURES = (
         "`speculative_config`, n-gram, 3 tokens",
         f"{HF}, greedy and sampled, with drafts accepted and refused, and with prompt log-probs",
         (f"{A}test_a_drafted_token_has_its_own_error", f"{A}test_prompts_and_drafts_together"),
-        "draft models: their layers are no sites, and refuse to run",
+        "draft models: their layers are no sites; refused at configuration",
     ),
     Feature(
         "sleep, wake-up",
@@ -203,6 +203,27 @@ FEATURES = (
             "test_vllm_quantised.py::test_every_site_of_a_quantised_model_is_attested",
         ),
         "FP8 and FP4 kernels: no GPU here",
+    ),
+    Feature(
+        "embeddings, classes",
+        "`runner='pooling'`",
+        "embeddings and classes are Hugging Face's under the same spec; every site is attested",
+        (
+            "test_vllm_pooling.py::test_embeddings_have_the_decoders_noise",
+            "test_vllm_pooling.py::test_an_embedding_engine_is_attested",
+            "test_vllm_pooling.py::test_z_classes_come_from_a_noisy_decoder_and_a_clean_head",
+        ),
+        "the head of a classifier stays clean, and says so",
+    ),
+    Feature(
+        "KV connectors",
+        "`kv_transfer_config`, vLLM's example with a reset",
+        "a change of noise or weights empties it; one that can't be emptied is refused",
+        (
+            "test_vllm_kv.py::test_another_noise_is_not_served_from_the_connector",
+            "test_vllm_kv.py::test_a_connector_that_does_not_let_go_stops_the_change",
+        ),
+        "offloading, Mooncake: no GPU here",
     ),
     Feature(
         "preemption",

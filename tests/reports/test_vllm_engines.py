@@ -1,7 +1,7 @@
 """vLLM, as its users configure it: what would be another noise than the one asked for is refused.
 
 `LLM` refuses before it starts a process or loads a weight. What works is run in tests/engines: KV
-connectors in test_vllm_connectors.py, embeddings and classes in test_vllm_pooling.py, and what
+connectors in test_vllm_kv.py, embeddings and classes in test_vllm_pooling.py, and what
 ``hetero-noise eval`` leaves behind in test_evaluation_vllm.py.
 """
 

@@ -1,6 +1,6 @@
 """KV connectors of a noisy engine: emptied with every change, refused where they can't be.
 
-tests/engines/test_vllm_connectors.py runs one in a real engine; here are the ways to be refused.
+tests/engines/test_vllm_kv.py runs one in a real engine; here are the ways to be refused.
 """
 
 from __future__ import annotations

@@ -146,6 +146,7 @@ def everything() -> list[Fault]:
         hf_values,
         lora_faults,
         records,
+        state_second,
         tp_faults,
         verl_faults,
         vllm_faults,

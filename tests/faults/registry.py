@@ -150,6 +150,7 @@ def everything() -> list[Fault]:
         http_second,
         lora_faults,
         records,
+        state_second,
         tp_faults,
         verl_faults,
         verl_second,

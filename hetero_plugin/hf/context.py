@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hetero_plugin import random
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.state import NoiseState
 
 log = logging.getLogger("hetero_noise")
@@ -64,11 +65,13 @@ class MissingRows(RuntimeError):
     """A noisy layer ran, and nobody had said which tokens its rows are."""
 
 
-class ForwardContext:
+class ForwardContext(OfAModel):
     """The rows of the forward pass that is running; shared by a model's noisy layers."""
 
     def __init__(self, state: NoiseState) -> None:
         self.state = state
+        self.attachment: Any = None
+        """What wrap left on the model (`hf.wrap.Attachment`)."""
         self.rows: Pass | None = None
         """Of the pass that runs, or ran last."""
         self.running = False

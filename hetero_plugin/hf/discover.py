@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -19,8 +19,10 @@ _WRAPPERS = re.compile(
 _PEFT = re.compile(r"^base_model\.model\.")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
-_SAVED = re.compile(r"\.modules_to_save\.[^.]+")
-_BASE = ".o_proj.base_layer"
+# PEFT's copies of a module, of which one runs in its place, and the module itself beside them.
+_SAVED = re.compile(r"\.(?:(?:modules_to_save|ln_tuning_layers)\.[^.]+|original_module)(?=\.|$)")
+_INSIDE = re.compile(rf"{_SAVED.pattern}|\.base_layer(?=\.|$)")
+_AT_END = re.compile(rf"(?:{_INSIDE.pattern})$")
 Adapters = Literal["base", "adapter", "both"]
 """Which GEMMs of a model with PEFT adapters are sites."""
 
@@ -35,8 +37,11 @@ class Found:
 
     site: Site
     module: nn.Module
-    adapter: nn.Module | None = None
-    """Of attention: PEFT's layer around the output projection, which reads softmax·V first."""
+    copies: tuple[nn.Module, ...] = ()
+    """What runs in its place with some adapter or none: the others of PEFT's modules_to_save."""
+    places: tuple[tuple[nn.Module, str], ...] = ()
+    """Of an output projection or a head: the modules that call it, or PEFT's layer around it, by
+    which name."""
 
 
 def canonical_name(path: str) -> str:
@@ -57,6 +62,25 @@ def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
                     for below, module in inside.named_modules()
                 }
     return found
+
+
+def _runs(paths: dict[str, nn.Module]) -> dict[str, list[str]]:
+    """Paths by canonical name, without those of wrappers around another path of that name."""
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        by_name.setdefault(canonical_name(path), []).append(path)
+    return {
+        name: [p for p in same if not any(other.startswith(f"{p}.") for other in same)]
+        for name, same in by_name.items()
+    }
+
+
+def _place(path: str, paths: dict[str, nn.Module]) -> tuple[nn.Module, str]:
+    """Who calls the layer at a path, or what PEFT put around it, and by which name."""
+    while (outer := _AT_END.sub("", path)) != path:
+        path = outer
+    parent, _, leaf = path.rpartition(".")
+    return paths[parent], leaf
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -120,7 +144,7 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             adapters alone; ``both``.
 
     Raises:
-        ConfigError: an activation whose width can't be told, two copies of one layer, or adapters
+        ConfigError: an activation whose width can't be told, two layers of one name, or adapters
             asked for that are not there.
     """
     inside = adapter_modules(model)
@@ -132,17 +156,18 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
     getter: Any = getattr(model, "get_output_embeddings", None)
     head = getter() if getter is not None else None
     paths: dict[str, nn.Module] = dict(model.named_modules())
-    modules: dict[str, nn.Module] = {canonical_name(p): module for p, module in paths.items()}
+    runs = _runs(paths)
+    modules: dict[str, nn.Module] = {name: paths[same[-1]] for name, same in runs.items()}
     found: list[Found] = []
     inside_experts: set[str] = set()
     for path, module in paths.items():
-        if not path or "original_module" in path:
-            continue  # PEFT runs the copy in modules_to_save instead
+        if not path:
+            continue
         if (path in inside) != (adapters == "adapter") and adapters != "both":
             continue
         name = canonical_name(path)
         if modules.get(name) is not module:
-            continue  # a wrapper around the module that has the name
+            continue  # a wrapper around the module that has the name, or a copy of it
         layer, leaf = _layer(name), name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
             kind = "lm_head" if module is head or leaf == "lm_head" else "linear"
@@ -157,9 +182,7 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
                 parent = name.rpartition(".")[0]
                 wide, block = module.in_features, modules[parent]
                 found += [Found(s, block) for s in scores_sites(parent, block, layer, wide)]
-                around = paths[path.rpartition(".")[0]] if path.endswith(_BASE) else None
-                attention = Site(parent, "attention", layer, wide, None)
-                found.append(Found(attention, module, around))
+                found.append(Found(Site(parent, "attention", layer, wide, None), module))
             found.append(Found(site, module))
         elif is_norm(module):
             weight = getattr(module, "weight", None)
@@ -184,10 +207,23 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
                     "can't be told; exclude it, or add its family's rule to hf/discover.py"
                 )
             found.append(Found(Site(name, "activation", layer, gate.out_features, None), module))
-    names = [one.site.name for one in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    groups = {id(paths[same[-1]]): same for same in runs.values()}
+    return [_with_copies(one, groups[id(one.module)], paths, inside) for one in found]
+
+
+def _with_copies(
+    one: Found, same: list[str], paths: dict[str, nn.Module], inside: dict[str, Any]
+) -> Found:
+    """A site with all the modules that carry it, of which PEFT runs one at a time.
+
+    Raises:
+        ConfigError: they are no copies of one layer.
+    """
+    if len({_INSIDE.sub("", path) for path in same}) > 1:
         raise ConfigError(
-            f"{', '.join(twice[:4])}: the model holds several copies (PEFT's modules_to_save of "
-            "several adapters); wrap it with one adapter"
+            f"{', '.join(same[:4])}: several layers have the name {one.site.name!r}, which is the "
+            "address of the error; wrap each of the models that this one holds by itself"
         )
-    return found
+    called = isinstance(one.module, nn.Linear) and same[-1] not in inside
+    places = tuple(dict.fromkeys(_place(path, paths) for path in same)) if called else ()
+    return replace(one, copies=tuple(paths[path] for path in same[:-1]), places=places)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.context import ForwardContext, Pass
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import (
     ATTRIBUTE,
     MIXINS,
@@ -39,8 +40,8 @@ from hetero_plugin.sites import Site
 Gemm = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass
-class ExpertsNoise:
+@dataclass(eq=False)
+class ExpertsNoise(OfAModel):
     """What a noisy module of experts knows: the noise of its three operators."""
 
     context: ForwardContext

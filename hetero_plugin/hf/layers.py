@@ -22,7 +22,9 @@ from torch.utils.checkpoint import checkpoint
 
 from hetero_plugin import random
 from hetero_plugin.aqn import shifted_weight
+from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own_class, rebased
 from hetero_plugin.hf.context import ForwardContext, Pass
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.perturb import Chain, chain, perturb_gradient
 from hetero_plugin.sites import Site
@@ -30,8 +32,8 @@ from hetero_plugin.sites import Site
 ATTRIBUTE = "hetero_noise"
 
 
-@dataclass
-class LayerNoise:
+@dataclass(eq=False)
+class LayerNoise(OfAModel):
     """What a noisy module knows: its sites' chains and where its rows come from."""
 
     site: Site
@@ -42,9 +44,8 @@ class LayerNoise:
     grad_input: Chain
     grad_weight: Chain
     attention: LayerNoise | None = None
-    """On an output projection: the noise of its input, which is the attention's output."""
-    attention_given: bool = False
-    """PEFT's layer around the projection has put that noise on what both of them read."""
+    """On an output projection: the noise of its input, which is the attention's output; None where
+    PEFT's layer around the projection puts it on what both of them read."""
     formula: Formula | None = None
     """On a norm with AQN: how it computes with a weight."""
 
@@ -136,10 +137,10 @@ def _worth_recomputing(noise: LayerNoise, module: nn.Linear, now: Pass) -> bool:
     """Whether autograd would keep a perturbed copy of what it has anyway, input or weight."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    attention = None if noise.attention_given else noise.attention
+    attention = noise.attention
     chains = [noise.input, *([attention.output] if attention is not None else [])]
-    read = module.weight.requires_grad and any(made.needed_under(now.live) for made in chains)
-    return read or noise.weight.needed_under(now.live)
+    read = any(made.needed_under(now.live) for made in chains)
+    return noise.weight.needed_under(now.live) or (read and module.weight.requires_grad)
 
 
 class _NoisyLinear:
@@ -148,13 +149,16 @@ class _NoisyLinear:
         now = noise.context.rows_of(x, noise.site.name, head=noise.is_head)
         module = cast(nn.Linear, self)
         clean = super().forward  # type: ignore[misc]
-        attention = None if noise.attention_given else noise.attention
+        attention = noise.attention
+
+        # A parametrized weight is computed anew whenever it is read: once, if we don't need it.
+        ours = noise.weight.needed_under(now.live) or noise.grad_weight.needed_under(now.live)
 
         def product(x: Tensor) -> Tensor:
             if attention is not None:
                 x = noisy_input(attention, noisy_output(attention, x, now), now)
             x = noisy_input(noise, x, now)
-            weight = noisy_weight(noise, module.weight, now)
+            weight = noisy_weight(noise, module.weight, now) if ours else None
             return clean(x) if weight is None else F.linear(x, weight, module.bias)
 
         if _worth_recomputing(noise, module, now):
@@ -166,20 +170,17 @@ class _NoisyLinear:
 
 
 class _NoisyAdapted:
-    """PEFT's layer around an output projection: its adapter reads the same attention."""
+    """PEFT's layer around an output projection: its adapter reads the same attention.
+
+    Its noise is that of the attention, which the projection inside leaves to it (hf/places.py).
+    """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         noise: LayerNoise = getattr(self, ATTRIBUTE)
-        attention = noise.attention
-        assert attention is not None
-        now = noise.context.rows_of(x, attention.site.name)
-        x = noisy_input(attention, noisy_output(attention, x, now), now)
-        noise.attention_given = True
-        try:
-            y: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
-            return y
-        finally:
-            noise.attention_given = False  # the projection may be called, or left, without PEFT
+        now = noise.context.rows_of(x, noise.site.name)
+        x = noisy_input(noise, noisy_output(noise, x, now), now)
+        y: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        return y
 
 
 class _NoisyNorm:
@@ -218,11 +219,7 @@ MIXINS: dict[str, type] = {
 @cache
 def noisy_class(cls: Any, sort: str) -> Any:
     """The noisy subclass of a module class."""
-    made = type(
-        f"Noisy{cls.__name__}",
-        (MIXINS[sort], cls),
-        {"hetero_clean_class": cls, "hetero_sort": sort},
-    )
+    made = type(f"Noisy{cls.__name__}", (MIXINS[sort], cls), {CLEAN: cls, SORT: sort})
     made.__module__ = cls.__module__
     # Classes made at run time are found again by how they were made, so that models pickle.
     copyreg.pickle(made, _reduce)
@@ -240,7 +237,7 @@ def _reduce(module: Any) -> tuple[Any, ...]:
 
 
 def is_noisy(module: nn.Module) -> bool:
-    return hasattr(type(module), "hetero_clean_class")
+    return is_noisy_type(type(module))
 
 
 def make_noisy(module: nn.Module, noise: Any, sort: str) -> None:
@@ -252,11 +249,19 @@ def make_noisy(module: nn.Module, noise: Any, sort: str) -> None:
         sort: key of MIXINS.
     """
     object.__setattr__(module, ATTRIBUTE, noise)
-    cls: Any = type(module)
-    module.__class__ = noisy_class(cls, sort)
+    own = own_class(type(module))
+    module.__class__ = rebased(type(module), own, noisy_class(own, sort))
 
 
-def make_clean(module: nn.Module) -> None:
-    """Undoes `make_noisy`, in place."""
-    module.__class__ = type(module).hetero_clean_class  # type: ignore[attr-defined]
+def make_clean(module: nn.Module, cls: type | None = None) -> None:
+    """Undoes `make_noisy`, in place.
+
+    Args:
+        module: a noisy module.
+        cls: what `clean_type` said, if it was asked.
+
+    Raises:
+        ConfigError: as `clean_type`.
+    """
+    module.__class__ = cls or clean_type(module)
     module.__dict__.pop(ATTRIBUTE, None)

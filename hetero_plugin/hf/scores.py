@@ -25,6 +25,7 @@ from transformers import AttentionInterface
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.context import ForwardContext, Pass
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import (
     ATTRIBUTE,
     MIXINS,
@@ -43,8 +44,8 @@ INTERFACE = "hetero_noise_eager"
 Between = Callable[[Tensor], Tensor]
 
 
-@dataclass
-class ScoresNoise:
+@dataclass(eq=False)
+class ScoresNoise(OfAModel):
     """What a noisy attention layer knows: the noise of its scores and of its softmax."""
 
     context: ForwardContext

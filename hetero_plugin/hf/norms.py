@@ -57,7 +57,7 @@ def _alike(norm: nn.Module) -> nn.Module:
 
     Without what other libraries added to this one: sharded or parametrized weights, hooks.
     """
-    own = own_class(type(norm))
+    own: Any = own_class(type(norm))
     probe: nn.Module = own.__new__(own)
     nn.Module.__init__(probe)
     ours = vars(probe).keys() | {"parametrizations"}

@@ -162,7 +162,12 @@ def _is_unasked(word: str, site: Site) -> bool:
 
 
 def match(
-    words: Iterable[str], sites: Sequence[Site], where: str, *, unasked: bool = False
+    words: Iterable[str],
+    sites: Sequence[Site],
+    where: str,
+    *,
+    unasked: bool = False,
+    absent: bool = False,
 ) -> frozenset[str]:
     """Names of the sites that at least one of ``words`` selects.
 
@@ -172,6 +177,8 @@ def match(
         where: place of the words, for the error, e.g. ``rules[0].targets``.
         unasked: patterns select attention scores too where they don't spell out ``scores`` or
             ``softmax``; for words that take sites out.
+        absent: a kind that the model does not have is no error; for words that take sites out,
+            such as ``lm_head`` of a model without one.
 
     Raises:
         ConfigError: a word that selects no site.
@@ -180,7 +187,7 @@ def match(
     for word in words:
         matches = _matcher(word)
         hits = {s.name for s in sites if matches(s) and (unasked or not _is_unasked(word, s))}
-        if not hits:
+        if not hits and not (absent and word in KINDS):
             kinds = [kind for kind in KINDS if any(site.kind == kind for site in sites)]
             example = sites[0].name if sites else "none"
             raise ConfigError(
@@ -204,7 +211,7 @@ def _hits(index: int, rule: NoiseRule, sites: Sequence[Site]) -> frozenset[str]:
     """Names of the sites that one rule selects."""
     place = f"rules[{index}]"
     named = match(rule.targets, sites, f"{place}.targets")
-    named -= match(rule.exclude, sites, f"{place}.exclude", unasked=True)
+    named -= match(rule.exclude, sites, f"{place}.exclude", unasked=True, absent=True)
     layers = rule.layer_set()
     if layers is not None:
         there = {site.layer for site in sites if site.layer is not None}

@@ -132,8 +132,8 @@ def _double(model: Any, site: str | None) -> None:
     module, noise = _of(model, site)
 
     def again(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        keys, clock = noise.context.keys_for(output, noise.site.name, head=noise.is_head)
-        return noise.output(output, keys, clock)
+        now = noise.context.rows_of(output, noise)
+        return noise.output(output, now.keys, now.clock)
 
     module.register_forward_hook(again)
 
@@ -149,7 +149,7 @@ def _one_row(model: Any, site: str | None) -> None:
     def alike(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = enter(module, args, kwargs)
         if context.rows is not None:
-            context.rows[0].zero_()
+            context.rows.keys.zero_()
         return result
 
     for module in model.modules():

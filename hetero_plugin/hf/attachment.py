@@ -61,8 +61,17 @@ def _attached(module: nn.Module) -> Attachment | None:
     """What one module knows of: as the one that was wrapped, a noisy one, or one with a hook."""
     found: Attachment | None = module.__dict__.get(ATTACHMENT) or _noisy_by(module)
     for hook in () if found else module._forward_pre_hooks.values():
-        found = found or getattr(getattr(hook, "__self__", None), "attachment", None)
+        context = _context_of(hook)
+        if context is not None:
+            return context.attachment
     return found
+
+
+def _context_of(hook: Any) -> ForwardContext | None:
+    """Whose hook it is, if it is ours: of the context, or of what knows it."""
+    owner = getattr(hook, "__self__", None)
+    owner = getattr(owner, "context", owner)
+    return owner if isinstance(owner, ForwardContext) else None
 
 
 def attachment_of(model: nn.Module) -> Attachment | None:
@@ -114,12 +123,13 @@ def remove(attachment: Attachment, *models: nn.Module) -> None:
 
 def _remove_copied_hooks(module: nn.Module, attachment: Attachment) -> None:
     """The hooks that a copy of a layer has taken along, to which there is no handle."""
-    hooks = module._forward_pre_hooks
-    for key, hook in list(hooks.items()):
-        owner = getattr(hook, "__self__", None)
-        if owner is attachment.context:
-            del hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
+    pre: list[Any] = [module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs]
+    post: list[Any] = [module._forward_hooks, module._forward_hooks_with_kwargs]
+    for hooks, *others in (pre, [*post, module._forward_hooks_always_called]):
+        for key, hook in list(hooks.items()):
+            if _context_of(hook) is attachment.context:
+                for one in (hooks, *others):
+                    one.pop(key, None)
 
 
 def _site_of(module: nn.Module) -> str:

@@ -56,8 +56,13 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     }
     kinds = {chosen.site.name: chosen.site.kind for chosen in state.selected}
     seen: dict[str, _Seen] = {}
+    attachment = attachment_of(model)
+    keys: list[Tensor] = []
 
     def note(names: tuple[str, ...], stream: str, before: Tensor, after: Tensor) -> None:
+        rows = None if attachment is None else attachment.context.rows
+        if not keys and rows is not None:
+            keys.append(rows.keys.clone())
         if stream not in ("input", "output") or len(names) != 1:
             return
         one = seen.setdefault(names[0], _Seen())
@@ -76,7 +81,7 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
             (model if forward is None else forward)(input_ids=ids, use_cache=False)
     finally:
         model.train(training)
-    checks: Checks = [_rows_are_the_tokens(model, ids)]
+    checks: Checks = [_rows_are_the_tokens(keys, ids)]
     gaussian = {
         name: rules[name][0].scale
         for name in seen
@@ -91,16 +96,15 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     return _by_kind(seen, kinds, rules), checks
 
 
-def _rows_are_the_tokens(model: Any, ids: Tensor) -> tuple[str, bool, str]:
+def _rows_are_the_tokens(seen: list[Tensor], ids: Tensor) -> tuple[str, bool, str]:
     """Whether the keys that the layers read are those of the prompts' tokens and positions."""
     name = "rows are known by token and position"
-    attachment = attachment_of(model)
-    rows = None if attachment is None else attachment.context.rows
-    if rows is None:
+    if not seen:
         return name, False, "no layer was told which tokens its rows are"
+    keys = seen[0]
     expected = random.row_keys(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
-    right = rows[0].shape == expected.shape and bool((rows[0] == expected).all())
-    distinct = int(torch.unique(rows[0]).numel())
+    right = keys.shape == expected.shape and bool((keys == expected).all())
+    distinct = int(torch.unique(keys).numel())
     return name, right, f"{distinct} different keys of {ids.numel()} rows"
 
 

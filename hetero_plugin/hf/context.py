@@ -1,134 +1,192 @@
-"""Who the rows are: carries the row keys of a forward pass to every layer of it.
+"""The forward pass that is running: whose rows a layer's are, and which sites have run in it.
 
-The decoder's forward computes the keys from input_ids and position_ids and hands them to its layers
-as a keyword argument. Activation checkpointing keeps a layer's keyword arguments for the
-recomputation, so that a layer recomputed after another micro-batch's forward still finds its own.
+Hooks follow every call of the decoder and of what is around it. The decoder's computes the row keys
+and hands them to its layers as a keyword argument: activation checkpointing keeps a layer's keyword
+arguments for the recomputation, so that a layer recomputed after another micro-batch's forward
+still finds its own. Rows are a matter of the thread that runs the pass, and end with it.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hetero_plugin import random
+from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.copies import OfAModel
+from hetero_plugin.hf.missing import describe
+from hetero_plugin.hf.rows import Frame, MissingRows, Pass, identity_of, source_of
+from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
+
+__all__ = ["KEYWORD", "ForwardContext", "MissingRows", "Pass", "Scope"]
 
 log = logging.getLogger("hetero_noise")
 KEYWORD = "hetero_noise_rows"
-_POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
 _UPDATES = 16  # more than one RL step usually takes; a loop that sets the step has set it by then
 
 
-class Pass:
-    """One forward pass as its noise sees it: who the rows are, and what was set when it began.
+class Marked(Protocol):
+    """What a layer shows of its noise when it asks for its rows."""
 
-    Copies, because its recomputation and its backward pass must see the same, whatever has been set
-    by then: the step, the phase, `disabled`, AQN's offsets. A plain class, because FSDP casts the
-    tensors inside keyword arguments that it knows how to open.
-    """
-
-    __slots__ = ("clock", "keys", "live", "offsets", "scales")
-
-    def __init__(
-        self,
-        keys: Tensor,
-        clock: Tensor,
-        scales: Tensor,
-        live: tuple[bool, ...],
-        offsets: Tensor | None,
-    ) -> None:
-        self.keys = keys
-        """int64: [B, T] of a model's forward pass, flat [T] of a layer's rows."""
-        self.clock = clock
-        """int64 [1]"""
-        self.scales = scales
-        """float32 [slots]"""
-        self.live = live
-        """Which slots are not 0."""
-        self.offsets = offsets
-        """AQN's, float32, all norms; None: the norms compute as they do without AQN."""
-
-    def __getitem__(self, index: int) -> Tensor:
-        return (self.keys, self.clock)[index]
-
-    def of(self, keys: Tensor) -> Pass:
-        """The same with other rows."""
-        return Pass(keys, self.clock, self.scales, self.live, self.offsets)
+    @property
+    def site(self) -> Site: ...
+    @property
+    def marks(self) -> Sequence[int]: ...
 
 
-class MissingRows(RuntimeError):
-    """A noisy layer ran, and nobody had said which tokens its rows are."""
+class _Local(threading.local):
+    frame: Frame | None = None
 
 
 class ForwardContext(OfAModel):
-    """The rows of the forward pass that is running; shared by a model's noisy layers."""
+    """The forward passes that are running; shared by a model's noisy layers."""
 
     def __init__(self, state: NoiseState) -> None:
         self.state = state
         self.attachment: Any = None
-        """What wrap left on the model (`hf.wrap.Attachment`)."""
-        self.rows: Pass | None = None
-        """Of the pass that runs, or ran last."""
-        self.running = False
-        self.keep: int | Tensor = 0
-        self.heads: tuple[int, ...] = ()
-        """Entries of the scale table of the LM head's error."""
-        self.head_ran = False
-        self.hook: RemovableHandle | None = None
-        """The decoder's hook, without which `rows` are those of some earlier pass."""
+        """What wrap left on the model (`hf.attachment.Attachment`)."""
+        self.places: list[tuple[Site, nn.Module]] = []
+        """By mark: a site that can be noisy, and the module that carries it."""
+        self.inside: tuple[int, ...] = ()
+        """Marks of the sites that every pass of the decoder must run."""
+        self.hooks: tuple[RemovableHandle, ...] = ()
+        """The decoder's, without which rows would be those of some other pass."""
         self._told: set[str] = set()
         self._version: int | None = None
         self._updates = 0
+        self._start()
 
-    # ---- hooks: on the decoder, on each of its layers, on the language model ----
+    def _start(self) -> None:
+        self._local = _Local()
+        self._lock = threading.Lock()
+        self._shared: Frame | None = None  # the frame as compiled code can read it
+        self._threads: set[int] = set()  # that are inside a pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no pass running."""
+        gone = ("_local", "_lock", "_shared", "_threads")
+        return {name: value for name, value in self.__dict__.items() if name not in gone}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def mark(self, site: Site, module: nn.Module) -> int:
+        """A new mark for a site."""
+        self.places.append((site, module))
+        return len(self.places) - 1
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Entries of the scale table of the heads' error."""
+        return tuple(slot.index for slot in self.state.slots if slot.site.kind == "lm_head")
+
+    # ---- frames ----
+
+    @property
+    def frame(self) -> Frame | None:
+        # The compiler does not follow thread-local attributes.
+        return self._shared if torch.compiler.is_compiling() else self._local.frame
+
+    @frame.setter
+    def frame(self, frame: Frame | None) -> None:
+        if torch.compiler.is_compiling():
+            self._shared = frame
+            return
+        self._local.frame = frame
+        threads, me = self._threads, threading.get_ident()
+        with self._lock:
+            threads.discard(me) if frame is None else threads.add(me)
+            # A compiled part of a model reads what its pass left here. Where two threads are
+            # inside, it reads a frame without rows, and says so.
+            alone = len(threads) == (frame is not None)
+            self._shared = frame if alone else Frame("threads", None)
+
+    @property
+    def rows(self) -> Pass | None:
+        """Of the pass that runs in this thread."""
+        frame = self.frame
+        return None if frame is None else frame.rows
+
+    # ---- hooks ----
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of the decoder: computes the rows, passes them on to its layers."""
-        if not torch.compiler.is_compiling():  # compiled code: the operator checks
+        source = source_of(args, kwargs)
+        compiling = torch.compiler.is_compiling()
+        if not compiling:  # compiled code: the operator checks
+            _refuse_transforms(module, source)
             self.state.check_phase()
             self._watch_updates(module)
-        input_ids = kwargs.get("input_ids", args[0] if args else None)
-        embeds = kwargs.get("inputs_embeds")
-        source = input_ids if input_ids is not None else embeds
+        frame = Frame(self, self.frame)
+        self.frame = frame
         if source is None:
             return None  # the model itself says what is missing
         if source.device != self.state.device:
             self.state.to(source.device)
-        batch, length = source.shape[0], source.shape[1]
-        positions = kwargs.get("position_ids", args[2] if len(args) > 2 else None)
-        if positions is None:
-            cache = kwargs.get("past_key_values", args[3] if len(args) > 3 else None)
-            past = cache.get_seq_length() if cache is not None else 0
-            positions = torch.arange(length, device=source.device) + past
-        elif positions.dim() == 3:
-            positions = positions[0]  # multimodal rotary positions: the first is the text's
-        if input_ids is None:
-            self._tell_once(
-                "embeds",
-                "inputs_embeds without input_ids: tokens can't be told apart, so rows are keyed "
-                "by position alone and equal positions of a batch get equal error",
+        keys = random.row_keys(*identity_of(args, kwargs, source, self._tell_once))
+        # Counting and copying are one step, or two threads would have one draw.
+        with nullcontext() if compiling else self._lock:
+            self.state.next_call()
+            frame.rows = Pass(
+                keys,
+                self.state.clock.clone(),
+                self.state.scales.clone(),
+                # Compiled code never leaves a chain out, and must not guard on these.
+                () if compiling else self.state.live,
+                self._offsets(),
+                [False] * len(self.places),
             )
-            ids = torch.full((batch, length), _POSITION_ONLY, device=source.device)
-        else:
-            ids = input_ids
-        self.state.next_call()
-        self.rows = Pass(
-            random.row_keys(ids, positions.expand(batch, length)),
-            self.state.clock.clone(),
-            self.state.scales.clone(),
-            # Compiled code never leaves a chain out, and must not guard on these.
-            () if torch.compiler.is_compiling() else self.state.live,
-            self._offsets(),
-        )
-        self.running = True
+        frame.passes = 1
         kwargs = dict(kwargs)
-        kwargs[KEYWORD] = self.rows
+        kwargs[KEYWORD] = frame.rows
         return args, kwargs
+
+    def leave_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of the decoder: every site of it has run, or it is an error."""
+        rows = self.rows
+        self.leave(self)
+        if output is not None and rows is not None:
+            self._check(module, rows, self.inside)
+
+    def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of a decoder layer: takes the rows it was given."""
+        if KEYWORD not in kwargs:
+            return None
+        kwargs = dict(kwargs)
+        given = kwargs.pop(KEYWORD)
+        frame = self.frame
+        if frame is None or frame.rows is not given:  # recomputed, long after its pass
+            self.frame = Frame("layer", frame, given)
+        return args, kwargs
+
+    def leave_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of a decoder layer: a recomputed layer's rows end with it."""
+        frame = self.frame
+        if frame is not None and frame.owner == "layer":
+            self.frame = frame.parent
+
+    def leave(self, owner: object) -> None:
+        """Ends a call; what is around it has its rows, and nobody else."""
+        frame = self.frame
+        while frame is not None:
+            parent = frame.parent
+            # A decoder inside which the model runs again goes on with rows of its own.
+            if parent is not None and isinstance(parent.owner, Scope):
+                parent.rows = frame.rows
+                parent.passes += frame.passes
+            if frame.owner is owner:
+                break
+            frame = parent
+        self.frame = None if frame is None else frame.parent
 
     def _offsets(self) -> Tensor | None:
         aqn = self.state.aqn
@@ -140,89 +198,82 @@ class ForwardContext(OfAModel):
             return None
         return aqn.offsets.clone()
 
-    def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Forward pre-hook of a decoder layer: takes the rows it was given."""
-        if KEYWORD not in kwargs:
-            return None
-        kwargs = dict(kwargs)
-        self.rows = kwargs.pop(KEYWORD)
-        self.running = True  # also where a layer is recomputed, long after its pass
-        return args, kwargs
-
-    def enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the language model: which rows its head will see."""
-        self.keep = kwargs.get("logits_to_keep", 0)
-        self.head_ran = False
-
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook of the outermost of them: what runs later must not take these rows.
-
-        Raises:
-            MissingRows: the LM head has error, and something else multiplied by its weight.
-        """
-        self.running = False
-        if torch.compiler.is_compiling() or output is None or self.head_ran or self.rows is None:
+    def _check(self, module: nn.Module, rows: Pass, marks: Sequence[int]) -> None:
+        """Raises MissingRows if one of the sites has not run and would have had error."""
+        ran = rows.ran
+        missing = [mark for mark in marks if not ran[mark]]
+        if not missing:
             return
-        live = self.rows.live or self.state.live  # none where only the decoder is compiled
-        if any(live[slot] for slot in self.heads):
-            raise MissingRows(
-                "the spec puts error on lm_head, and this forward pass of "
-                f"{type(module).__name__} did not run it: something fused it into the loss (TRL, "
-                "Liger), where it would be clean. Switch that off, exclude lm_head, or use "
-                "hetero_plugin.trl for TRL"
-            )
+        # An early exit (assisted decoding) runs the first layers alone.
+        depth = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+        live = rows.live  # none where the pass is compiled: scales may change later
+        noisy = {s.site.name for s in self.state.slots if not live or live[s.index]}
+        if rows.offsets is not None and self.state.aqn is not None:
+            noisy |= {site.name for site in self.state.aqn.sites}
+        dead = []
+        for mark in missing:
+            site, carrier = self.places[mark]
+            skipped = depth is not None and site.layer is not None and site.layer >= depth
+            if site.name in noisy and not skipped:
+                dead.append((site, carrier))
+        if dead:
+            raise MissingRows(describe(module, dead))
 
     # ---- what layers ask ----
 
-    def rows_of(self, x: Tensor, site: str, *, heads: int = 1, head: bool = False) -> Pass:
+    def rows_of(self, x: Tensor, noise: Marked, *, heads: int = 1) -> Pass:
         """The pass, with the keys flat [T], for the rows of a layer's tensor x [..., N].
 
         Args:
             x: what the layer got.
-            site: its name, for the error.
+            noise: the layer's; its sites are marked as having run.
             heads: rows of x that belong to one token.
-            head: it is the LM head, which may see some of the rows only.
 
         Raises:
             MissingRows: no forward pass of the model is running, or its rows are not x's.
         """
-        if self.rows is None or not self.running:
-            raise MissingRows(
-                f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
-                "rows are. Call the model, not its layers; or unwrap(model) first."
-            )
+        frame = self.frame
+        rows = None if frame is None else frame.rows
+        site = noise.site
+        if frame is None or rows is None:
+            raise MissingRows(_outside(site.name, frame))
         if not torch.compiler.is_compiling() and not self._hooked():
             raise MissingRows(
-                f"{site}: the hook that tells which tokens a forward pass has is gone from the "
-                "decoder; something removed its forward pre-hooks, and the rows of an earlier "
+                f"{site.name}: the hooks that tell which tokens a forward pass has are gone from "
+                "the decoder; something removed its forward hooks, and the rows of an earlier "
                 "pass would be taken for these. unwrap(model) and wrap it again after that."
             )
-        keys = self.rows.keys
-        if head:
-            self.head_ran = True
-        if head and keys.dim() == 2:
-            keep = self.keep
-            keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
+        keys = rows.keys
+        if site.kind == "lm_head":
+            if frame.passes > 1:
+                raise MissingRows(
+                    f"{site.name}: the decoder ran {frame.passes} times before it in one forward "
+                    "pass, so nobody knows whose rows these are. Call the whole model once for "
+                    "each batch, or exclude this head"
+                )
+            keep = frame.keep
+            if keys.dim() == 2:
+                keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
+        for mark in noise.marks:
+            rows.ran[mark] = True
         keys = keys.reshape(-1).contiguous()
-        rows = x.numel() // x.shape[-1]
-        if rows != keys.numel() * heads:
+        count = x.numel() // x.shape[-1]
+        if count != keys.numel() * heads:
             raise MissingRows(
-                f"{site} got {rows} rows, but its model's forward pass has {keys.numel()} tokens"
-                f"{'' if heads == 1 else f' of {heads} heads'}: their identity is unknown, and "
-                "noise must not be keyed wrongly."
+                f"{site.name} got {count} rows, but its model's forward pass has {keys.numel()} "
+                f"tokens{'' if heads == 1 else f' of {heads} heads'}: their identity is unknown, "
+                "and noise must not be keyed wrongly. A layer that runs on other rows than the "
+                "decoder's (pooled, gathered, of images) has to be excluded."
             )
-        return self.rows.of(keys)
-
-    def keys_for(self, x: Tensor, site: str, *, head: bool = False) -> tuple[Tensor, Tensor]:
-        """Row keys, flat [T], and clock; see `rows_of`."""
-        rows = self.rows_of(x, site, head=head)
-        return rows.keys, rows.clock
+        rows = rows.of(keys)
+        return rows if keys.device == x.device else rows.on(x.device)
 
     def _hooked(self) -> bool:
-        if self.hook is None:
-            return True  # installed by hand, as tests of a single layer do
-        hooks = self.hook.hooks_dict_ref()
-        return hooks is not None and self.hook.id in hooks
+        for hook in self.hooks:
+            there = hook.hooks_dict_ref()
+            if there is None or hook.id not in there:
+                return False
+        return True
 
     def _watch_updates(self, module: nn.Module) -> None:
         """Warns, once, of training whose noise step stands still: every update has one draw."""
@@ -245,3 +296,52 @@ class ForwardContext(OfAModel):
         if topic not in self._told:
             self._told.add(topic)
             log.warning("hetero_noise: %s", text)
+
+
+class Scope:
+    """Hooks of a module around the decoder: what runs inside it may see the rows of its pass."""
+
+    def __init__(self, context: ForwardContext, heads: Sequence[int]) -> None:
+        self.context = context
+        self.heads = tuple(heads)
+        """Marks of the heads that a call of this module must run."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook."""
+        context = self.context
+        context.frame = Frame(self, context.frame, keep=kwargs.get("logits_to_keep", 0))
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook, called after an exception too."""
+        rows = self.context.rows
+        self.context.leave(self)
+        if output is not None and rows is not None and self.heads:
+            self.context._check(module, rows, self.heads)
+
+
+def _outside(site: str, frame: Frame | None) -> str:
+    if frame is not None and frame.owner == "threads":
+        return (
+            f"{site}: several threads run this model at once and a part of it is compiled, "
+            "where their rows can't be told apart. Compile the whole model, or run one thread "
+            "at a time"
+        )
+    return (
+        f"{site} ran outside its model's forward pass, so nobody knows which tokens its "
+        "rows are. Call the model, not its layers; or unwrap(model) first."
+    )
+
+
+def _refuse_transforms(module: nn.Module, source: Tensor | None) -> None:
+    """Raises ConfigError inside what would freeze or mix up the noise."""
+    if torch.jit.is_tracing():
+        raise ConfigError(
+            f"torch.jit.trace of a noisy {type(module).__name__}: the trace would keep this step, "
+            "these scales and this switch for ever. Use torch.export or torch.compile, which read "
+            "them at each call, or trace inside `with disabled(model)` after unwrap(model)"
+        )
+    if source is not None and torch._C._functorch.is_batchedtensor(source):
+        raise ConfigError(
+            f"torch.vmap over a noisy {type(module).__name__}: rows of a batch that vmap hides "
+            "can't be told apart. Give the model the batch itself: model(input_ids [B, T])"
+        )

@@ -29,6 +29,6 @@ class OfAModel:
             return self
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        for name, value in vars(self).items():
-            made.__dict__[name] = copy.deepcopy(value, memo)
+        kept = getattr(self, "__getstate__", self.__dict__.copy)()
+        getattr(made, "__setstate__", made.__dict__.update)(copy.deepcopy(kept, memo))
         return made

@@ -7,7 +7,8 @@ import logging
 from torch import nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.hf.discover import Found, canonical_name
+from hetero_plugin.hf.discover import Found
+from hetero_plugin.hf.names import canonical_name, decoder_of
 from hetero_plugin.sites import (
     Site,
     UnknownArchitectureError,
@@ -29,13 +30,16 @@ def check_map(model: nn.Module, spec: NoiseConfig, found: list[Found]) -> None:
         ConfigError: with ``unmapped: error``, a site of the map that the spec selects, whose place
             in the model is taken by something that is not that operator.
     """
-    config = getattr(model, "config", None)
+    top, decoder = decoder_of(model)
     try:
-        known = sites_from_config(config.to_dict())  # type: ignore[union-attr]
+        # The map is the decoder's, whatever is on top of it.
+        config = {**decoder.config.to_dict(), "architectures": None}  # type: ignore[union-attr,operator]
+        known = sites_from_config(config)
     except (AttributeError, UnknownArchitectureError, ConfigError):
         return
     names = {one.site.name for one in found}
-    places = {canonical_name(path) for path, _ in model.named_modules()}
+    modules = {canonical_name(path, top): module for path, module in model.named_modules()}
+    places = set(modules)
 
     def is_lost(site: Site) -> bool:
         # A layer that was pruned away, or the head of a model without one, is no layer left clean.
@@ -49,7 +53,6 @@ def check_map(model: nn.Module, spec: NoiseConfig, found: list[Found]) -> None:
     sites = [*(one.site for one in found), *lost]
     wanted = {chosen.site.name for chosen in select(spec, sites)}
     wanted |= {site.name for site in aqn_sites(spec, sites)}
-    modules = {canonical_name(path): module for path, module in model.named_modules()}
     clean = [
         f"{site.name} ({type(modules[site.name]).__name__})" if site.name in modules else site.name
         for site in lost

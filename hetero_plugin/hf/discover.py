@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.hf.names import called_at, canonical_name, decoder_of, is_inside, outside_peft
 from hetero_plugin.hf.scores import scores_sites
 from hetero_plugin.sites import Site
 
-# What wrappers put into module paths; the canonical name is the plain model's.
-_WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|base_layer)(?:\.|$)"
-)
-_PEFT = re.compile(r"^base_model\.model\.")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
-# PEFT's copies of a module, of which one runs in its place, and the module itself beside them.
-_SAVED = re.compile(r"\.(?:(?:modules_to_save|ln_tuning_layers)\.[^.]+|original_module)(?=\.|$)")
-_INSIDE = re.compile(rf"{_SAVED.pattern}|\.base_layer(?=\.|$)")
-_AT_END = re.compile(rf"(?:{_INSIDE.pattern})$")
 Adapters = Literal["base", "adapter", "both"]
 """Which GEMMs of a model with PEFT adapters are sites."""
 
@@ -37,17 +29,14 @@ class Found:
 
     site: Site
     module: nn.Module
+    path: str = ""
+    """The module's, in the model."""
+    optional: bool = False
+    """A pass may leave it out: an adapter that is switched off."""
     copies: tuple[nn.Module, ...] = ()
     """What runs in its place with some adapter or none: the others of PEFT's modules_to_save."""
     places: tuple[tuple[nn.Module, str], ...] = ()
-    """Of an output projection or a head: the modules that call it, or PEFT's layer around it, by
-    which name."""
-
-
-def canonical_name(path: str) -> str:
-    """The site name of a module path: without what torch, accelerate, PEFT or FSDP add to it."""
-    name = _SAVED.sub("", _PEFT.sub("", path))
-    return _WRAPPERS.sub("", name).rstrip(".")
+    """Of a linear layer: the modules that call it, or PEFT's layer around it, by which name."""
 
 
 def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -64,23 +53,15 @@ def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _runs(paths: dict[str, nn.Module]) -> dict[str, list[str]]:
+def _runs(paths: dict[str, nn.Module], decoder: str) -> dict[str, list[str]]:
     """Paths by canonical name, without those of wrappers around another path of that name."""
     by_name: dict[str, list[str]] = {}
     for path in paths:
-        by_name.setdefault(canonical_name(path), []).append(path)
+        by_name.setdefault(canonical_name(path, decoder), []).append(path)
     return {
         name: [p for p in same if not any(other.startswith(f"{p}.") for other in same)]
         for name, same in by_name.items()
     }
-
-
-def _place(path: str, paths: dict[str, nn.Module]) -> tuple[nn.Module, str]:
-    """Who calls the layer at a path, or what PEFT put around it, and by which name."""
-    while (outer := _AT_END.sub("", path)) != path:
-        path = outer
-    parent, _, leaf = path.rpartition(".")
-    return paths[parent], leaf
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -153,10 +134,9 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             f"adapters={adapters!r}, and {type(model).__name__} has no adapter with linear layers; "
             "wrap the model after get_peft_model, or say adapters='base'"
         )
-    getter: Any = getattr(model, "get_output_embeddings", None)
-    head = getter() if getter is not None else None
+    top, _ = decoder_of(model)
     paths: dict[str, nn.Module] = dict(model.named_modules())
-    runs = _runs(paths)
+    runs = _runs(paths, top)
     modules: dict[str, nn.Module] = {name: paths[same[-1]] for name, same in runs.items()}
     found: list[Found] = []
     inside_experts: set[str] = set()
@@ -165,25 +145,26 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             continue
         if (path in inside) != (adapters == "adapter") and adapters != "both":
             continue
-        name = canonical_name(path)
+        name = canonical_name(path, top)
         if modules.get(name) is not module:
             continue  # a wrapper around the module that has the name, or a copy of it
         layer, leaf = _layer(name), name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
-            kind = "lm_head" if module is head or leaf == "lm_head" else "linear"
+            # What multiplies the decoder's output is a head, whatever it is called.
+            kind = "linear" if is_inside(path, top) else "lm_head"
             if leaf == "shared_expert_gate":
                 kind = "router"
-            elif path in inside and ".lm_head." in f".{name}":
-                kind = "lm_head"
             site = Site(name, kind, layer, module.out_features, module.in_features)
             if leaf == "o_proj" and path not in inside:
                 # The output of softmax·V is this projection's input, whichever attention
                 # implementation made it.
                 parent = name.rpartition(".")[0]
                 wide, block = module.in_features, modules[parent]
-                found += [Found(s, block) for s in scores_sites(parent, block, layer, wide)]
-                found.append(Found(Site(parent, "attention", layer, wide, None), module))
-            found.append(Found(site, module))
+                scores = scores_sites(parent, block, layer, wide)
+                found += [Found(s, block, path=path) for s in scores]
+                attention = Site(parent, "attention", layer, wide, None)
+                found.append(Found(attention, module, path))
+            found.append(Found(site, module, path, path in inside))
         elif is_norm(module):
             weight = getattr(module, "weight", None)
             if weight is None:
@@ -192,38 +173,42 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             whole = _sibling(modules, name, projection) if projection else None
             features = whole.out_features if whole is not None else weight.numel()
             heads = features // weight.numel()
-            found.append(Found(Site(name, "norm", layer, features, None, heads), module))
+            site = Site(name, "norm", layer, features, None, heads)
+            found.append(Found(site, module, path, path in inside))
         elif is_experts(module):
             inside_experts.add(f"{name}.act_fn")
-            found += [Found(site, module) for site in _experts_sites(name, module, layer)]
+            sites = _experts_sites(name, module, layer)
+            found += [Found(site, module, path=path) for site in sites]
         elif is_router(module):
             out, into = module.weight.shape  # type: ignore[misc]
-            found.append(Found(Site(name, "router", layer, out, into), module))
-        elif leaf in _ACTIVATION_LEAVES and name not in inside_experts:
+            found.append(Found(Site(name, "router", layer, out, into), module, path=path))
+        elif leaf in _ACTIVATION_LEAVES and name not in inside_experts and is_inside(path, top):
             gate = _sibling(modules, name, "gate_proj") or _sibling(modules, name, "fc1")
             if gate is None:
                 raise ConfigError(
                     f"the activation {name!r} has no gate_proj or fc1 beside it, so its width "
                     "can't be told; exclude it, or add its family's rule to hf/discover.py"
                 )
-            found.append(Found(Site(name, "activation", layer, gate.out_features, None), module))
+            site = Site(name, "activation", layer, gate.out_features, None)
+            found.append(Found(site, module, path=path))
     groups = {id(paths[same[-1]]): same for same in runs.values()}
-    return [_with_copies(one, groups[id(one.module)], paths, inside) for one in found]
+    return [_with_copies(one, groups[id(one.module)], paths) for one in found]
 
 
-def _with_copies(
-    one: Found, same: list[str], paths: dict[str, nn.Module], inside: dict[str, Any]
-) -> Found:
+def _with_copies(one: Found, same: list[str], paths: dict[str, nn.Module]) -> Found:
     """A site with all the modules that carry it, of which PEFT runs one at a time.
 
     Raises:
         ConfigError: they are no copies of one layer.
     """
-    if len({_INSIDE.sub("", path) for path in same}) > 1:
+    if len({outside_peft(path) for path in same}) > 1:
         raise ConfigError(
             f"{', '.join(same[:4])}: several layers have the name {one.site.name!r}, which is the "
             "address of the error; wrap each of the models that this one holds by itself"
         )
-    called = isinstance(one.module, nn.Linear) and same[-1] not in inside
-    places = tuple(dict.fromkeys(_place(path, paths) for path in same)) if called else ()
-    return replace(one, copies=tuple(paths[path] for path in same[:-1]), places=places)
+    copies = tuple(paths[path] for path in same[:-1])
+    if not isinstance(one.module, nn.Linear):
+        return replace(one, copies=copies)
+    called = dict.fromkeys(called_at(path).rpartition(".") for path in same)
+    places = tuple((paths[parent], leaf) for parent, _, leaf in called)
+    return replace(one, copies=copies, places=places)

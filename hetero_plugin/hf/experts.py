@@ -27,13 +27,13 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import (
-    ATTRIBUTE,
     MIXINS,
     LayerNoise,
     layer_noise,
     noisy_input,
     noisy_output,
     noisy_weight,
+    while_noisy,
 )
 from hetero_plugin.sites import Site
 
@@ -51,6 +51,14 @@ class ExpertsNoise(OfAModel):
     plain_gate: bool
     """The gate is act(gate) · up, so that the activation alone can have error."""
 
+    @property
+    def site(self) -> Site:
+        return self.gate_up.site
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        return self.gate_up.marks + self.act.marks + self.down.marks
+
 
 def experts_noise(
     module: nn.Module, sites: Sequence[Site], context: ForwardContext
@@ -62,7 +70,7 @@ def experts_noise(
     """
     from transformers.integrations.moe import _default_apply_gate
 
-    gate_up, act, down = (layer_noise(site, context) for site in sites)
+    gate_up, act, down = (layer_noise(site, context, module) for site in sites)
     plain = getattr(type(module), "_apply_gate", None) is _default_apply_gate
     if not plain and (act.output or act.input or act.grad_input):
         raise ConfigError(
@@ -173,8 +181,14 @@ IMPLEMENTATIONS = {"eager": _eager, "grouped_mm": _grouped_mm, "batched_mm": _ba
 
 
 class _NoisyExperts:
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        noise: ExpertsNoise = getattr(self, ATTRIBUTE)
+    @while_noisy
+    def forward(
+        self,
+        noise: ExpertsNoise,
+        hidden_states: Tensor,
+        top_k_index: Tensor,
+        top_k_weights: Tensor,
+    ) -> Tensor:
         module: Any = self
         name = module.config._experts_implementation
         run = IMPLEMENTATIONS.get(name)
@@ -185,7 +199,7 @@ class _NoisyExperts:
                 "hetero_noise can't put error; it can in: "
                 f"{', '.join(IMPLEMENTATIONS)} (from_pretrained(..., experts_implementation=...))"
             )
-        now = noise.context.rows_of(hidden_states, noise.gate_up.site.name)
+        now = noise.context.rows_of(hidden_states, noise)
         return run(_Call(self, noise, now), hidden_states, top_k_index, top_k_weights)
 
 
@@ -200,9 +214,9 @@ def _route(module: Any, x: Tensor, linear: Gemm) -> tuple[Tensor, Tensor, Tensor
 
 
 class _NoisyRouter:
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        noise: LayerNoise = getattr(self, ATTRIBUTE)
-        now = noise.context.rows_of(hidden_states, noise.site.name)
+    @while_noisy
+    def forward(self, noise: LayerNoise, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        now = noise.context.rows_of(hidden_states, noise)
 
         def linear(x: Tensor, weight: Tensor) -> Tensor:
             noisy = noisy_weight(noise, weight, now)

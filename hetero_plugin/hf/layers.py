@@ -10,6 +10,7 @@ B batch, T tokens of a sequence, N features.
 from __future__ import annotations
 
 import copyreg
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,14 +23,18 @@ from torch.utils.checkpoint import checkpoint
 
 from hetero_plugin import random
 from hetero_plugin.aqn import shifted_weight
+from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own_class, rebased
 from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
+from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.perturb import Chain, chain, perturb_gradient
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
+OWN = "hetero_noise_own"
+"""On a noisy module: what it had of its own in place of its class's forward."""
 
 
 @dataclass(eq=False)
@@ -43,19 +48,19 @@ class LayerNoise(OfAModel):
     weight: Chain
     grad_input: Chain
     grad_weight: Chain
+    marks: tuple[int, ...]
+    """Of the sites that run when this module does (`ForwardContext.mark`)."""
     attention: LayerNoise | None = None
-    """On an output projection: the noise of its input, which is the attention's output; None where
-    PEFT's layer around the projection puts it on what both of them read."""
+    """On an output projection: the noise of its input, which is the attention's output."""
     formula: Formula | None = None
     """On a norm with AQN: how it computes with a weight."""
 
-    @property
-    def is_head(self) -> bool:
-        return self.site.kind == "lm_head"
 
+def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> LayerNoise:
+    """The chains of one site, which a module carries.
 
-def layer_noise(site: Site, context: ForwardContext) -> LayerNoise:
-    """The chains of one site. An input or a weight has the input's columns, an output its own."""
+    An input or a weight has the input's columns, an output its own.
+    """
     state = context.state
     into = site.in_features if site.in_features is not None else site.features
 
@@ -70,6 +75,7 @@ def layer_noise(site: Site, context: ForwardContext) -> LayerNoise:
         weight=make("weight", into if site.in_features is not None else site.features),
         grad_input=make("grad_input", into),
         grad_weight=make("grad_weight", into),
+        marks=(context.mark(site, module),),
     )
 
 
@@ -133,23 +139,63 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     return weight
 
 
-def _worth_recomputing(noise: LayerNoise, module: nn.Linear, now: Pass) -> bool:
+def _worth_recomputing(
+    noise: LayerNoise, attention: LayerNoise | None, module: nn.Linear, now: Pass
+) -> bool:
     """Whether autograd would keep a perturbed copy of what it has anyway, input or weight."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    attention = noise.attention
     chains = [noise.input, *([attention.output] if attention is not None else [])]
     read = any(made.needed_under(now.live) for made in chains)
     return noise.weight.needed_under(now.live) or (read and module.weight.requires_grad)
 
 
+def while_noisy(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A noisy class's forward: ``forward(self, noise, ...)``, or the clean one where there is none.
+
+    Libraries keep bound methods, which outlive unwrap; and what a module had as its own forward may
+    call its class's, in whose place the noisy one stands.
+    """
+
+    @functools.wraps(forward)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        noise = self.__dict__.get(ATTRIBUTE)
+        if noise is None:
+            return type(self).forward(self, *args, **kwargs)
+        own: Own = self.__dict__[OWN]
+        frame = noise.context.frame if own.forward is not None else None
+        if frame is not None and frame.own is self:
+            return type(self).hetero_clean_class.forward(self, *args, **kwargs)
+        return forward(self, noise, *args, **kwargs)
+
+    return run
+
+
+def _clean(
+    module: Any, noise: LayerNoise, forward: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> Tensor:
+    """What the module computes without error: its own forward, or else its class's."""
+    own = module.__dict__[OWN].forward
+    if own is None:
+        return forward(*args, **kwargs)
+    frame = noise.context.frame
+    assert frame is not None  # rows_of has asked
+    outer, frame.own = frame.own, module
+    try:
+        return own(*args, **kwargs)
+    finally:
+        frame.own = outer
+
+
 class _NoisyLinear:
-    def forward(self, x: Tensor) -> Tensor:
-        noise: LayerNoise = getattr(self, ATTRIBUTE)
-        now = noise.context.rows_of(x, noise.site.name, head=noise.is_head)
+    @while_noisy
+    def forward(self, noise: LayerNoise, x: Tensor) -> Tensor:
+        now = noise.context.rows_of(x, noise)
         module = cast(nn.Linear, self)
         clean = super().forward  # type: ignore[misc]
-        attention = noise.attention
+        frame = noise.context.frame
+        given = frame is not None and frame.given is noise.attention
+        attention = None if given else noise.attention
 
         # A parametrized weight is computed anew whenever it is read: once, if we don't need it.
         ours = noise.weight.needed_under(now.live) or noise.grad_weight.needed_under(now.live)
@@ -159,9 +205,18 @@ class _NoisyLinear:
                 x = noisy_input(attention, noisy_output(attention, x, now), now)
             x = noisy_input(noise, x, now)
             weight = noisy_weight(noise, module.weight, now) if ours else None
-            return clean(x) if weight is None else F.linear(x, weight, module.bias)
+            if weight is None:
+                return _clean(self, noise, clean, x)
+            own: Own = module.__dict__[OWN]
+            if own.forward is not None:
+                raise ConfigError(
+                    f"{noise.site.name} has a forward of its own ({own_name(own.forward)}), "
+                    "inside which its weight and that weight's gradient can't have error: put "
+                    "error on its output with direction: forward, or wrap before that is set"
+                )
+            return F.linear(x, weight, module.bias)
 
-        if _worth_recomputing(noise, module, now):
+        if _worth_recomputing(noise, attention, module, now):
             # Keeps x alone. The backward pass draws its error again and stops before the GEMM.
             y = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -170,39 +225,44 @@ class _NoisyLinear:
 
 
 class _NoisyAdapted:
-    """PEFT's layer around an output projection: its adapter reads the same attention.
+    """PEFT's layer around an output projection: its adapter reads the same attention."""
 
-    Its noise is that of the attention, which the projection inside leaves to it (hf/places.py).
-    """
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        noise: LayerNoise = getattr(self, ATTRIBUTE)
-        now = noise.context.rows_of(x, noise.site.name)
-        x = noisy_input(noise, noisy_output(noise, x, now), now)
-        y: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
-        return y
+    @while_noisy
+    def forward(self, noise: LayerNoise, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        attention = noise.attention
+        assert attention is not None
+        now = noise.context.rows_of(x, attention)
+        x = noisy_input(attention, noisy_output(attention, x, now), now)
+        frame = noise.context.frame
+        assert frame is not None
+        frame.given = attention
+        try:
+            y: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return y
+        finally:
+            frame.given = None  # the projection may be called, or left, without PEFT
 
 
 class _NoisyNorm:
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        noise: LayerNoise = getattr(self, ATTRIBUTE)
-        now = noise.context.rows_of(x, noise.site.name, heads=noise.site.heads)
+    @while_noisy
+    def forward(self, noise: LayerNoise, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        now = noise.context.rows_of(x, noise, heads=noise.site.heads)
         x = noisy_input(noise, x, now, self)
         aqn = noise.context.state.aqn
         if noise.formula is not None and aqn is not None and now.offsets is not None:
             offset = aqn.view(noise.site.name, now.offsets)
             y = noise.formula(self, x, shifted_weight(cast(Any, self).weight, offset, aqn.in_dtype))
         else:
-            y = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            y = _clean(self, noise, super().forward, x, *args, **kwargs)  # type: ignore[misc]
         return noisy_output(noise, y, now, self)
 
 
 class _NoisyActivation:
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        noise: LayerNoise = getattr(self, ATTRIBUTE)
-        now = noise.context.rows_of(x, noise.site.name)
+    @while_noisy
+    def forward(self, noise: LayerNoise, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        now = noise.context.rows_of(x, noise)
         x = noisy_input(noise, x, now)
-        y = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        y = _clean(self, noise, super().forward, x, *args, **kwargs)  # type: ignore[misc]
         return noisy_output(noise, y, now)
 
 
@@ -214,6 +274,8 @@ MIXINS: dict[str, type] = {
 }
 """The forward of each sort of module; hf/experts.py adds `experts` and `router`, hf/scores.py
 `attention`."""
+ADOPTING = ("linear", "norm", "activation")
+"""Sorts whose noisy forward can call another one than the class's."""
 
 
 @cache
@@ -249,8 +311,12 @@ def make_noisy(module: nn.Module, noise: Any, sort: str) -> None:
         sort: key of MIXINS.
     """
     object.__setattr__(module, ATTRIBUTE, noise)
-    own = own_class(type(module))
-    module.__class__ = rebased(type(module), own, noisy_class(own, sort))
+    cls: Any = type(module)
+    own = own_class(cls)
+    made: Any = rebased(cls, own, noisy_class(own, sort))
+    own_forward = take(module, cls.forward, made.forward, sort in ADOPTING)
+    object.__setattr__(module, OWN, own_forward)
+    module.__class__ = made
 
 
 def make_clean(module: nn.Module, cls: type | None = None) -> None:
@@ -263,5 +329,8 @@ def make_clean(module: nn.Module, cls: type | None = None) -> None:
     Raises:
         ConfigError: as `clean_type`.
     """
-    module.__class__ = cls or clean_type(module)
+    cls = cls or clean_type(module)
+    give_back(module, module.__dict__[OWN], type(module).forward)
+    module.__class__ = cls
     module.__dict__.pop(ATTRIBUTE, None)
+    module.__dict__.pop(OWN, None)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from hetero_plugin.hf.copies import OfAModel
-from hetero_plugin.hf.layers import ATTRIBUTE, LayerNoise, is_noisy, layer_noise, make_noisy
+from hetero_plugin.hf.layers import ATTRIBUTE, LayerNoise, is_noisy, make_noisy
+from hetero_plugin.perturb import chain
 
 __all__ = ["Place", "Places", "reads_reference"]
 
@@ -28,8 +29,6 @@ class Place:
     parent: nn.Module
     leaf: str
     noise: LayerNoise
-    bare: LayerNoise
-    """The same without the attention's: of a projection inside a layer that reads it first."""
     stands: nn.Module | None = None
     """What stood there when the last pass began."""
     layers: list[nn.Module] = field(default_factory=list)
@@ -39,7 +38,7 @@ class Place:
         if self.parent._modules.get(self.leaf) is not self.stands:
             return True
         features = self.noise.site.features
-        return self.noise.is_head and any(one.out_features != features for one in self.layers)
+        return any(one.out_features != features for one in self.layers)
 
 
 class Places(OfAModel):
@@ -52,9 +51,11 @@ class Places(OfAModel):
         self._told = False
 
     def add(self, parent: nn.Module, leaf: str, noise: LayerNoise) -> None:
-        place = Place(parent, leaf, noise, replace(noise, attention=None))
-        self.places.append(place)
-        self._settle(place)
+        """A place that is looked at, if what may come to stand there matters."""
+        if noise.attention is not None or noise.site.kind == "lm_head":
+            place = Place(parent, leaf, noise)
+            self.places.append(place)
+            self._settle(place)
 
     def look(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook of the decoder: gives noise to what has come to stand at a place."""
@@ -70,40 +71,47 @@ class Places(OfAModel):
 
     def _settle(self, place: Place) -> None:
         now = place.parent._modules.get(place.leaf)
-        place.stands = now
+        place.stands, place.layers = now, []
         if now is None:
             return
-        ours = {id(place.noise), id(place.bare)}
-        place.layers = [one for one in now.modules() if id(one.__dict__.get(ATTRIBUTE)) in ours]
+        noise = place.noise
+        place.layers = [
+            one
+            for one in now.modules()
+            if one.__dict__.get(ATTRIBUTE) is noise and isinstance(one, nn.Linear)
+        ]
         for one in _stand_ins(now):
-            if not is_noisy(one) and type(one) is nn.Linear:
-                make_noisy(one, place.noise, "linear")
+            if type(one) is nn.Linear:
+                make_noisy(one, noise, "linear")
                 place.layers.append(one)
         if not place.layers:
             return  # it will not have run when the pass ends
         self._fit(place)
-        inside = now not in place.layers
-        if inside and place.noise.attention is not None and not is_noisy(now):
-            make_noisy(now, place.noise.attention, "adapted")
-        for one in place.layers:
-            object.__setattr__(one, ATTRIBUTE, place.bare if inside else place.noise)
+        if now not in place.layers and noise.attention is not None and not is_noisy(now):
+            make_noisy(now, noise, "adapted")
 
     def _fit(self, place: Place) -> None:
         """A head that was made larger or smaller: its columns keep their addresses."""
-        site = place.noise.site
+        noise, old = place.noise, place.noise.site
         sizes = {int(one.out_features) for one in place.layers}  # type: ignore[arg-type]
-        if not place.noise.is_head or sizes == {site.features}:
+        if len(sizes) > 1 or sizes == {old.features}:
             return
         (features,) = sizes
         log.info(
-            "hetero_noise: %s has %d outputs and had %d when the model was wrapped; the error of "
-            "each output is what it was",
-            site.name,
+            "hetero_noise: %s has %d outputs, and %d when the model was wrapped; the error of each "
+            "is what it was",
+            old.name,
             features,
-            site.features,
+            old.features,
         )
-        place.noise = layer_noise(replace(site, features=features), self.context)
-        place.bare = place.noise
+        site = replace(old, features=features)
+        output = chain(self.context.state, "output", [(site.name, features, 0)])
+        place.noise = replace(noise, site=site, output=output)
+        for one in place.layers:
+            object.__setattr__(one, ATTRIBUTE, place.noise)
+        for mark in noise.marks:
+            if self.context.places[mark][0] is old:
+                self.context.places[mark] = (site, place.layers[0])
 
     def _look_for_reference(self, decoder: nn.Module) -> None:
         if not any("peft_config" in vars(m) for m in self.context.attachment.holders):

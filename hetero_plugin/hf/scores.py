@@ -33,6 +33,7 @@ from hetero_plugin.hf.layers import (
     layer_noise,
     noisy_input,
     noisy_output,
+    while_noisy,
 )
 from hetero_plugin.sites import Site
 
@@ -54,6 +55,14 @@ class ScoresNoise(OfAModel):
     view: Any
     """The layer's configuration, as it sees it while it is noisy."""
 
+    @property
+    def site(self) -> Site:
+        return self.scores.site
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        return self.scores.marks + self.softmax.marks
+
     def needed(self, now: Pass) -> bool:
         """Whether anything has to happen between the operators."""
         return any(
@@ -72,7 +81,7 @@ def scores_noise(
         ConfigError: it does not run eager attention, or computes it in a way of its own.
     """
     _check(attention, sites[0].name)
-    scores, softmax = (layer_noise(site, context) for site in sites)
+    scores, softmax = (layer_noise(site, context, attention) for site in sites)
     return ScoresNoise(context, scores, softmax, _View(attention.config, sites[0].name))
 
 
@@ -158,7 +167,7 @@ def _forward(
     """What transformers' attention layers call under the name INTERFACE."""
     noise: ScoresNoise = getattr(module, ATTRIBUTE)
     batch, _, queries, _ = query.shape
-    now = noise.context.rows_of(query[:, 0], noise.scores.site.name)
+    now = noise.context.rows_of(query[:, 0], noise)
     more = {} if softcap is None else {"softcap": softcap}
     if not noise.needed(now):
         clean = _own(type(module).hetero_clean_class)
@@ -229,8 +238,8 @@ class _NoisyAttention:
         self.__dict__["config"] = value
         noise.view = _View(value, noise.scores.site.name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        noise: ScoresNoise = getattr(self, ATTRIBUTE)
+    @while_noisy
+    def forward(self, noise: ScoresNoise, *args: Any, **kwargs: Any) -> Any:
         for one in (*args, *kwargs.values()):
             if getattr(one, "is_compileable", False) is True:
                 raise ConfigError(

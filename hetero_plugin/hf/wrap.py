@@ -12,24 +12,19 @@ from torch import nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, of_whom, remove
-from hetero_plugin.hf.context import ForwardContext
+from hetero_plugin.hf.context import ForwardContext, Scope
 from hetero_plugin.hf.crosscheck import check_map
 from hetero_plugin.hf.discover import (
     Adapters,
     Found,
     adapter_modules,
-    canonical_name,
     discover,
     is_experts,
     is_router,
 )
 from hetero_plugin.hf.experts import check_router, experts_noise
-from hetero_plugin.hf.layers import (
-    LayerNoise,
-    is_noisy,
-    layer_noise,
-    make_noisy,
-)
+from hetero_plugin.hf.layers import LayerNoise, is_noisy, layer_noise, make_noisy
+from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, owner_path
 from hetero_plugin.hf.norms import offset_formula
 from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
@@ -45,23 +40,6 @@ def _device(model: nn.Module) -> torch.device:
         if parameter.device.type != "meta":
             return parameter.device
     return torch.device("cpu")
-
-
-def _decoder(model: nn.Module) -> nn.Module:
-    """The module that takes input_ids and owns the list of decoder layers.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for module in model.modules():
-        if isinstance(getattr(module, "layers", None), nn.ModuleList) and hasattr(
-            module, "embed_tokens"
-        ):
-            return module
-    raise ConfigError(
-        f"{type(model).__name__} has no decoder with `embed_tokens` and `layers`; hetero_noise "
-        "wraps decoder language models of transformers (Qwen2, Llama, Mistral, …)"
-    )
 
 
 def state_of(model: nn.Module) -> NoiseState:
@@ -107,13 +85,15 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
     if adapters != "adapter":
         check_map(model, spec, found)
     state = NoiseState(spec, [one.site for one in found], device=_device(model))
-    decoder = _decoder(model)
-    holders = [one for one in model.modules() if any(m is decoder for m in one.modules())]
-    attachment = Attachment(state, ForwardContext(state), found, model, holders, adapters)
-    attachment.context.attachment = attachment
+    top, decoder = decoder_of(model)
+    around = top.split(".") if top else []
+    holders = [model.get_submodule(".".join(around[:depth])) for depth in range(len(around))]
+    context = ForwardContext(state)
+    attachment = Attachment(state, context, found, model, [*holders, decoder], adapters)
+    context.attachment = attachment
     try:
         _install_layers(attachment, decoder)
-        _install_hooks(attachment, model, decoder)
+        _install_hooks(attachment, model)
     except Exception:
         remove(attachment, model)
         raise
@@ -136,7 +116,7 @@ def _tell_of_clean_adapters(model: nn.Module, attachment: Attachment) -> None:
     ]
     if clean:
         kinds = sorted(
-            {canonical_name(path).rpartition(".")[0].rpartition(".")[2] for path in clean}
+            {canonical_name(path, "").rpartition(".")[0].rpartition(".")[2] for path in clean}
         )
         log.info(
             "hetero_noise: %d adapter layers stay clean (%s) with adapters=%r; 'both' or 'adapter' "
@@ -158,8 +138,7 @@ def _install_layers(attachment: Attachment, decoder: nn.Module) -> None:
     for sites in by_module.values():
         if any(one.site.name in chosen | aqn for one in sites):
             _install(sites, context, aqn, places)
-    if places.places:
-        attachment.hooks.append(decoder.register_forward_pre_hook(places.look))
+    attachment.hooks.append(decoder.register_forward_pre_hook(places.look))
 
 
 def _install(sites: list[Found], context: ForwardContext, aqn: set[str], places: Places) -> None:
@@ -167,7 +146,7 @@ def _install(sites: list[Found], context: ForwardContext, aqn: set[str], places:
     noise, sort = _noise(sites, context, aqn)
     for module in (sites[0].module, *sites[0].copies):
         make_noisy(module, noise, sort)
-    if isinstance(noise, LayerNoise) and (noise.attention is not None or noise.is_head):
+    if isinstance(noise, LayerNoise) and not sites[0].optional:
         for parent, leaf in sites[0].places:
             places.add(parent, leaf, noise)
 
@@ -179,32 +158,46 @@ def _noise(sites: list[Found], context: ForwardContext, aqn: set[str]) -> tuple[
         return experts_noise(module, [one.site for one in sites], context), "experts"
     if sites[0].site.kind == SCORES:
         return scores_noise(module, [one.site for one in sites], context), "attention"
-    noises = {one.site.kind: layer_noise(one.site, context) for one in sites}
+    noises = {one.site.kind: layer_noise(one.site, context, module) for one in sites}
     attention = noises.pop("attention", None)
     ((kind, noise),) = noises.items()
     if is_router(module):
         check_router(module, noise.site.name)
         return noise, "router"
     noise.attention = attention
+    if attention is not None:
+        noise.marks += attention.marks
     if noise.site.name in aqn:
         noise.formula = offset_formula(module, noise.site.name)
     return noise, "linear" if isinstance(module, nn.Linear) else kind
 
 
-def _install_hooks(attachment: Attachment, model: nn.Module, decoder: nn.Module) -> None:
-    context = attachment.context
-    hooks = attachment.hooks
-    context.hook = decoder.register_forward_pre_hook(context.enter_model, with_kwargs=True)
-    hooks.append(context.hook)
+def _install_hooks(attachment: Attachment, model: nn.Module) -> None:
+    context, hooks = attachment.context, attachment.hooks
+    top, decoder = decoder_of(model)
+    marks = {site.name: mark for mark, (site, _) in enumerate(context.places)}
+    needed = [one for one in attachment.found if one.site.name in marks and not one.optional]
+    inside = [one for one in needed if is_inside(one.path, top)]
+    context.inside = tuple(marks[one.site.name] for one in inside)
+
+    def follow(module: nn.Module, enter: Any, leave: Any) -> None:
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
+
+    follow(decoder, context.enter_model, context.leave_model)
+    context.hooks = tuple(hooks)
     for layer in decoder.layers:  # type: ignore[union-attr]
-        hooks.append(layer.register_forward_pre_hook(context.enter_layer, with_kwargs=True))
-    owner = next((m for m in model.modules() if m._modules.get("lm_head") is not None), None)
-    if owner is not None:
-        slots = attachment.state.slots
-        context.heads = tuple(slot.index for slot in slots if slot.site.kind == "lm_head")
-        hooks.append(owner.register_forward_pre_hook(context.enter_head, with_kwargs=True))
-    outermost = decoder if owner is None else owner
-    hooks.append(outermost.register_forward_hook(context.leave, always_call=True))
+        follow(layer, context.enter_layer, context.leave_layer)
+    around = top.split(".") if top else []
+    for depth in range(len(around)):
+        path = ".".join(around[:depth])
+        heads = [
+            marks[one.site.name]
+            for one in needed
+            if one not in inside and owner_path(one.path, top) == path
+        ]
+        scope = Scope(context, heads)
+        follow(model.get_submodule(path), scope.enter, scope.leave)
 
 
 def unwrap(model: M) -> M:

@@ -145,6 +145,7 @@ def everything() -> list[Fault]:
         hf_state,
         hf_values,
         lora_faults,
+        peft_second,
         records,
         tp_faults,
         verl_faults,

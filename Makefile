@@ -4,11 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Tests run in so many processes side by side; a verl run takes up to 8 GB. 0: in make's own.
 LANES ?= $(shell awk '/MemTotal/ { print ($$2 > 14e6) ? 2 : 1 }' /proc/meminfo 2>/dev/null || echo 1)
+# What `make test` also runs with, in the short form of `make compat`: the version that verl pins.
+# COMPAT= leaves it out; so do ARGS.
+COMPAT ?= 0.24.0
 # Engines start programs that the environment brings along (ninja).
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env compiler demo demo-full test lint format clean
+.PHONY: help env compiler demo demo-full test compat lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,9 +30,14 @@ demo: compiler env ## train, evaluate and report the miniature, short form
 demo-full: compiler env ## the miniature, trained long enough to see an effect
 	$(BIN)/hetero-noise demo --full
 
-test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl
+test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; then compat, short, of COMPAT
 	$(BIN)/python -m pytest --timeout=900 --durations=15 \
 	  -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(if $(strip $(ARGS)),,$(foreach version,$(COMPAT),\
+	  $(MAKE) --no-print-directory compat VLLM=$(version) SHORT=1 &&) true)
+
+compat: compiler ## the marked tests with another vLLM: VLLM=0.24.0, 0.29.0, 0.32.0; SHORT=1
+	@VENV=$(VENV) LANES=$(LANES) bash scripts/compat.sh '$(VLLM)' $(if $(SHORT),short)
 
 lint: env ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -40,6 +48,6 @@ format: env ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove caches and build outputs; keeps .venv and runs
+clean: ## remove caches and build outputs; keeps environments and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from hetero_plugin.config_aqn import AQNConfig
-from hetero_plugin.config_errors import ConfigError, did_you_mean
-from hetero_plugin.config_model import Frozen, Seed, plain
+from hetero_plugin.config_errors import ConfigError, did_you_mean, shown
+from hetero_plugin.config_model import Frozen, Seed, plain, table_number, whole_step
 from hetero_plugin.config_read import check_size, read_json, read_yaml
 from hetero_plugin.config_rule import ERROR_MODELS, NoiseRule
 
@@ -30,6 +30,8 @@ __all__ = [
     "NoiseRule",
     "preset",
     "resolve",
+    "table_number",
+    "whole_step",
 ]
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ _RULE_KEYS = tuple(NoiseRule.model_fields)
 def _check_preset(name: Any) -> dict[str, Any]:
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(
-            f"preset: got {name!r}, which is not a preset.{did_you_mean(str(name), PRESETS)} "
+            f"preset: got {shown(name)}, which is not a preset.{did_you_mean(name, PRESETS)} "
             f"There are: {', '.join(PRESETS)}."
         )
     return dict(PRESETS[name])
@@ -214,8 +216,8 @@ def _parse(value: Any) -> NoiseConfig:
             f'{{"scale": 0.05}}, or the path of a .json or .yaml file.{did_you_mean(text, PRESETS)}'
         )
     raise ConfigError(
-        f"got {value!r} ({type(value).__name__}); it should be a NoiseConfig, a mapping, the name "
-        "of a preset, JSON text or a path."
+        f"got {shown(value)} ({type(value).__name__}); it should be a NoiseConfig, a mapping, the "
+        "name of a preset, JSON text or a path."
     )
 
 
@@ -229,7 +231,8 @@ def _read(path: Path) -> NoiseConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
-        raise ConfigError(f"{path}: can't be read: {error}.") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: can't be read: {why}.") from None
     return NoiseConfig.parse(_mapping(text, str(path), form), where=str(path))
 
 

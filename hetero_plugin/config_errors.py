@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-__all__ = ["ConfigError", "did_you_mean", "explain"]
+__all__ = ["ConfigError", "did_you_mean", "explain", "shown"]
+
+_MOST_SHOWN = 200
 
 
 class ConfigError(ValueError):
@@ -28,8 +30,21 @@ class ConfigError(ValueError):
         return (type(self), (str(self), self.problems))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def shown(value: Any) -> str:
+    """``repr`` of what a user gave, for an error: never long, never an error of its own."""
+    if isinstance(value, int) and value.bit_length() > 512:
+        return f"a whole number of {value.bit_length()} bits"  # Python prints none of 4,301 digits
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # such a number, or too many levels, inside of it
+        return f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
     """' Did you mean …?' with the close matches of ``word``, or an empty string."""
+    if not isinstance(word, str):
+        return ""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
@@ -67,7 +82,7 @@ def _problems(error: ValidationError, keys: Mapping[str, Any]) -> list[tuple[str
             found.append((place, str(cause)))
         else:
             want = item["msg"].removeprefix("Input should be ")
-            found.append((place, f"got {item['input']!r}; it should be {want}."))
+            found.append((place, f"got {shown(item['input'])}; it should be {want}."))
     return found
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from hetero_plugin.config_errors import ConfigError, explain
+from hetero_plugin.config_errors import ConfigError, explain, shown
 
-__all__ = ["Frozen", "Number", "Seed", "no_bool", "plain"]
+__all__ = ["Frozen", "Number", "Seed", "no_bool", "plain", "table_number", "whole_step"]
+
+# Scales and σ are kept in float32 tables. A number above the largest is infinite there; one below
+# the smallest normal is 0, or is taken for 0 by a processor that flushes what is not normal.
+_SMALLEST, _LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 
 
 def no_bool(value: Any) -> Any:
@@ -24,11 +29,55 @@ def no_bool(value: Any) -> Any:
 def _finite(value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ConfigError(f"got {value!r}; it should be a finite number ≥ 0.")
+    if value > _LARGEST:
+        raise ConfigError(
+            f"got {value!r}, which is infinite in float32, where it is kept; it should be at most "
+            f"{_LARGEST:.3g}."
+        )
     return value + 0.0  # -0.0 equals 0.0 and must have its fingerprint
 
 
 Number = Annotated[float, BeforeValidator(no_bool), AfterValidator(_finite)]
-"""A finite number ≥ 0. Text such as '5e-2' is taken, since YAML reads that as text."""
+"""A number ≥ 0 that is finite in float32. Text such as '5e-2' is taken, since YAML reads that as
+text."""
+
+
+def table_number(name: str, value: Any) -> float:
+    """A scale or σ on its way into a table.
+
+    Raises:
+        ConfigError: no number ≥ 0, or not 0 and beyond what float32 holds: it would be infinite
+            there, or 0, which would be a clean run under the name of a noisy one.
+    """
+    try:
+        number = float(no_bool(value))
+        if not (math.isfinite(number) and number >= 0):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name} is {shown(value)}; it must be a finite number >= 0") from None
+    if number and not _SMALLEST <= number <= _LARGEST:
+        becomes = "infinite" if number > _LARGEST else "0"
+        raise ConfigError(
+            f"{name} is {number!r}, which is {becomes} in the float32 table that it is kept in; it "
+            f"must be 0 or lie between {_SMALLEST:.3g} and {_LARGEST:.3g}"
+        )
+    return number + 0.0
+
+
+def whole_step(value: Any) -> int:
+    """A noise step as an int: 0 … 2⁶³ − 1, since others would share the draw of one of these.
+
+    Raises:
+        ConfigError: it is anything else.
+    """
+    try:
+        whole = int(value) if isinstance(value, float) else operator.index(no_bool(value))
+        if whole == value and 0 <= whole < 2**63:
+            return whole
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"step: got {shown(value)}; it should be a whole number from 0 to 2⁶³ − 1.")
+
 
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 """A seed: 0 … 2⁶³ − 1, what an int64 tensor holds."""
@@ -39,7 +88,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {k if isinstance(k, str) else shown(k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(v) for v in value]
     return value

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetero_plugin.config_errors import ConfigError
+from hetero_plugin.config_yaml import load
 
 __all__ = ["check_size", "read_json", "read_yaml"]
 
@@ -66,33 +67,17 @@ def read_json(text: str) -> Any:
 
 
 def read_yaml(text: str) -> Any:
-    """The data of YAML text; tags other than YAML's own are refused.
+    """The data of YAML text, plain types only; weighed before it unfolds (``config_yaml``).
 
     Raises:
         ConfigError: not YAML, a key twice in one mapping, too much of it, or no PyYAML.
     """
     try:
-        import yaml
+        data = load(text, _MOST_VALUES, _MOST_LEVELS)
     except ImportError:
         raise ConfigError(
             "reading YAML needs PyYAML: pip install 'hetero-plugin[hf]'; or write the "
             "specification as JSON."
         ) from None
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            # Before merge keys (<<) are unfolded: what they bring may be given again.
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            _once([(key, None) for key in keys if key != "<<"])
-            return super().construct_mapping(node, deep=deep)
-
-    try:
-        data = yaml.load(text, Loader=Loader)
-    except RecursionError:
-        raise ConfigError(_TOO_MUCH) from None
-    except ConfigError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise ConfigError(f"not valid YAML: {error}.") from None
     check_size(data)
     return data

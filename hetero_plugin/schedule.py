@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hetero_plugin.config_errors import ConfigError
+from hetero_plugin.config_errors import ConfigError, shown
 
 __all__ = [
     "constant",
@@ -33,9 +33,11 @@ __all__ = [
 def check_step(step: int) -> int:
     """Raises ConfigError unless ``step`` is an integer ≥ 0."""
     if isinstance(step, bool) or not isinstance(step, int):
-        raise ConfigError(f"step: got {step!r}; it should be an integer ≥ 0.")
+        raise ConfigError(f"step: got {shown(step)}; it should be an integer ≥ 0.")
     if step < 0:
-        raise ConfigError(f"step: got {step}; steps count from 0.")
+        raise ConfigError(f"step: got {shown(step)}; steps count from 0.")
+    if step >= 2**63:
+        raise ConfigError(f"step: got {shown(step)}; no draw is addressed by a step ≥ 2⁶³.")
     return step
 
 

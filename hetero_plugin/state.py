@@ -7,7 +7,6 @@ captured graph that read them once follows every later setting without being com
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,83 +16,15 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
-from hetero_plugin.errors.resolution import half_ulp, share_changed
+from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, table_number, whole_step
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
+from hetero_plugin.state_aqn import AQNState
+from hetero_plugin.state_copies import own
 from hetero_plugin.state_digest import digest
 from hetero_plugin.state_slots import Phase, Slot, check_point, streams
+from hetero_plugin.state_words import tell_of_a_clean_copy, warn_of_rules
 
-log = logging.getLogger("hetero_noise")
-
-
-class AQNState:
-    """The float32 offsets that AQN adds to RMSNorm weights, one flat tensor, one view a norm."""
-
-    def __init__(self, sites: Sequence[Site], device: torch.device) -> None:
-        self.sites = tuple(sites)
-        self._spans: dict[str, tuple[int, int]] = {}
-        start = 0
-        for site in self.sites:
-            self._spans[site.name] = (start, start + site.weight_features)
-            start += site.weight_features
-        with torch.inference_mode(False):
-            self.offsets = torch.zeros(start, dtype=torch.float32, device=device)
-        self._make_views()
-        self._seen: tuple[int, bool] | None = None
-        self.sigma = 0.0
-        self.step: int | None = None
-        self.in_dtype = False
-        """``precision: param``: norms add the offset in their weight's own dtype."""
-
-    def _make_views(self) -> None:
-        with torch.inference_mode(False):
-            self._views = {name: self.offsets[a:b] for name, (a, b) in self._spans.items()}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._spans
-
-    def view(self, name: str, offsets: Tensor | None = None) -> Tensor:
-        """The offset of one norm, float32 [weight_features]: a view into `offsets`.
-
-        Args:
-            name: its site.
-            offsets: a copy of `offsets` to look into instead.
-        """
-        if offsets is None:
-            return self._views[name]
-        start, end = self._spans[name]
-        return offsets[start:end]
-
-    @torch.no_grad()
-    def only(self, names: Sequence[str], sigma: float) -> None:
-        """Offsets of size ``sigma`` on these norms, none on the others; of no step.
-
-        For attestation. Their signs change along the features, because a norm that is scaled as a
-        whole may be undone by the next one.
-
-        Raises:
-            ConfigError: a name without an offset here.
-        """
-        missing = [name for name in names if name not in self]
-        if missing:
-            raise ConfigError(f"AQN has no offset at {', '.join(missing)}; its spec leaves it out")
-        self.offsets.zero_()
-        for name in names:
-            view = self.view(name)
-            view.copy_(sigma * torch.cos(torch.arange(view.numel(), device=view.device)))
-        self.sigma, self.step = sigma, None
-
-    def any(self) -> bool:
-        """Whether an offset is not 0: by the tensor, whoever wrote it, yet read once a change."""
-        version = self.offsets._version
-        if self._seen is None or self._seen[0] != version:
-            self._seen = version, bool(self.offsets.any())
-        return self._seen[1]
-
-    def to(self, device: torch.device) -> None:
-        self.offsets = self.offsets.to(device)
-        self._seen = None
-        self._make_views()
+__all__ = ["AQNState", "NoiseState", "Phase"]
 
 
 class NoiseState:
@@ -126,9 +57,13 @@ class NoiseState:
                         Slot(len(self.slots) + 1, chosen.site, rule_index, rule, stream)
                     )
         self._by_address = {(s.site.name, s.rule_index, s.stream): s.index for s in self.slots}
+        for index, rule in enumerate(config.rules):
+            table_number(f"rules[{index}].scale", rule.scale)
         self._base = [0.0] + [slot.rule.scale for slot in self.slots]
         self._on = [True] * (len(self.slots) + 1)
-        self.enabled = True
+        self._switch = True
+        self._aqn_switch = True
+        self._holds: list[object] = []
         self.phase: Phase | None = None
         self.step = 0
         with torch.inference_mode(False):
@@ -143,6 +78,16 @@ class NoiseState:
         self.set_step(0)
         self.stepped = False
         """Whether anybody has set the noise step since."""
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(own(attributes))
+        self.device = self.scales.device  # torch.load may have moved them
+        if self._holds:
+            # The `disabled` that is open ends for the original alone; a copy is as clean as what
+            # was copied, and can be switched on.
+            self._holds, self._switch = [], False
+            tell_of_a_clean_copy()
+        self._write_scales()
 
     # ---- addresses ----
 
@@ -173,6 +118,7 @@ class NoiseState:
                 )
             self.aqn = AQNState(norms, self.device)
             self.aqn.in_dtype = config.precision == "param"
+            self.aqn.gate(self.aqn_enabled)
         return self.aqn
 
     # ---- settings, written in place ----
@@ -183,9 +129,10 @@ class NoiseState:
         return any(rule.phase != "both" for rule in self.config.rules)
 
     def _write_scales(self) -> None:
+        enabled = self.enabled
         values = [0.0] * len(self._base)
         for slot in self.slots:
-            if not self.enabled or not self._on[slot.index]:
+            if not enabled or not self._on[slot.index]:
                 continue
             if slot.rule.phase in ("both", self.phase):
                 values[slot.index] = self._base[slot.index]
@@ -194,11 +141,17 @@ class NoiseState:
                 # compiled code, where no Python is left that could ask.
                 values[slot.index] = math.nan
         self.live = tuple(value != 0 for value in values)  # NaN too
-        self.scales.copy_(torch.tensor(values, dtype=torch.float32))
+        self.scales.copy_(torch.tensor(values, dtype=torch.float32, device="cpu"))
+        if self.aqn is not None:
+            self.aqn.gate(self.aqn_enabled)
 
     def set_step(self, step: int) -> None:
-        """Sets the noise step: the resample key of ``resample: step``."""
-        self.step = int(step)
+        """Sets the noise step: the resample key of ``resample: step``.
+
+        Raises:
+            ConfigError: no whole number from 0 to 2⁶³ − 1.
+        """
+        self.step = whole_step(step)
         self.stepped = True
         self._write_clock()
 
@@ -212,10 +165,59 @@ class NoiseState:
             key = self.step if self.config.resample == "step" else None
             self.clock.fill_(random.clock_key(self.config.seed, key))
 
+    @property
+    def enabled(self) -> bool:
+        """Whether anything that is set is in force: switched on, and not inside `disabled`."""
+        return self._switch and not self._holds
+
+    @property
+    def aqn_enabled(self) -> bool:
+        """Whether the offsets that AQN sets are in force."""
+        return self.enabled and self._aqn_switch
+
     def set_enabled(self, enabled: bool) -> None:
-        """Off: every operator copies its input bit for bit."""
-        self.enabled = bool(enabled)
+        """Off: every operator copies its input bit for bit, and AQN's offsets are out of force."""
+        self._switch = bool(enabled)
         self._write_scales()
+
+    def set_aqn_enabled(self, enabled: bool) -> None:
+        """Switches AQN's offsets alone; what is set meanwhile is in force afterwards."""
+        self._aqn_switch = bool(enabled)
+        self._write_scales()
+
+    def hold(self) -> object:
+        """Puts all that is set out of force, whatever `set_enabled` says, until `release`.
+
+        Holds nest. What is set meanwhile, by whatever call, is in force afterwards.
+
+        Returns:
+            What `release` takes.
+        """
+        hold = object()
+        self._holds.append(hold)
+        self._write_scales()
+        return hold
+
+    def release(self, hold: object) -> None:
+        """Ends a hold; nothing happens where this state does not know it."""
+        self._holds = [one for one in self._holds if one is not hold]
+        self._write_scales()
+
+    def take_over(self, old: NoiseState) -> None:
+        """What the training loop has said to another state, which belongs to no spec.
+
+        From a state of the same spec and sites, as after a refused change, also the scales that
+        were set and AQN's offsets.
+        """
+        self.set_step(old.step)
+        self.stepped = old.stepped
+        self._switch, self._aqn_switch = old._switch, old._aqn_switch
+        self._holds = list(old._holds)
+        if self.fingerprint == old.fingerprint and self.sites == old.sites:
+            self._base, self._on = list(old._base), list(old._on)
+            if self.aqn is not None and old.aqn is not None and self.device == old.device:
+                self.aqn.restore(old.aqn.saved())
+        self.set_phase(old.phase)
 
     def set_phase(self, phase: Phase | None) -> None:
         """Says what the model is doing, for rules bound to a phase."""
@@ -252,8 +254,8 @@ class NoiseState:
         """
         if scale is None and enabled is None:
             raise ConfigError("set_scale needs a scale, enabled, or both")
-        if scale is not None and not (0.0 <= float(scale) < float("inf")):
-            raise ConfigError(f"scale is {scale!r}; it must be a finite number >= 0")
+        if scale is not None:
+            scale = table_number("scale", scale)
         hit = [
             slot
             for slot in self.slots
@@ -273,17 +275,17 @@ class NoiseState:
             )
         for slot in hit:
             if scale is not None:
-                self._base[slot.index] = float(scale)
+                self._base[slot.index] = scale
             if enabled is not None:
                 self._on[slot.index] = bool(enabled)
         self._write_scales()
         return len(hit)
 
     def reset_scales(self) -> None:
-        """Back to the scales of the spec, everything on."""
+        """Back to the scales of the spec, everything switched on; AQN's offsets stay as set."""
         self._base = [0.0] + [slot.rule.scale for slot in self.slots]
         self._on = [True] * len(self._base)
-        self.enabled = True
+        self._switch = self._aqn_switch = True
         self._write_scales()
 
     # ---- rows ----
@@ -349,6 +351,7 @@ class NoiseState:
             "seed": self.config.seed,
             "step": self.step,
             "sigma": self.aqn.sigma if self.aqn else None,
+            "aqn_enabled": self.aqn_enabled if self.aqn else None,
             "fingerprint": self.fingerprint,
             "kernel": kernel_of(self.device),
             "device": str(self.device),
@@ -357,22 +360,8 @@ class NoiseState:
         }
 
     def warn_swallowed(self, dtype: torch.dtype) -> None:
-        """Warns of rules whose error, rounded to nearest, mostly vanishes in this dtype."""
-        for index, rule in enumerate(self.config.rules):
-            if rule.rounding != "nearest" or rule.error != "relative_gaussian":
-                continue
-            if 0 < rule.scale < half_ulp(dtype):
-                share = share_changed(rule.scale, dtype)
-                log.warning(
-                    "hetero_noise: rules[%d] asks for a relative error of %g rounded to nearest, "
-                    "under half an ulp of %s (%.3g): it will change %.2f %% of the elements. "
-                    "Use rounding: stochastic, which realises it",
-                    index,
-                    rule.scale,
-                    str(dtype).removeprefix("torch."),
-                    half_ulp(dtype),
-                    100 * share,
-                )
+        """Warns of rules whose error mostly vanishes in this dtype, or leaves no gradient."""
+        warn_of_rules(self.config, dtype)
 
     def describe(self, where: str) -> str:
         """The one line that every noisy process says."""

@@ -8,6 +8,8 @@ Downloads each wheel with pip, one at a time (some 500 MB), and looks by AST for
 - every patch target of hetero_plugin/vllm/patches.py, with the parameters that it relies on;
 - every function that is called or overridden with parameters by name;
 - every name that hetero_plugin imports from vLLM;
+- every attribute that it reads from an object of vLLM whose class can be told from the source, and
+  methods of an object that it calls on the class (wheel_reads.py);
 - the extension points: plugin groups, `additional_config` in the compile hash.
 
 Prints a table for each version, and exits with 1 if something is missing in any.
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 PACKAGE = ROOT / "hetero_plugin"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -54,9 +56,15 @@ CALLED = (
     (f"{LAYERS}.attention", "Attention", "forward", "query key value"),
     ("vllm.ir.ops.layernorm", "", "rms_norm", "x weight epsilon variance_size"),
     ("vllm.ir.ops.layernorm", "", "fused_add_rms_norm", "x x_residual weight epsilon"),
-    ("vllm.v1.engine.core", "EngineCore", "reset_prefix_cache", "reset_running_requests"),
+    ("vllm.v1.engine.core", "EngineCore", "reset_prefix_cache",
+     "reset_running_requests reset_connector"),
+    ("vllm.v1.core.sched.scheduler", "Scheduler", "reset_prefix_cache",
+     "reset_running_requests reset_connector"),
+    ("vllm.distributed.kv_transfer.kv_connector.v1.base", "KVConnectorBase_V1", "reset_cache", ""),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "pause_generation", "mode clear_cache"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "resume_generation", ""),
+    ("vllm.v1.engine.async_llm", "AsyncLLM", "is_paused", ""),
+    ("vllm.v1.engine.core_client", "AsyncMPClient", "_call_utility_async", "method engine"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "reset_prefix_cache", ""),
     ("vllm.v1.engine.core_client", "BackgroundResources", "__call__", ""),
 )  # fmt: skip
@@ -189,17 +197,38 @@ def imported() -> Iterator[tuple[str, str, str]]:
                     yield str(path.relative_to(PACKAGE)), str(node.module), alias.name
 
 
+def package_sources(root: Path = PACKAGE) -> dict[str, str]:
+    """The text of each file of the package, by its path."""
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(root.rglob("*.py"))}
+
+
+def check_reads(wheel: Wheel, sources: dict[str, str]) -> list[Row]:
+    """Every attribute that is read from an object of vLLM, looked up in a wheel."""
+    from wheel_reads import Classes, reads
+
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for read, wrong in reads(sources, Classes(wheel)):
+        what = f"{'.'.join(read.held.cls)}.{read.name}"
+        places.setdefault((what, wrong, read.held.cls[1]), []).append(read.place)
+    return [
+        Row("read", what, not wrong, f"{wrong}; in {', '.join(found)}" if wrong else "")
+        for (what, wrong, _), found in sorted(places.items())
+    ]
+
+
 def check(wheel: Wheel) -> list[Row]:
     """Everything that is relied on, looked up in a wheel."""
     from hetero_plugin.vllm import patches
 
-    rows = []
+    rows = check_reads(wheel, package_sources())
     for target in patches.WRAPPED + patches.SERVED + patches.FOLLOWED:
         function = wheel.method(target.module, target.owner, target.name)
         found = () if function is None else parameters(function)
         kinds = {ast.unparse(d) for d in function.decorator_list} if function else set()
-        expected = ("cls", *target.parameters) if "classmethod" in kinds else target.parameters
-        ok = function is not None and found == expected
+        expected = target.parameters
+        if expected is not None and "classmethod" in kinds:
+            expected = ("cls", *expected)
+        ok = function is not None and expected in (None, found)
         detail = "" if ok else "gone" if function is None else f"takes ({', '.join(found)})"
         rows.append(Row("patch target", str(target), ok, detail))
     for module, owner, name, needs in CALLED:
@@ -239,7 +268,7 @@ def report(version: str, rows: list[Row]) -> int:
     print(f"\nvllm {version}")
     missing = [row for row in rows if not row.found]
     needed = [row for row in missing if not any(word in row.where for word in WITHOUT_IT)]
-    for what in ("patch target", "called", "extension point", "import"):
+    for what in ("patch target", "called", "extension point", "import", "read"):
         mine = [row for row in rows if row.what == what]
         print(f"  {what:17} {sum(row.found for row in mine):3} of {len(mine):3}")
     for row in missing:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes the environment that the Makefile's targets run in, or leaves the one there as it is.
 #
-# usage: scripts/env.sh [folder, default .venv]
+# usage: scripts/env.sh [folder, default .venv] [lock, default requirements/cpu.txt]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
-lock=requirements/cpu.txt
+lock=${2:-requirements/cpu.txt}
 stamp=$venv/.hetero-ready
 
 fail() { printf 'make env: error: %s\n' "$*" >&2; exit 1; }

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests import compat
+
 # TRL, once some test imports it, turns vLLM's log down to errors unless this is set, for every
 # engine that is started afterwards; tests read in those logs what an engine says of itself.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
@@ -33,6 +35,7 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _rank(item.nodeid))
     _skip_gpu(items)
+    compat.note(items)
 
 
 def _rank(nodeid: str) -> int:
@@ -55,11 +58,24 @@ def _skip_gpu(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if "test_fault_is_noticed[" in report.nodeid and (report.when == "call" or report.failed):
         _faults[report.nodeid] = report.outcome
+    compat.record(report)
+
+
+@pytest.hookimpl
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A check of `make compat` that no test carries any more has not passed."""
+    controls = not hasattr(session.config, "workerinput")
+    if controls and compat.asked(session.config) and compat.lost(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The count of the fault matrix (tests/faults/registry.py)."""
+    """The count of the fault matrix (tests/faults/registry.py); the table of `make compat`."""
+    if compat.asked(terminalreporter.config):
+        terminalreporter.section("compat")
+        for line in compat.lines():
+            terminalreporter.write_line(line)
     if _faults:
         caught = sum(outcome == "passed" for outcome in _faults.values())
         silent = sum(outcome == "failed" for outcome in _faults.values())

@@ -29,7 +29,9 @@ class AQNController:
             sites = self.offsets.sites
             self._width = max(site.weight_features for site in sites)
             self._site_keys = torch.tensor(
-                [random.site_key(site.name, "aqn") for site in sites], dtype=torch.int64
+                [random.site_key(site.name, "aqn") for site in sites],
+                dtype=torch.int64,
+                device="cpu",
             )
             self._uniform = all(site.weight_features == self._width for site in sites)
 
@@ -50,23 +52,20 @@ class AQNController:
         )
 
     @torch.no_grad()
-    def step(self, step: int) -> float:
-        """Sets σ and z of a training step; replaces what was there.
+    def step(self, step: int, sigma: float | None = None) -> float:
+        """Sets σ and z of a training step; replaces what was set.
+
+        Args:
+            step: from 0.
+            sigma: σ, in units of the weight; default: the schedule's.
 
         Returns:
             σ of that step (0 in a warm-up stage: then the offsets are exactly 0).
         """
-        sigma = self.config.sigma(step)
-        offsets = self.offsets
-        if sigma == 0.0:
-            offsets.offsets.zero_()
-        else:
-            offsets.offsets.copy_(self.noise(step).mul_(sigma))
-        offsets.sigma, offsets.step = sigma, step
+        sigma = self.config.sigma(step) if sigma is None else sigma
+        self.offsets.write(self.noise(step).mul_(sigma) if sigma else None, sigma, step)
         return sigma
 
-    @torch.no_grad()
     def off(self) -> None:
         """No offset: the clean weights, bit for bit."""
-        self.offsets.offsets.zero_()
-        self.offsets.sigma, self.offsets.step = 0.0, None
+        self.offsets.write(None)

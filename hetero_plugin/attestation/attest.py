@@ -7,8 +7,9 @@ A probe runs fixed prompts through an engine and returns log-probabilities. With
 3. everything at its configured scale must change the output;
 4. everything off again must be clean again, and the configured scales are put back.
 
-Where the specification has AQN, the same is done with the offset of each noisy norm, and where the
-path allows (Hugging Face, eager) the error that was really added is measured beside what was asked.
+Where the specification has AQN, the same is done with the offset of each noisy norm, and the switch
+for everything has to put all offsets out of force. Where the path allows (Hugging Face, eager) the
+error that was really added is measured beside what was asked.
 
 Sites are tried one at a time. Trying them in groups (``group``) is faster and proves less: a group
 whose output changes shows that *one* of its members works, not that each does; the record says so.
@@ -94,6 +95,14 @@ class AQNProbe(Protocol):
 
     def only_aqn(self, norms: Sequence[str], sigma: float) -> None:
         """Offsets of size ``sigma`` on these norms, and nothing else on."""
+
+
+@runtime_checkable
+class GatedProbe(Protocol):
+    """A probe of an engine whose noise can be switched off without being forgotten."""
+
+    def gated(self) -> np.ndarray:
+        """The output with everything switched off by the one switch there is, whatever is set."""
 
 
 @runtime_checkable
@@ -257,6 +266,10 @@ def _run(
             group=group,
             progress=lambda done: tell(len(found.expected) + done),
         )
+        if isinstance(probe, GatedProbe):
+            probe.only_aqn(found.norms, KNOCK_IN_SIGMA)
+            gated = probe.gated()
+            check("off is off under AQN", equal(off, gated), difference(off, gated))
     probe.configured()
     noisy = found.noisy = probe.output()
     if found.expected:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hetero_plugin.attestation.attest import ProbedSite
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.sites import select, sites_from_config
+from hetero_plugin.sites import Site, select, sites_from_config
 from hetero_plugin.state import Phase
 
 PROMPTS = 4
@@ -31,17 +31,21 @@ def expected_sites(
     hf_config: Mapping[str, object],
     phase: Phase,
     directions: Sequence[str] = ("forward", "both"),
+    sites: Sequence[Site] | None = None,
 ) -> list[ProbedSite]:
     """Sites whose noise a probe must see: selected, in this phase, in one of the directions.
 
     Worked out from the model's configuration, without asking the engine.
+
+    Args:
+        sites: of the model, where they are not those of a causal language model.
 
     Raises:
         UnknownArchitectureError: the model's family has no map of sites.
         ConfigError: a target that matches no site.
     """
     found = []
-    for chosen in select(config, sites_from_config(hf_config)):
+    for chosen in select(config, sites_from_config(hf_config) if sites is None else sites):
         scales = [
             rule.scale
             for _, rule in chosen.rules
@@ -57,12 +61,14 @@ def comparable_sites(
     expected: Sequence[ProbedSite],
     config: NoiseConfig,
     hf_config: Mapping[str, object],
+    sites: Sequence[Site] | None = None,
 ) -> list[str]:
     """The engine's sites without those the spec selects for another phase or direction.
 
     What is left should be the expected sites: one fewer is a lost site, one more is noise where
     nobody asked for it.
     """
-    selected = {chosen.site.name for chosen in select(config, sites_from_config(hf_config))}
+    there = sites_from_config(hf_config) if sites is None else sites
+    selected = {chosen.site.name for chosen in select(config, there)}
     elsewhere = selected - {site.name for site in expected}
     return [name for name in engine_sites if name not in elsewhere]

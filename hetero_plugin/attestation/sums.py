@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
+
+ELEMENTS = 1 << 20
+"""Elements of a tensor that are summed at a time, in float64: at most about 50 MiB of copies,
+whatever the tensor's size."""
 
 
 @dataclass
@@ -21,8 +26,13 @@ class Realised:
     relative_square: float = 0.0  # sum of (e / x)^2 where x != 0
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        """Counts a pair of tensors of one shape, before and after the error."""
-        x, y = before.detach().double(), after.detach().double()
+        """Counts a pair of tensors of one shape, before and after the error: all their elements, a
+        part at a time."""
+        for x, y in _parts(before.detach(), after.detach()):
+            self._add(x, y)
+
+    def _add(self, before: Tensor, after: Tensor) -> None:
+        x, y = before.double(), after.double()
         e = y - x
         present = x != 0
         self.elements += x.numel()
@@ -53,3 +63,14 @@ class Realised:
             "changed": self.changed / n,
             "sqnr_db": 10 * math.log10(self.signal_square / self.error_square) if noisy else None,
         }
+
+
+def _parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The two in views of at most `ELEMENTS` elements, cut alike."""
+    if x.numel() <= ELEMENTS:
+        yield x, y
+        return
+    dim = max(range(x.ndim), key=lambda d: x.shape[d])
+    size = max(1, x.shape[dim] * ELEMENTS // x.numel())
+    for a, b in zip(x.split(size, dim), y.split(size, dim), strict=True):
+        yield from _parts(a, b)

@@ -60,6 +60,11 @@ def _run(name: str, args: list[str]) -> None:
         if "pip install" not in str(error):
             raise
         _fail(name, error)
+    except OSError as error:
+        # A file or folder that the system refuses, by name; without one it is a fault of ours.
+        if error.filename is None:
+            raise
+        _fail(name, OSError(f"{error.filename}: {error.strerror}"))
 
 
 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -61,16 +62,21 @@ def command(
     """
     from hetero_plugin.attestation import attest
     from hetero_plugin.cli.screen import Bars, print_attestation
-    from hetero_plugin.evaluation import attest_faults, results
+    from hetero_plugin.evaluation import attest_faults, checkpoints, files
 
     if group < 1:
         raise ConfigError(f"--group {group}: it should be an integer ≥ 1.")
-    if out is not None and out.exists():
-        raise ConfigError(f"--out {out}: is there already; a record is not written over another.")
+    if out is not None:
+        if os.path.lexists(out):
+            raise ConfigError(
+                f"--out {out}: is there already; a record is not written over another."
+            )
+        files.check_target(out)
     fault = None if inject is None else attest_faults.parse(inject, engine.value)
     hf_config = read_model_config(str(model))
     if not model.is_dir():
         raise ConfigError(f"--model {model}: attestation runs the model; give its folder")
+    checkpoints.check_weights(model)
     spec = resolve(
         argument=spec_from_options(preset, config, scale),
         model_config=hf_config.get("quantization_config"),
@@ -90,9 +96,15 @@ def command(
             group=group,
             fault=fault,
         )
-    if out is not None:
-        results.write_json(out, record)
     print_attestation(record, every_site=not brief)
+    if out is not None:
+        written = files.write_new(out, record)
+        if written != out:
+            print(
+                f"--out {out}: has appeared meanwhile and was left alone; the record is in "
+                f"{written}",
+                file=sys.stderr,
+            )
     found = attest.problems(record, spec.fingerprint)
     if found:
         print("REFUSED:\n  " + "\n  ".join(found), file=sys.stderr)
@@ -145,7 +157,13 @@ def _hf(
     from hetero_plugin.hf.attest import HFProbe
 
     bars.update("loading", 0, 1)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    except Exception as error:  # whatever the loader of a damaged file raises
+        said = " ".join(str(error).split())[:400]
+        raise ConfigError(
+            f"--model {model}: can't be loaded ({type(error).__name__}: {said})."
+        ) from error
     probe = HFProbe.wrapping(loaded, spec, compiled=compiled)
     bars.update("loading", 1, 1)
     if fault is not None:
@@ -166,7 +184,7 @@ def _vllm(
     fault: tuple[str, str | None] | None,
 ) -> dict[str, Any]:
     from hetero_plugin.attestation import attest
-    from hetero_plugin.evaluation import attest_faults, vllm_eval
+    from hetero_plugin.evaluation import attest_faults, checkpoints, vllm_eval
     from hetero_plugin.vllm.attest import VLLMProbe, prompt_logprobs
 
     length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
@@ -176,6 +194,7 @@ def _vllm(
         **vllm_eval.cpu_arguments(hf_config, length, 8),
         **arguments,
     }
+    checkpoints.tokenizer(model)  # vLLM's own failure to load it is far from its name
     reference = None
     if plain_engine:
         bars.update("starting an engine without the plugin", 0, 1)

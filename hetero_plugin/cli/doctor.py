@@ -170,10 +170,11 @@ def _machine() -> Iterator[Finding]:
 
 
 def _kernel() -> Iterator[Finding]:
-    from hetero_plugin.kernels import KERNEL, build
+    from hetero_plugin.kernels import KERNEL, WHY_REFERENCE, build
 
     try:
-        yield Finding(GOOD, "compiler", build.compiler())
+        name = build.compiler()
+        yield Finding(GOOD, "compiler", f"{name}, {build.compiler_version(name).splitlines()[0]}")
     except build.NoCompiler:
         yield Finding(
             BROKEN,
@@ -181,12 +182,37 @@ def _kernel() -> Iterator[Finding]:
             "no C++ compiler: vLLM can't compile on a CPU, and the noise takes the slow path",
             "apt-get install g++, or set CXX",
         )
+    except (build.BuildFailed, OSError, IndexError) as error:
+        yield Finding(BROKEN, "compiler", f"{' '.join(str(error).split())}", "set CXX to another")
+    yield _kernel_cache()
     if KERNEL != "reference":
         yield Finding(GOOD, "kernel", KERNEL)
     elif os.environ.get("HETERO_NOISE_KERNEL") == "reference":
         yield Finding(GOOD, "kernel", "reference, as HETERO_NOISE_KERNEL says")
     else:
-        yield Finding(BROKEN, "kernel", "reference: right but slow", "see the compiler above")
+        why = WHY_REFERENCE.splitlines()[0][:200]
+        yield Finding(BROKEN, "kernel", f"reference: right but slow: {why}", "see the lines above")
+
+
+def _kernel_cache() -> Finding:
+    """The folder that the built kernel is loaded from: whose it is, and who can write there."""
+    from hetero_plugin.kernels import cache
+
+    try:
+        folder = cache.folder()
+        cache.check(folder)
+        for library in sorted(folder.glob("hetero_noise_*.so")):
+            cache.usable(library)
+    except FileNotFoundError:
+        return Finding(GOOD, "kernel cache", f"{folder} is not there yet")
+    except (RuntimeError, OSError) as error:
+        return Finding(BROKEN, "kernel cache", str(error))
+    if not os.access(folder, os.W_OK):
+        return Finding(LACKING, "kernel cache", f"{folder} can't be written", _CACHE_REMEDY)
+    return Finding(GOOD, "kernel cache", str(folder))
+
+
+_CACHE_REMEDY = "a kernel that is not in it can't be built; HETERO_NOISE_CACHE names another folder"
 
 
 def _vllm() -> Iterator[Finding]:
@@ -201,6 +227,13 @@ def _vllm() -> Iterator[Finding]:
         yield Finding(BROKEN, "vLLM", f"{type(error).__name__}: {error}", remedy)
         return
     yield Finding(GOOD, "vLLM", "takes the plugin's quantization method, arguments and calls")
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from hetero_plugin.vllm.connectors import takes_connector
+
+    if not takes_connector(Scheduler.reset_prefix_cache):
+        detail = "this version can't empty KV connectors, so a noisy engine with one is refused"
+        yield Finding(LACKING, "vLLM", detail, "KV offloading needs vLLM 0.24 or later")
 
 
 def _verl() -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def command(
     margin: Annotated[
         float, typer.Option(help="Of the equivalence test; fixed before the first answer.")
     ] = 0.02,
-    tensor_parallel_size: Annotated[int, typer.Option(help="Of the engine.")] = 1,
+    tensor_parallel_size: Annotated[int, typer.Option(help="Of the engine.", min=1)] = 1,
     engine: Annotated[
         str | None, typer.Option(help="Further arguments of vllm.LLM, as JSON: '{\"…\": …}'.")
     ] = None,
@@ -88,7 +88,7 @@ def _numbers(text: str) -> list[float]:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--engine: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"--engine: got {type(value).__name__}; it should be an object")

@@ -15,17 +15,18 @@ wrote; so an interrupted run goes on where it was, and a damaged one repeats wha
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.demo.settings import LABELS, DemoSettings, digest
+from hetero_plugin.evaluation import files
 
 FORMAT = 1
 
@@ -35,11 +36,8 @@ class FolderError(ConfigError):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that no reader ever meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write JSON so that no reader, second writer or crash ever meets half of it."""
+    files.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def file_digest(path: Path) -> str:
@@ -64,15 +62,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
 
     @property
     def data(self) -> Path:
@@ -115,16 +111,14 @@ class RunFolder:
             raise FolderError(f"--out {self.path} is a file; give a folder")
         known = self._check_contents(identity)
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise FolderError(
-                f"--out {self.path} is in use by another hetero-noise demo; wait for it, or give "
-                "another folder"
-            ) from None
-        self._lock = lock
+        self._held.enter_context(
+            files.locked(
+                self.path,
+                lock=self.path / ".lock",
+                error=lambda words: FolderError(f"--out {words}"),
+                remedy="wait for that hetero-noise demo, or give another folder",
+            )
+        )
         if not known:
             document = {
                 "format": FORMAT,

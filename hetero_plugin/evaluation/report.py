@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hetero_plugin.attestation.attest import Refused, versions
+from hetero_plugin.evaluation import files, results, stats
 from hetero_plugin.evaluation import report_figures as figures
 from hetero_plugin.evaluation import report_words as words
-from hetero_plugin.evaluation import results, stats
 from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_run
 
 FORMAT = 1
@@ -50,7 +50,7 @@ def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path,
         The two paths.
 
     Raises:
-        ResultError: the folder holds no readable evaluation.
+        ResultError: the folder holds no readable evaluation, or can't be written.
         Refused: some result's noise is not attested. The refused report is written first.
     """
     run_dir = Path(run_dir)
@@ -58,10 +58,15 @@ def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path,
     drawings = {} if report["status"] == "REFUSED" else draw(report)
     json_path, html_path = run_dir / "report.json", run_dir / "report.html"
     page = render(report, drawings)
-    results.write_json(json_path, report)
-    partial = html_path.with_name(html_path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(html_path)
+    try:
+        # Both pages of one run of this function, whoever else makes them anew.
+        with files.locked(json_path, error=results.ResultError, remedy="wait for it"):
+            files.write_json(json_path, report)
+            files.write_text(html_path, page)
+    except OSError as error:
+        raise results.ResultError(
+            f"{run_dir}: the report can't be written: {files.reason(error)}"
+        ) from None
     if report["status"] == "REFUSED":
         raise Refused(
             "REFUSED: " + "; ".join(f"{r['arm']}: {r['problem']}" for r in report["refused"])

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.evaluation.results import ResultError, load, read_json
+from hetero_plugin.evaluation import records
+from hetero_plugin.evaluation.files import reason
+from hetero_plugin.evaluation.results import ResultError, load
 
 Series = dict[str, tuple[list[int], list[float]]]
 
@@ -41,7 +43,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     if not run_dir.is_dir():
         raise ResultError(f"{run_dir}: no such run folder")
     settings_path = run_dir / "settings.json"
-    settings = read_json(settings_path) if settings_path.exists() else {}
+    settings = _checked(settings_path, records.Settings)
     evaluated = {path.stem: path for path in sorted((run_dir / "eval").glob("*.json"))}
     if not evaluated:
         raise ResultError(
@@ -55,7 +57,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         arms[name] = {
             "label": label_of(name, settings),
             "result": load(evaluated[name]),
-            "train": read_json(train) if train.exists() else {},
+            "train": _checked(train, records.Training),
             "series": read_metrics(folder / "metrics.jsonl"),
         }
     baseline = settings.get("baseline")
@@ -74,6 +76,19 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     return {"settings": settings, "baseline": baseline, "arms": arms}
 
 
+def _checked(path: Path, model: type[records.Settings] | type[records.Training]) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no file.
+
+    Raises:
+        ResultError: it can't be read, or holds something else.
+    """
+    if not path.exists():
+        return {}
+    data, text = records.read(path)
+    records.check(model, path, data, records.line_in(text))
+    return dict(data)
+
+
 def label_of(name: str, settings: Mapping[str, Any]) -> str:
     """An arm's name as the page shows it."""
     labels = settings.get("labels") or {}
@@ -84,35 +99,59 @@ def read_metrics(path: Path) -> Series:
     """Training metrics by name: (steps, values). Values that are no finite number are left out.
 
     Raises:
-        ResultError: a line that isn't JSON (the last one may be cut short by an interruption).
+        ResultError: a line that is no object in JSON (the last one may be cut short by an
+            interruption), or has no step.
     """
     series: Series = {}
     if not path.exists():
         return series
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ResultError(f"{path}: can't be read: {reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{path}: not in UTF-8, at byte {error.start}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as exc:
+        except (ValueError, RecursionError) as exc:
             if number == len(lines):
                 break
-            raise ResultError(f"{path}, line {number}: not JSON: {exc.msg}") from exc
-        data = record.get("data", record)
-        step = record.get("step", data.get("training/global_step"))
-        if step is None:
-            raise ResultError(f"{path}, line {number}: has no 'step'")
+            raise ResultError(f"{where}: not JSON: {getattr(exc, 'msg', exc)}") from exc
+        step, data = _step(where, record)
         for key, value in data.items():
-            usable = isinstance(value, int | float) and not isinstance(value, bool)
-            if key != "step" and usable and math.isfinite(value):
+            if key != "step" and _drawable(value):
                 steps, values = series.setdefault(key, ([], []))
                 if steps and steps[-1] >= step:  # a resumed run logs a step again: the last counts
                     keep = next(i for i, s in enumerate(steps) if s >= step)
                     del steps[keep:], values[keep:]
-                steps.append(int(step))
+                steps.append(step)
                 values.append(float(value))
     return series
+
+
+def _drawable(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)  # an integer may be no float at all
+
+
+def _step(where: str, record: Any) -> tuple[int, Mapping[str, Any]]:
+    """The step of a line of metrics, and its data."""
+    if not isinstance(record, Mapping):
+        raise ResultError(f"{where}: is {record!r:.60}; it should be an object")
+    data = record.get("data", record)
+    if not isinstance(data, Mapping):
+        raise ResultError(f"{where}: 'data' is {data!r:.60}; it should be an object")
+    step = record.get("step", data.get("training/global_step"))
+    if step is None:
+        raise ResultError(f"{where}: has no 'step'")
+    if isinstance(step, bool) or not isinstance(step, int | float) or step != step // 1:
+        raise ResultError(f"{where}: 'step' is {step!r:.60}; it should be a whole number")
+    return int(step), data
 
 
 def pick(series: Series, *names: str) -> tuple[list[int], list[float]] | None:

@@ -8,46 +8,40 @@ comparison needs. A file is continued only by a run with the very same header.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hetero_plugin.attestation import attest
-from hetero_plugin.config_errors import ConfigError
-from hetero_plugin.evaluation import stats
+from hetero_plugin.evaluation import records, stats
+from hetero_plugin.evaluation.files import write_json
+from hetero_plugin.evaluation.records import ResultError
+
+__all__ = [
+    "FORMAT",
+    "ResultError",
+    "between",
+    "is_level",
+    "level_row",
+    "load",
+    "new",
+    "problems",
+    "read_json",
+    "resume",
+    "within",
+    "write_json",
+]
 
 FORMAT = 1
-
-
-class ResultError(ConfigError):
-    """A results file that can't be read or continued; the message says which part and why."""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader or a crash never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
 
 
 def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-        ResultError: there is no such file, or it isn't JSON.
+        ResultError: there is no such file, it can't be read, or it isn't JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ResultError(f"{path}: no such file") from exc
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-        raise ResultError(f"{path}: not valid JSON ({exc}); remove it and run again") from exc
+    return records.read(path)[0]
 
 
 def new(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,21 +53,33 @@ def load(path: Path) -> dict[str, Any]:
     """Reads and checks a results file.
 
     Raises:
-        ResultError: wrong format, or levels whose outcomes don't match the number of questions.
+        ResultError: wrong format, a part that is missing or of the wrong type (the message names
+            line and field), a level twice, or levels whose outcomes don't match the number of
+            questions.
     """
-    document = read_json(path)
+    document, text = records.read(path)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ResultError(f"{path}: not an evaluation's results (format {FORMAT})")
-    for key in ("header", "sessions", "levels"):
-        if key not in document:
-            raise ResultError(f"{path}: {key!r} is missing")
-    n = document["header"].get("n")
-    for row in document["levels"]:
-        if len(row["outcomes"]) != n or sum(row["outcomes"]) != row["accuracy"]["hits"]:
+    line = records.line_in(text)
+    records.check(records.Results, path, document, line)
+    n = document["header"]["n"]
+    levels = set()
+    for index, row in enumerate(document["levels"]):
+        where = f"{path}, line {line(('levels', index))}"
+        if row["level"] in levels:
+            raise ResultError(f"{where}: level {row['level']:g} is there twice")
+        levels.add(row["level"])
+        right = sum(row["outcomes"])
+        if len(row["outcomes"]) != n or right != row["accuracy"]["hits"]:
             raise ResultError(
-                f"{path}: level {row['level']:g} holds {len(row['outcomes'])} outcomes with "
-                f"{sum(row['outcomes'])} right; its header says n={n}, its accuracy "
+                f"{where}: level {row['level']:g} holds {len(row['outcomes'])} outcomes with "
+                f"{right} right; its header says n={n}, its accuracy "
                 f"{row['accuracy']['hits']} right"
+            )
+        if row["accuracy"]["n"] != n or len(row.get("texts") or row["outcomes"]) != n:
+            raise ResultError(
+                f"{where}: level {row['level']:g} holds {len(row.get('texts') or [])} texts, and "
+                f"an accuracy of {row['accuracy']['n']} questions; its header says n={n}"
             )
     return document
 

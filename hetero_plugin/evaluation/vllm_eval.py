@@ -7,7 +7,6 @@ the scales in force: a level that is not there is an error, not a result.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ import numpy as np
 
 from hetero_plugin.attestation import attest
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.evaluation import results, stats
+from hetero_plugin.evaluation import checkpoints, files, processes, results, stats
 from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
 from hetero_plugin.sites import select, sites_from_config
 from hetero_plugin.vllm.attest import VLLMProbe
@@ -77,13 +76,19 @@ def evaluate(
         Refused: the engine's noise could not be attested.
         ConfigError: bad spec, levels, or a checkpoint that is not there.
         DataError: a question file that can't be used.
-        ResultError: ``out`` holds another run.
+        ResultError: ``out`` holds another run, or another process is writing it.
+        FileError: ``out`` can't be written.
     """
     model_path, out = Path(model_path), Path(out)
     wanted = _check_levels(levels)
+    if not 0 < margin < 1:
+        raise ConfigError(f"margin is {margin}; it should be a share between 0 and 1, such as 0.02")
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"max_tokens is {max_tokens}; it should be at least 1")
     task = load_task(data_file, limit=n)
     config = evaluation_spec(spec, seed, max(wanted))
     hf_config = _check_model(model_path, config)
+    files.check_target(out)
     answer_tokens = max_tokens or (1024 if task.layout == "gsm8k" else 16)
     header = {
         "model": str(model_path),
@@ -103,46 +108,47 @@ def evaluate(
         "margin": margin,
         "engine": dict(engine or {}),
     }
-    document = results.resume(out, header)
-    todo = [level for level in wanted if results.level_row(document, level) is None]
-    if todo:
-        from transformers import AutoTokenizer
+    with files.locked(out, error=results.ResultError):
+        document = results.resume(out, header)
+        todo = [level for level in wanted if results.level_row(document, level) is None]
+        if todo:
+            tokenizer = checkpoints.tokenizer(model_path)
+            prompts = [prompt_ids(tokenizer, question) for question in task.questions]
+            longest = max(len(prompt) for prompt in prompts)
+            limit = int(hf_config.get("max_position_embeddings") or longest + answer_tokens)
+            if longest + 1 > limit:
+                raise ConfigError(
+                    f"{data_file}: the longest prompt has {longest} tokens, and {model_path} takes "
+                    f"{limit} with the answer"
+                )
+            results.write_json(out, document)  # the margin is on disk before the first answer
+            arguments = {
+                "model": str(model_path),
+                "dtype": dtype,
+                "max_model_len": max(min(limit, longest + answer_tokens), 32),
+                **cpu_arguments(hf_config, min(limit, longest + answer_tokens), len(task)),
+                **dict(engine or {}),
+            }
+            _tell(progress, "starting the engine", 0, 1)
+            llm = start_engine(config, arguments)
+            try:
+                _run_levels(
+                    llm, config, document, todo, task, prompts,
+                    step=step, max_tokens=answer_tokens, out=out,
+                    allow_unattested=allow_unattested, progress=progress,
+                )  # fmt: skip
+            finally:
+                stop_engine(llm)
+        if realised and document.get("realised") is None and any(level > 0 for level in wanted):
+            from hetero_plugin.evaluation.realised import measure_checkpoint
 
-        tokenizer = AutoTokenizer.from_pretrained(model_path)
-        prompts = [prompt_ids(tokenizer, question) for question in task.questions]
-        longest = max(len(prompt) for prompt in prompts)
-        limit = int(hf_config.get("max_position_embeddings") or longest + answer_tokens)
-        if longest + 1 > limit:
-            raise ConfigError(
-                f"{data_file}: the longest prompt has {longest} tokens, and {model_path} takes "
-                f"{limit} with the answer"
+            _tell(progress, "measuring realised error", 0, 1)
+            lowest = min(level for level in wanted if level > 0)
+            document["realised"] = measure_checkpoint(
+                model_path, config, task, scale=lowest, step=step
             )
-        results.write_json(out, document)  # the margin is on disk before the first answer
-        arguments = {
-            "model": str(model_path),
-            "dtype": dtype,
-            "max_model_len": max(min(limit, longest + answer_tokens), 32),
-            **cpu_arguments(hf_config, min(limit, longest + answer_tokens), len(task)),
-            **dict(engine or {}),
-        }
-        _tell(progress, "starting the engine", 0, 1)
-        llm = start_engine(config, arguments)
-        try:
-            _run_levels(
-                llm, config, document, todo, task, prompts,
-                step=step, max_tokens=answer_tokens, out=out,
-                allow_unattested=allow_unattested, progress=progress,
-            )  # fmt: skip
-        finally:
-            stop_engine(llm)
-    if realised and document.get("realised") is None and any(level > 0 for level in wanted):
-        from hetero_plugin.evaluation.realised import measure_checkpoint
-
-        _tell(progress, "measuring realised error", 0, 1)
-        lowest = min(level for level in wanted if level > 0)
-        document["realised"] = measure_checkpoint(model_path, config, task, scale=lowest, step=step)
-    results.write_json(out, document)
-    return document
+        results.write_json(out, document)
+        return document
 
 
 def evaluation_spec(spec: Any, seed: int | None, scale: float) -> NoiseConfig:
@@ -217,11 +223,8 @@ def cpu_arguments(hf_config: Mapping[str, Any], length: int, n: int) -> dict[str
 
 
 def stop_engine(llm: LLM) -> None:
-    """Ends the engine's processes; its memory is free afterwards."""
-    core = getattr(llm.llm_engine, "engine_core", None)
-    if core is not None and hasattr(core, "shutdown"):
-        core.shutdown()
-    gc.collect()
+    """Ends the engine's processes; its memory is free afterwards, and no process is left."""
+    processes.end(llm)
 
 
 def weights_digest(model_path: Path) -> str:
@@ -251,14 +254,13 @@ def _check_model(model_path: Path, config: NoiseConfig) -> dict[str, Any]:
         raise ConfigError(
             f"{model_path}: not a Hugging Face checkpoint (no config.json); give its folder"
         )
-    hf_config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    hf_config = checkpoints.config(path)
     if hf_config.get("quantization_config"):
         raise ConfigError(
             f"{path}: the checkpoint has a quantization_config of its own "
-            f"({hf_config['quantization_config'].get('quant_method')}); evaluate a clean checkpoint"
+            f"({checkpoints.method(hf_config)}); evaluate a clean checkpoint"
         )
-    if not any(model_path.glob("*.safetensors")) and not any(model_path.glob("*.bin")):
-        raise ConfigError(f"{model_path}: holds no weights (*.safetensors or *.bin)")
+    checkpoints.check_weights(model_path)
     select(config, sites_from_config(hf_config))
     return hf_config
 

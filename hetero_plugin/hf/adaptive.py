@@ -92,8 +92,14 @@ class AQN:
 
     @contextmanager
     def at(self, step: int) -> Iterator[float]:
-        """The noise of a step inside, none after."""
+        """The noise of a step inside; after it what was there before, which is mostly none.
+
+        Nests: an outer `at`, or a `step`, is in force again.
+        """
+        before = self.controller.offsets.saved()
         try:
             yield self.step(step)
         finally:
-            self.off()
+            attachment = attachment_of(self.model)
+            if attachment is not None and attachment.state.config.aqn == self.config:
+                self.controller.offsets.restore(before)

@@ -55,7 +55,7 @@ class HFProbe:
         self.rank = rank
         self.gradients = needs_gradients(self.state.config)
         aqn = self.state.aqn
-        self._aqn = None if aqn is None else (aqn.offsets.clone(), aqn.sigma, aqn.step)
+        self._aqn = None if aqn is None else aqn.saved()
 
     @classmethod
     def wrapping(
@@ -108,7 +108,7 @@ class HFProbe:
         if self.state.slots:
             self.state.set_scale(0.0)
         if self.state.aqn is not None:
-            self.state.aqn.offsets.zero_()
+            self.state.aqn.write(None)
 
     def only(self, sites: Sequence[str], scale: float) -> None:
         self.off()
@@ -123,8 +123,7 @@ class HFProbe:
     def configured(self) -> None:
         self.state.reset_scales()
         if self.state.aqn is not None and self._aqn is not None:
-            self.state.aqn.offsets.copy_(self._aqn[0])
-            self.state.aqn.sigma, self.state.aqn.step = self._aqn[1:]
+            self.state.aqn.restore(self._aqn)
 
     def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
         if self.engine == "hf-compiled":
@@ -140,6 +139,10 @@ class HFProbe:
 
     def output(self) -> np.ndarray:
         return self._run()
+
+    def gated(self) -> np.ndarray:
+        with disabled(self.model):
+            return self._run()
 
     def _run(self) -> np.ndarray:
         with phase(self.model, self.phase):

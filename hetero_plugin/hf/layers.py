@@ -29,6 +29,7 @@ from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.norms import Formula, heads_come_first
+from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.perturb import Chain, chain, perturb_gradient
 from hetero_plugin.sites import Site
 
@@ -104,7 +105,8 @@ def noisy_input(noise: LayerNoise, x: Tensor, now: Pass, module: Any = None) -> 
 
     if noise.input.needed_under(now.live):
         x = _by_token(noise, module, x, now, forward)
-    if torch.is_grad_enabled() and x.requires_grad and noise.grad_input.needed_under(now.live):
+    # Asked first: under torch.func no tensor says that it requires a gradient.
+    if torch.is_grad_enabled() and noise.grad_input.needed_under(now.live) and x.requires_grad:
         x = _by_token(noise, module, x, now, backward)
     return x
 
@@ -250,6 +252,7 @@ class _NoisyNorm:
         x = noisy_input(noise, x, now, self)
         aqn = noise.context.state.aqn
         if noise.formula is not None and aqn is not None and now.offsets is not None:
+            check_dtype(x.dtype, f"{noise.site.name} (AQN)")
             offset = aqn.view(noise.site.name, now.offsets)
             y = noise.formula(self, x, shifted_weight(cast(Any, self).weight, offset, aqn.in_dtype))
         else:

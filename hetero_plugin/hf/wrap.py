@@ -253,30 +253,25 @@ def update(model: M, config: Any, *, adapters: Adapters | None = None) -> M:
 
 def _carry_over(old: NoiseState, new: NoiseState) -> None:
     """What the training loop has said, which belongs to no spec."""
-    new.set_step(old.step)
-    new.stepped = old.stepped
-    new.set_enabled(old.enabled)
-    new.set_phase(old.phase)
+    new.take_over(old)
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is exactly the clean one: no error, no AQN offset; nothing recompiles."""
+    """Inside, the model is exactly the clean one: no error, no AQN offset; nothing recompiles.
+
+    Nests. What is set inside (a step, a scale, AQN's noise) is in force afterwards.
+    """
     state = state_of(model)
-    was = state.enabled
-    offsets = state.aqn.offsets.clone() if state.aqn is not None else None
-    state.set_enabled(False)
-    if state.aqn is not None:
-        state.aqn.offsets.zero_()
+    hold = state.hold()
     try:
         yield
     finally:
+        state.release(hold)
         # The model may have been updated inside, and would stay clean for ever.
         now = attachment_of(model)
         if now is not None:
-            now.state.set_enabled(was)
-        if offsets is not None and state.aqn is not None:
-            state.aqn.offsets.copy_(offsets)
+            now.state.release(hold)
 
 
 @contextmanager

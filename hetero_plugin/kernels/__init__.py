@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from hetero_plugin.kernels import build, fused, reference
+from hetero_plugin.kernels import build, checks, fused, reference
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -39,6 +39,7 @@ fused.register(_library)
 
 
 def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
+    checks.check_dtype(x.dtype, "a tensor given to hetero_noise::perturb")
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -47,6 +48,11 @@ def _nothing(*args: object) -> None:
 
 
 torch.library.register_fake("hetero_noise::perturb_", _nothing, lib=_library)
+
+
+# Per-row addresses have no vmapped dimension; without a rule, torch says something about fallbacks.
+for _name in ("perturb", "perturb_reference", "perturb_", "gated_", "weighed_"):
+    torch.library.register_vmap(f"hetero_noise::{_name}", checks.no_vmap, lib=_library)
 
 
 def _straight_through(ctx, grad):  # type: ignore[no-untyped-def]
@@ -95,19 +101,28 @@ def _load_cuda() -> str:
     return "triton"
 
 
-def _load() -> str:
+def _load() -> tuple[str, str]:
     if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
-        return "reference"
+        return "reference", "HETERO_NOISE_KERNEL says so"
     try:
-        torch.ops.load_library(str(build.build()))
-    except (build.NoCompiler, RuntimeError, OSError) as error:
-        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
-        return "reference"
-    return "cpp-" + torch.backends.cpu.get_cpu_capability().lower()
+        library = build.build()
+        try:
+            torch.ops.load_library(str(library))
+        except OSError as error:
+            raise OSError(f"{error}; remove it, and it is built anew") from None
+    except (RuntimeError, OSError) as error:  # NoCompiler, BuildFailed and UnsafeCache among them
+        slow = "" if isinstance(error, build.NoCompiler) else (
+            "; hetero_noise computes with its reference kernel, which is right but some hundred "
+            "times slower"
+        )  # fmt: skip
+        warnings.warn(f"{error}{slow}", RuntimeWarning, stacklevel=2)
+        return "reference", str(error)
+    return "cpp-" + torch.backends.cpu.get_cpu_capability().lower(), ""
 
 
-KERNEL = _load()
-"""Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``."""
+KERNEL, WHY_REFERENCE = _load()
+"""Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``; and why that
+one, empty otherwise."""
 KERNEL_CUDA = _load_cuda()
 """Which implementation runs on a CUDA device: ``triton`` or ``reference``."""
 

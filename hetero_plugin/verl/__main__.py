@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.config_read import read_yaml
 from hetero_plugin.verl.checkpoint import CheckpointError, merge
 from hetero_plugin.verl.launch import LaunchError, MiniatureRun, execute
 
@@ -23,11 +24,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not a mapping, or a bad specification.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ConfigError is a ValueError, as is text not in UTF-8
         raise ConfigError(f"{path}: can't be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: it should be a mapping of settings, such as steps: 24")

@@ -16,6 +16,7 @@ from hetero_plugin.attestation.probes import expected_sites
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import aqn_sites, sites_from_config
 from hetero_plugin.state import Phase
+from hetero_plugin.verl.kept import unused
 from hetero_plugin.verl.settings import RunNoise
 
 ABSENT = "the specification has nothing in this phase"
@@ -95,7 +96,7 @@ def settle(
     if all("absent" in record for _, record in records):
         failures.append("no process was attested")
     folder.mkdir(parents=True, exist_ok=True)
-    path = _unused(folder / f"attestation-{when}-step{step}.json")
+    path = unused(folder / f"attestation-{when}-step{step}.json")
     contents = {
         "when": when,
         "step": step,
@@ -111,12 +112,3 @@ def settle(
             f"REFUSED at the {when} of training: {'; '.join(failures)}. The records are in {path}"
         )
     return path
-
-
-def _unused(path: Path) -> Path:
-    """``path``, or with a number: a record is evidence, and is not written over."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from hetero_plugin.verl.kept import KeptError, check_target, new_folder
 
 _RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 _COPIED = ("config.json", "generation_config.json")
@@ -62,14 +65,39 @@ def _local(value: Any) -> tuple[torch.Tensor, int | None]:
     return value.to_local(), sharded[0] if sharded else None
 
 
+def _load(path: Path) -> Mapping[str, Any]:
+    """One rank's tensors. What is no tensor is not made: torch's restricted unpickler reads them.
+
+    Raises:
+        CheckpointError: unreadable, or with anything else in it than named tensors.
+    """
+    import torch.distributed.tensor  # tells that unpickler of DTensors
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the zip file, of the unpickler, of what it may not build
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        # torch's message begins with advice to read the file without this protection.
+        said = next((line for line in lines if " global " in line.lower()), lines[0])
+        raise CheckpointError(
+            f"{path} can't be read as tensors alone, which is all that is read: {said} "
+            "If you trust the file, merge it with `python -m verl.model_merger merge --backend "
+            "fsdp`, which unpickles whatever is in it"
+        ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise CheckpointError(f"{path} holds something else than named tensors")
+    return state
+
+
 def read_sharded(folder: Path) -> dict[str, torch.Tensor]:
     """The whole model of an ``actor`` checkpoint folder: name -> tensor on CPU.
 
     Raises:
         CheckpointError: incomplete, or ranks that disagree about names.
     """
-    # The files hold DTensors, which torch's restricted unpickler does not know.
-    ranks = [torch.load(f, map_location="cpu", weights_only=False) for f in rank_files(folder)]
+    ranks = [_load(path) for path in rank_files(folder)]
     names = list(ranks[0])
     for index, state in enumerate(ranks):
         if list(state) != names:
@@ -109,6 +137,13 @@ def check_clean(state: dict[str, torch.Tensor], base: Path, tied: bool) -> None:
     if tied:  # an output layer that is the embedding may be listed or not
         for shapes in (wanted, found):
             shapes.pop("lm_head.weight", None)
+    adapter = sorted(name for name in found if ".lora_" in name or name.startswith("base_model."))
+    if adapter:
+        raise CheckpointError(
+            f"the checkpoint is that of a LoRA adapter over its base ({adapter[0]} and "
+            f"{len(adapter) - 1} more); only whole models are merged. Merge it with `python -m "
+            "verl.model_merger merge --backend fsdp`"
+        )
     extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
     shape = sorted(n for n in set(found) & set(wanted) if found[n] != wanted[n])
     if extra or missing or shape:
@@ -128,33 +163,39 @@ def merge(actor: Path, base: Path, output: Path) -> Path:
     Args:
         actor: ``global_step_N/actor`` of a verl run with FSDP or FSDP2.
         base: the checkpoint that training started from: configuration, tokenizer, names, dtype.
-        output: made anew; it appears only when it is complete.
+        output: made anew; it appears only when it is complete. A folder that an earlier merge
+            wrote is replaced then, and no other: not one with anything else in it, nor one that
+            is, holds or lies in ``actor`` or ``base``.
 
     Returns:
         ``output``.
 
     Raises:
-        CheckpointError: incomplete, or not the clean model's names and shapes.
+        CheckpointError: incomplete, not the clean model's names and shapes, or ``output`` may not
+            be written. What was there before is then as it was.
     """
     from safetensors.torch import save_file
 
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    state = read_sharded(actor)
-    tied = bool(config.get("tie_word_embeddings", False))
-    check_clean(state, base, tied)
-    if tied:
-        state.pop("lm_head.weight", None)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(
-        {name: value.contiguous() for name, value in state.items()},
-        partial / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    for pattern in (*_COPIED, *_TOKENIZER):
-        for path in base.glob(pattern):
-            shutil.copy2(path, partial / path.name)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    patterns = (*_COPIED, *_TOKENIZER)
+    files = [path for one in patterns for path in sorted(base.glob(one)) if path.is_file()]
+    # Files may be links to where the bytes are, as in Hugging Face's cache.
+    inputs = [actor, base, *files, *actor.glob("*.pt"), *base.glob("*.safetensors")]
+    try:
+        check_target(output, inputs)  # before a minute of reading
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        state = read_sharded(actor)
+        tied = bool(config.get("tie_word_embeddings", False))
+        check_clean(state, base, tied)
+        if tied:
+            state.pop("lm_head.weight", None)
+        with new_folder(output, inputs) as partial:
+            save_file(
+                {name: value.contiguous() for name, value in state.items()},
+                partial / "model.safetensors",
+                metadata={"format": "pt"},
+            )
+            for path in files:
+                shutil.copy2(path, partial / path.name)
+    except KeptError as error:
+        raise CheckpointError(f"merge: {error}") from None
     return output

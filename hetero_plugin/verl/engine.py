@@ -17,7 +17,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from hetero_plugin.config import ConfigError
 from hetero_plugin.perturb import record
 from hetero_plugin.verl import active
-from hetero_plugin.verl.realised import RealisedError
+from hetero_plugin.verl.realised import RealisedError, due
 from hetero_plugin.verl.settings import RunNoise
 
 
@@ -27,6 +27,7 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
     _noise_state: Any = None
     _noisy_model: Any = None
     _measured_step: int | None = None
+    _realised_every: int = 1
 
     def _build_module(self) -> Any:
         module = super()._build_module()
@@ -39,6 +40,7 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
         state = state_of(module)
         state.set_phase("train")
         self._noise_state, self._noisy_model = state, module
+        self._realised_every = noise.options.realised_every
         active.add_actor(state, self._controller(noise, state))
         # Printed, not logged: verl sets log levels process by process, and this line must be seen.
         print(state.describe(f"verl actor rank {self.rank}"), flush=True)
@@ -67,7 +69,7 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
         if state is None:
             return super().train_batch(data, loss_function)
         metrics = active.actor_metrics(state.status())
-        if self._measured_step == state.step:
+        if self._measured_step == state.step or not due(self._realised_every, state.step):
             output = super().train_batch(data, loss_function)
         else:
             self._measured_step = state.step

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hetero_plugin.config import ENVIRONMENT, NoiseConfig
+from hetero_plugin.verl.kept import keep_beside
 
 
 class LaunchError(RuntimeError):
@@ -105,9 +106,21 @@ class MiniatureRun(BaseModel):
         return self.output.absolute() / "metrics.jsonl"
 
     @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints and attestations."""
+        return self.output.absolute() / "checkpoints"
+
+    @property
     def checkpoint(self) -> Path:
         """Folder of the last step's actor checkpoint."""
-        return self.output.absolute() / "checkpoints" / f"global_step_{self.steps}" / "actor"
+        return self.checkpoints / f"global_step_{self.steps}" / "actor"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the overrides ask verl to go on from a checkpoint."""
+        asked = [word.lstrip("+") for word in self.overrides]
+        modes = [word.partition("=")[2] for word in asked if word.startswith("trainer.resume_mode")]
+        return bool(modes) and modes[-1].strip("'\"") != "disable"
 
 
 def _hydra(value: Any) -> str:
@@ -143,7 +156,7 @@ def arguments(run: MiniatureRun) -> list[str]:
         "trainer.save_freq": run.save_every or run.steps,
         "trainer.test_freq": run.test_every,
         "trainer.val_before_train": run.test_before,
-        "trainer.default_local_dir": str(run.output.absolute() / "checkpoints"),
+        "trainer.default_local_dir": str(run.checkpoints),
         "trainer.resume_mode": "disable",
         "trainer.v1.sampler.custom_sampler.path": "pkg://hetero_plugin.verl.replay",
         "trainer.v1.sampler.custom_sampler.name": "FastReplayBuffer",
@@ -274,13 +287,17 @@ def execute(
 
     ``on_progress(step, data)`` is called for each line of metrics as it appears, step 0 being
     the validation before training. The output goes to ``run.log``. ``timeout`` is in seconds.
-    On an interrupt the run and all its processes end with it.
+    On an interrupt the run and all its processes end with it. What an earlier run left in the
+    folder is kept beside (``metrics-1.jsonl``, ``train-1.log``, ``checkpoints-1``), and is no part
+    of this one; a run that resumes leaves the checkpoints where they are.
 
     Raises:
         LaunchError: the process failed, took too long, or left no checkpoint.
     """
     run.output.mkdir(parents=True, exist_ok=True)
-    run.metrics.unlink(missing_ok=True)
+    for path in (run.metrics, run.log, *(() if run.resumes else (run.checkpoints,))):
+        keep_beside(path)
+    before = set(run.checkpoints.glob("attestation-*.json"))
     deadline = None if timeout is None else time.monotonic() + timeout
     with run.log.open("w", encoding="utf-8") as log:
         log.write(f"# {shlex.join(command(run))}\n")
@@ -326,15 +343,16 @@ def execute(
             f"({run.checkpoint}); log: {run.log}\n{_tail(run.log)}"
         )
     if run.noise is not None:
-        _check_attested(run)
+        _check_attested(run, before)
     return rows
 
 
-def _check_attested(run: MiniatureRun) -> None:
-    """A noisy run has proved its noise, or it has not ended well."""
+def _check_attested(run: MiniatureRun, before: set[Path]) -> None:
+    """A noisy run has proved its noise, or it has not ended well; ``before``: of earlier runs."""
     for when in ("start", "end"):
-        found = sorted(run.checkpoint.parents[1].glob(f"attestation-{when}-step*.json"))
-        if not found or not json.loads(found[-1].read_text(encoding="utf-8"))["passed"]:
+        found = set(run.checkpoints.glob(f"attestation-{when}-step*.json")) - before
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+        if not records or not all(record["passed"] for record in records):
             raise LaunchError(
                 f"verl run {run.name!r} left no passing attestation of its {when}; log: {run.log}\n"
                 f"{_tail(run.log)}"

@@ -13,6 +13,7 @@ still takes the arguments it took in verl 0.9.1: a changed verl is a loud error,
 | verl.utils.distributed.initialize_global_process_group_ray | "cpu:gloo,cpu:gloo" is no backend |
 | verl.trainer.constants_ppo.get_ppo_ray_runtime_env | the specification reaches every Ray worker |
 | verl.utils.config.validate_config | unsupported settings fail before anything starts |
+| verl.utils.tracking.FileLogger | a resumed run keeps the metrics that it had |
 | verl.workers.engine registry | an FSDP engine that wraps the actor; on CPU, any at all |
 | verl.workers.engine_workers.ActorRolloutRefWorker.init_model | tells the engine the run's noise |
 | the same class, method hetero_attest added | the trainer can have the actor attested |
@@ -195,6 +196,35 @@ def patch_validate_config(module: ModuleType) -> None:
     _replace(module, name, validate)
 
 
+def patch_file_logger(tracking: ModuleType) -> None:
+    """verl's file logger empties the file that it finds; the one of an earlier run is kept beside.
+
+    The path is worked out as verl does it, and compared with the one that verl then opened.
+    """
+    logger = expect_attribute(tracking, "verl.utils.tracking", "FileLogger")
+    original = logger.__init__
+    if _patched(original):
+        return
+    names = ("self", "project_name", "experiment_name")
+    expect_parameters(original, "verl.utils.tracking.FileLogger", *names)
+
+    @functools.wraps(original)
+    def init(self: Any, project_name: str, experiment_name: str) -> None:
+        from hetero_plugin.verl.kept import keep_beside
+
+        given = os.getenv("VERL_FILE_LOGGER_PATH")
+        root = Path(os.getenv("VERL_FILE_LOGGER_ROOT", ".")).expanduser()
+        path = root / project_name / f"{experiment_name}.jsonl" if given is None else Path(given)
+        keep_beside(path)
+        original(self, project_name, experiment_name)
+        if Path(self.filepath) != path:
+            raise PatchError(
+                f"verl's file logger writes {self.filepath}, not {path} as in verl {VERL_VERSION}"
+            )
+
+    _replace(logger, "__init__", init)
+
+
 def patch_engines(implementation: ModuleType) -> None:
     """Registers the FSDP engine that wraps the actor, in place of verl's and for CPU as well."""
     base = expect_attribute(
@@ -277,6 +307,20 @@ def patch_replica_registry(replica: ModuleType) -> None:
     registry.register("vllm", load)
 
 
+_DUMPED = "inputs outputs gts scores reward_extra_infos_dict dump_path"
+_TRAINER = {
+    "_validate": "self",
+    "_compute_old_log_prob": "self batch metrics",
+    "_compute_metrics": "self batch metrics timing_raw global_steps epoch",
+    "_load_checkpoint": "self",
+    "_save_checkpoint": "self",
+    "_maybe_log_val_generations": "self inputs outputs scores",
+    "_dump_generations": f"self {_DUMPED}",
+    "_write_generations": f"{_DUMPED} global_steps",
+}
+"""Methods of verl's trainer that are overridden, and what they take."""
+
+
 def patch_trainers(v1: ModuleType) -> None:
     """Each of verl's v1 trainers gains clean/noisy validation and the hetero/ metrics."""
     base = expect_attribute(v1, "verl.trainer.ppo.v1", "trainer_base")
@@ -285,11 +329,9 @@ def patch_trainers(v1: ModuleType) -> None:
     from hetero_plugin.verl import trainer
 
     ppo = base.PPOTrainer
-    expect_parameters(ppo._validate, "PPOTrainer._validate", "self")
-    old = ("self", "batch", "metrics")
-    expect_parameters(ppo._compute_old_log_prob, "PPOTrainer._compute_old_log_prob", *old)
-    new = ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch")
-    expect_parameters(ppo._compute_metrics, "PPOTrainer._compute_metrics", *new)
+    for name, parameters in _TRAINER.items():
+        method = expect_attribute(ppo, "PPOTrainer", name)
+        expect_parameters(method, f"PPOTrainer.{name}", *parameters.split())
     for name, cls in list(registry.items()):
         registry[name] = trainer.extend(cls)
 
@@ -333,6 +375,7 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.utils.distributed": patch_process_group,
     "verl.trainer.constants_ppo": patch_runtime_env,
     "verl.utils.config": patch_validate_config,
+    "verl.utils.tracking": patch_file_logger,
     "verl.workers.engine.fsdp.transformer_impl": patch_engines,
     "verl.workers.engine_workers": patch_init_model,
     "verl.workers.rollout.base": patch_rollout_registry,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hetero_plugin.config import ENVIRONMENT, ConfigError
+from hetero_plugin.sites import select, sites_from_config
+from hetero_plugin.verl import resume
 from hetero_plugin.verl.settings import RunNoise, resolve_driver
 
 # What a worker must see as the driver does. Ray's workers inherit the environment of the Ray
@@ -56,6 +58,7 @@ def check(config: Any) -> None:
             f"{noise.options.validation}",
             flush=True,
         )
+    resume.check(config.trainer, noise)
     from hetero_plugin.verl.platform import is_cpu_run
 
     if is_cpu_run():
@@ -95,11 +98,66 @@ def _check_noisy(config: Any, noise: RunNoise) -> None:
             "so the noise cannot be switched off for it; set "
             "+actor_rollout_ref.rollout.custom.hetero_run.validation=noisy."
         )
+    if mode != "sync" and noise.config.aqn is not None and trainer.get("test_freq", 1) > 0:
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={mode} with aqn and trainer.test_freq="
+            f"{trainer.get('test_freq')}: training rollouts are in flight during validation, which "
+            "has no AQN, so switching it off would take it from them too. Set trainer.test_freq=-1 "
+            "(validation before training may stay), trainer_mode=sync, or a specification without "
+            "aqn."
+        )
     if rollout.get("disaggregation", {}).get("enabled", False):
         raise ConfigError(
             "rollout.disaggregation.enabled=True uses a server class that is not extended; "
             "quantization=hetero_noise needs it False."
         )
+    _check_model(config, noise)
+
+
+def _check_model(config: Any, noise: RunNoise) -> None:
+    """Settings of the actor's model that would go round a noisy site, or be another noise."""
+    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
+    asked = {
+        "lora_rank": model.get("lora_rank", 0),
+        "lora.rank": (model.get("lora") or {}).get("rank", 0),
+        "lora_adapter_path": model.get("lora_adapter_path"),
+    }
+    for name, value in asked.items():
+        if value:
+            raise ConfigError(
+                f"actor_rollout_ref.model.{name}={value!r}: LoRA is not supported in a noisy verl "
+                "run. Its reference policy is the noisy actor without the adapter, and with "
+                "lora.merge the rollout has no adapter that could be kept apart from the error. "
+                "Train the whole model (lora_rank=0, no adapter path), or use TRL with PEFT."
+            )
+    fused = [
+        where
+        for where, node in (("model", model), ("actor", actor))
+        if node.get("use_fused_kernels", False)
+    ]
+    heads = _noisy_heads(config, noise) if fused else []
+    if heads:
+        raise ConfigError(
+            f"actor_rollout_ref.{fused[0]}.use_fused_kernels=True computes log-probabilities from "
+            f"the weight of {heads[0]}, without its forward, so its error would be missing from "
+            "training. Set use_fused_kernels=False, or exclude lm_head in the specification."
+        )
+
+
+def _noisy_heads(config: Any, noise: RunNoise) -> list[str]:
+    """Names of output layers that have error of their own while the actor trains."""
+    path = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
+    try:
+        sites = sites_from_config(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ConfigError):
+        # Not on this machine, or no map of the family: the name of its head is all that is known.
+        return ["lm_head"]
+    found = []
+    for chosen in select(noise.config, sites):
+        rules = [rule for _, rule in chosen.rules if rule.phase != "rollout" and rule.scale > 0]
+        if chosen.site.kind == "lm_head" and rules:
+            found.append(chosen.site.name)
+    return found
 
 
 def _check_cpu(config: Any) -> None:

@@ -14,7 +14,7 @@ import ray
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.verl import active
+from hetero_plugin.verl import active, ranks
 from hetero_plugin.verl.settings import RunNoise, resolve_worker, unique_job_id
 
 
@@ -45,9 +45,9 @@ class HeteroServerAdapter(ServerAdapter):
         answers = await self.server_handle.hetero_rpc.remote(
             "hetero_noise_step", kwargs={"step": step}
         )
-        for rank, status in enumerate(answers):
-            if not isinstance(status, dict) or status.get("step") != step:
-                raise ConfigError(
-                    f"rollout worker {self.replica_rank}.{rank} did not move to noise step {step}: "
-                    f"{status!r}"
-                )
+        replica = f"rollout replica {self.replica_rank}"
+        wanted = self.config.tensor_model_parallel_size * self.config.data_parallel_size
+        wanted *= self.config.pipeline_model_parallel_size
+        for status in ranks.compare("hetero_noise_step", [(replica, answers, wanted)]):
+            if status.get("step") != step:
+                raise ConfigError(f"{replica} did not move to noise step {step}: {status!r}")

@@ -13,6 +13,7 @@ import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
+from hetero_plugin.verl import ranks
 from hetero_plugin.verl.attest import attest_rollout
 from hetero_plugin.verl.settings import RunNoise, resolve_worker, unique_job_id
 
@@ -69,20 +70,37 @@ class HeteroHttpServer(vLLMHttpServer):
         await super().launch_server(*args, **kwargs)
         if self.node_rank != 0:
             return
-        for rank, status in enumerate(await self.hetero_rpc("hetero_noise_status")):
+        statuses = await self.hetero_rpc("hetero_noise_status")
+        for rank, status in enumerate(statuses):
             verify_status(status, self._noise, f"rollout worker {self.replica_rank}.{rank}")
+        replica = f"rollout replica {self.replica_rank}"
+        ranks.compare("hetero_noise_status", [(replica, statuses, self.replica_world_size)])
 
     async def hetero_rpc(
         self, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> list[Any]:
-        """Calls ``method`` on every vLLM worker of this replica; one result per worker."""
-        return list(await self.engine.collective_rpc(method=method, args=args, kwargs=kwargs))
+        """Calls ``method`` on every vLLM worker of this replica; one result per worker.
 
-    async def hetero_attest(self) -> dict[str, Any]:
-        """The attestation of this replica's engine; no request may run meanwhile."""
+        [] from the server of a further node: it has no engine, and the first node's asks its ranks.
+        """
+        if self.node_rank != 0:
+            return []
+        return await ranks.call(self.engine, method, args, kwargs)
+
+    async def hetero_attest(self) -> list[dict[str, Any]]:
+        """Attestations of this replica, one a data-parallel engine; no request may run meanwhile.
+
+        [] from the server of a further node.
+        """
         if self._noise is None:
             raise ConfigError("hetero_attest: this is a clean run")
-        return await attest_rollout(self.engine, self._noise)
+        if self.node_rank != 0:
+            return []
+        engines = len(ranks.data_parallel(self.engine))
+        if engines == 1:
+            return [await attest_rollout(self.engine, self._noise)]
+        one_by_one = [ranks.OneEngine(self.engine, rank) for rank in range(engines)]
+        return [await attest_rollout(one, self._noise) for one in one_by_one]
 
 
 def verify_status(status: Any, noise: RunNoise | None, process: str) -> None:

@@ -40,6 +40,9 @@ class RunOptions(BaseModel):
     metrics_every: int = Field(default=1, ge=1)
     """Steps between two readings of the rollout workers' state."""
 
+    realised_every: int = Field(default=1, ge=0)
+    """Steps between two measurements of the actor's realised error; 0: never."""
+
 
 @dataclass(frozen=True)
 class RunNoise:

@@ -1,13 +1,15 @@
 """verl's v1 trainers with clean and noisy validation and the ``hetero/`` metrics.
 
 Each registered trainer is subclassed with a mixin under its own name, so
-``trainer.v1.trainer_mode`` keeps its meaning. A clean run takes verl's path unchanged.
+``trainer.v1.trainer_mode`` keeps its meaning. A clean run takes verl's path, but that its
+checkpoints say that they are clean, and that no dump is written over another.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import ray
 import torch
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.verl import ranks, resume
 from hetero_plugin.verl.attest import settle
+from hetero_plugin.verl.kept import keep_beside
 from hetero_plugin.verl.settings import RunNoise, resolve_worker
 
 _CORE = "val-core/"
@@ -33,11 +37,27 @@ class HeteroTrainerMixin:
     actor_rollout_wg: Any
     _hetero: RunNoise | None = None
     _hetero_last: dict[str, float]
+    _hetero_validates: str | None = None  # "clean" or "noisy", while a validation runs
+    _hetero_samples: list[tuple[list[str], list[Any], list[Any]]]
 
     def _setup(self) -> None:
         self._hetero = resolve_worker(self.config.actor_rollout_ref.rollout, "trainer", os.environ)
         self._hetero_last = {}
+        self._hetero_samples = []
         super()._setup()  # type: ignore[misc]
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _load_checkpoint(self) -> None:
+        resume.check(self.config.trainer, self._hetero)
+        super()._load_checkpoint()  # type: ignore[misc]
+
+    def _save_checkpoint(self) -> None:
+        folder = Path(str(self.config.trainer.default_local_dir))
+        resume.write(folder / f"global_step_{self.global_steps}", self._hetero)
+        super()._save_checkpoint()  # type: ignore[misc]
+
+    # ------------------------------------------------------------------ attestation
 
     def fit(self, agent_loop_manager: Any) -> None:
         self._hetero_attest("start")
@@ -50,13 +70,14 @@ class HeteroTrainerMixin:
             return
         actors = self.actor_rollout_wg.hetero_attest()
         records = [(f"actor rank {rank}", record) for rank, record in enumerate(actors)]
-        heads = [replica.servers[0] for replica in self.llm_server_manager.get_replicas()]
+        heads = [s for r in self.llm_server_manager.get_replicas() for s in r.servers]
         if when == "end" and self.config.trainer.v1.trainer_mode != "sync":
             print(
                 "hetero_noise: rollout not attested at the end: requests are in flight", flush=True
             )
             heads = []
-        rollouts = ray.get([head.hetero_attest.remote() for head in heads])
+        answers = ray.get([head.hetero_attest.remote() for head in heads])
+        rollouts = [record for answer in answers for record in answer]
         records += [(f"rollout {index}", record) for index, record in enumerate(rollouts)]
         # After the last step verl has counted one more than was trained.
         done = min(int(self.global_steps), int(self.total_training_steps))
@@ -66,13 +87,17 @@ class HeteroTrainerMixin:
     # ------------------------------------------------------------------ rollout workers
 
     def _hetero_call(self, method: str, **kwargs: Any) -> list[dict[str, Any]]:
-        """Calls ``method`` on every rollout worker and returns their statuses."""
-        servers = [s for r in self.llm_server_manager.get_replicas() for s in r.servers]
-        answers = ray.get([server.hetero_rpc.remote(method, kwargs=kwargs) for server in servers])
-        statuses = [status for answer in answers for status in answer]
-        if not statuses or not all(isinstance(status, Mapping) for status in statuses):
-            raise ConfigError(f"{method} on the rollout workers returned {statuses!r}")
-        return statuses
+        """Calls ``method`` on every rollout worker and returns their statuses, which agree."""
+        replicas = self.llm_server_manager.get_replicas()
+        asked = [
+            [server.hetero_rpc.remote(method, kwargs=kwargs) for server in replica.servers]
+            for replica in replicas
+        ]
+        replies: list[tuple[str, list[Any], int]] = []
+        for index, (replica, calls) in enumerate(zip(replicas, asked, strict=True)):
+            answers = [status for answer in ray.get(calls) for status in answer]
+            replies.append((f"rollout replica {index}", answers, int(replica.world_size)))
+        return ranks.compare(method, replies)
 
     def _hetero_switch(self, *, error: bool, aqn: bool) -> None:
         """Switches hardware error and AQN on or off in the rollout; its prefix cache is dropped."""
@@ -100,13 +125,51 @@ class HeteroTrainerMixin:
         try:
             if wanted in ("both", "clean"):
                 self._hetero_switch(error=False, aqn=False)
-                metrics.update(super()._validate())  # type: ignore[misc]
+                with self._hetero_validation("clean"):
+                    metrics.update(super()._validate())  # type: ignore[misc]
             if wanted in ("both", "noisy"):
                 self._hetero_switch(error=True, aqn=False)
-                metrics.update(noisy_names(super()._validate()))  # type: ignore[misc]
+                with self._hetero_validation("noisy"):
+                    metrics.update(noisy_names(super()._validate()))  # type: ignore[misc]
         finally:
             self._hetero_switch(error=True, aqn=True)
         return metrics
+
+    @contextmanager
+    def _hetero_validation(self, name: str) -> Iterator[None]:
+        """Within it, what verl writes of a validation goes by this name."""
+        self._hetero_validates = name
+        try:
+            yield
+        finally:
+            self._hetero_validates = None
+
+    def _dump_generations(self, *args: Any, dump_path: str, **kwargs: Any) -> None:
+        if self._hetero_validates is not None:  # both validations of a step have its number
+            dump_path = os.path.join(dump_path, self._hetero_validates)
+        super()._dump_generations(*args, dump_path=dump_path, **kwargs)  # type: ignore[misc]
+
+    def _write_generations(self, *columns: Any) -> None:
+        # verl opens the step's file to write: a resumed run would lose what it had measured.
+        folder, step = columns[-2:]
+        keep_beside(Path(folder) / f"{step}.jsonl")
+        super()._write_generations(*columns)  # type: ignore[misc]
+
+    def _maybe_log_val_generations(
+        self, inputs: Sequence[str], outputs: Sequence[Any], scores: Sequence[Any]
+    ) -> None:
+        if self._hetero_validates is not None:
+            # A logger keeps one table a step, so both validations go into one.
+            named = [f"[{self._hetero_validates}] {text}" for text in inputs]
+            self._hetero_samples.append((named, list(outputs), list(scores)))
+            both = self._hetero is not None and self._hetero.options.validation == "both"
+            if both and self._hetero_validates == "clean":
+                return
+            inputs = [text for one in self._hetero_samples for text in one[0]]
+            outputs = [text for one in self._hetero_samples for text in one[1]]
+            scores = [score for one in self._hetero_samples for score in one[2]]
+            self._hetero_samples = []
+        super()._maybe_log_val_generations(inputs=inputs, outputs=outputs, scores=scores)  # type: ignore[misc]
 
     # ------------------------------------------------------------------ metrics
 

@@ -22,11 +22,16 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
     UnquantizedLinearMethod,
 )
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
+from vllm.model_executor.models.interfaces_base import is_pooling_model
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.perturb import Chain, Part, chain
-from hetero_plugin.sites import Site, fused_parts
+from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.experts import (
     ExpertsNoise,
@@ -71,8 +76,11 @@ class Walker:
     def __init__(self, state: NoiseState, sites: tuple[Site, ...], family: str, rows: Rows) -> None:
         self.state, self.family, self.rows = state, family, rows
         self.sites = {site.name: site for site in sites}
+        self.decoder = family_of(family).prefix.partition(".")[0] + "."
         self.carried: set[str] = set()
         self.unmapped: list[tuple[str, str]] = []
+        self.heads: list[str] = []
+        """Of a pooling model: what is given pooled rows, and stays clean."""
 
     def chain(self, stream: str, parts: list[Part]) -> Chain:
         return chain(self.state, stream, parts)
@@ -85,13 +93,20 @@ class Walker:
 
     def walk(self, model: nn.Module) -> None:
         _unshare_activations(model)
+        pooling = is_pooling_model(model)
+        # In vLLM 0.24 a Qwen's tied head is the embedding itself, under a second name.
+        tied = getattr(model, "lm_head", None)
         for path, module in model.named_modules():
             name = path.replace(".base_layer", "")  # a LoRA wrapper holds the layer under it
             method = getattr(module, "quant_method", None)
             if isinstance(method, NoisyMethod | NoisyHeadMethod | NoisyExpertsMethod):
                 method.attached = True
-            if isinstance(module, ParallelLMHead):
+            if pooling and isinstance(module, LinearBase) and not name.startswith(self.decoder):
+                self.heads.append(name)
+            elif isinstance(module, ParallelLMHead):
                 self.head(name, module)
+            elif module is tied and isinstance(module, VocabParallelEmbedding):
+                self.head("lm_head", module)
             elif isinstance(module, LinearBase):
                 self.linear(name, module, adapted=path != name)
             elif isinstance(module, RoutedExperts):
@@ -217,7 +232,9 @@ class Walker:
         if ranks > 1 and outputs:
             outputs = chain(self.state, "output", [(down, h, 0)], share=rank)
         up = self.sites[act].features
-        columns = [(gate_up, width, first), (gate_up, width, up + first)]
+        columns = [(gate_up, 2 * up, 0)]  # in one piece: an error may depend on the whole row
+        if ranks > 1:
+            columns = [(gate_up, width, first), (gate_up, width, up + first)]
         mine = torch.arange(first, first + width, device=self.state.device)
         experts = torch.arange(w13.shape[0], device=self.state.device)[:, None]
         noise = ExpertsNoise(
@@ -242,10 +259,16 @@ class Walker:
         assert isinstance(method, NoisyExpertsMethod)
         method.noise = noise
 
-    def head(self, name: str, layer: ParallelLMHead) -> None:
-        method = layer.quant_method
+    def head(self, name: str, layer: VocabParallelEmbedding) -> None:
         if not self.claim(name, "lm_head"):
             return
+        if type(layer.quant_method) is UnquantizedEmbeddingMethod and not isinstance(
+            layer, ParallelLMHead
+        ):
+            tied = NoisyHeadMethod()  # looking words up in it stays as it was
+            tied.attached = True
+            layer.quant_method = tied
+        method = layer.quant_method
         if not isinstance(method, NoisyHeadMethod):
             raise ConfigError(f"hetero_noise: {name} has the method {type(method).__name__}")
         shard = layer.shard_indices

@@ -19,8 +19,8 @@ from hetero_plugin.attestation.probes import (
     probe_prompts,
 )
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.sites import aqn_sites, sites_from_config
-from hetero_plugin.vllm import client, client_async
+from hetero_plugin.sites import aqn_sites
+from hetero_plugin.vllm import client, client_async, spec
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -42,6 +42,8 @@ class _EngineProbe:
         self._tensor_parallel = vllm_config.parallel_config.tensor_parallel_size
         self.engine = "vllm-eager" if self._model_config.enforce_eager else "vllm-compiled"
         self.hf_config = self._model_config.hf_text_config.to_dict()
+        self.sites = spec.model_sites(vllm_config)
+        self._pooling = self._model_config.runner_type == "pooling"
         self.dtype = str(self._model_config.dtype).removeprefix("torch.")
 
     def _ranks(self, method: str, **arguments: Any) -> list[Any]:
@@ -76,7 +78,7 @@ class _EngineProbe:
         ]
 
     def expected(self) -> Sequence[ProbedSite]:
-        return expected_sites(self.config, self.hf_config, "rollout")
+        return expected_sites(self.config, self.hf_config, "rollout", sites=self.sites)
 
     def describe(self) -> dict[str, Any]:
         ranks = self._ranks("hetero_noise_status")
@@ -96,13 +98,16 @@ class _EngineProbe:
                 for rank in ranks
             ],
             "sites": comparable_sites(
-                [site["name"] for site in sites], self.expected(), self.config, self.hf_config
+                [site["name"] for site in sites],
+                self.expected(),
+                self.config,
+                self.hf_config,
+                self.sites,
             ),
         }
 
     def aqn_expected(self) -> Sequence[str]:
-        sites = sites_from_config(self.hf_config)
-        return [site.name for site in aqn_sites(self.config, sites)]
+        return [site.name for site in aqn_sites(self.config, self.sites)]
 
     def off(self) -> None:
         self._set(scale=0.0)
@@ -127,12 +132,16 @@ class _EngineProbe:
     def clean(self) -> np.ndarray:
         if self.reference is not None:
             return self._allowed(self.reference)
-        self._set(enabled=False)
         self._aqn(off=True)
+        return self.gated()
+
+    def gated(self) -> np.ndarray:
+        # Not by `_set`, which leaves a spec of AQN alone untouched.
+        self._call("hetero_noise_set", enabled=False)
         try:
             return self.output()
         finally:
-            self._set(enabled=True)
+            self._call("hetero_noise_set", enabled=True)
 
     def output(self) -> np.ndarray:
         return self._allowed(self._generate())
@@ -194,9 +203,22 @@ class VLLMProbe(_EngineProbe):
 
     def _generate(self) -> np.ndarray:
         self.llm.reset_prefix_cache()
+        if self._pooling:
+            return self._pooled(_prompts(self._model_config))
         return prompt_logprobs(self.llm, adapter=self.adapter)
 
+    def _pooled(self, prompts: list[list[int]]) -> np.ndarray:
+        requests: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
+        task: Any = _pooling_task(self.llm.llm_engine.get_supported_tasks())
+        found = self.llm.encode(
+            requests, pooling_task=task, use_tqdm=False, lora_request=self.adapter
+        )
+        return _vectors(found)
+
     def _pass(self, prompt: list[int]) -> None:
+        if self._pooling:
+            self._pooled([prompt])
+            return
         requests: Any = [{"prompt_token_ids": prompt}]
         self.llm.generate(
             requests, _parameters(tokens=1), use_tqdm=False, lora_request=self.adapter
@@ -239,7 +261,7 @@ class AsyncVLLMProbe(_EngineProbe):
         # One after the other: together they would be batched as they happen to arrive, and the size
         # of a batch shows in the last bits, which two passes of one setting must have alike.
         answers = [await self._one(prompt) for prompt in prompts]
-        return _logprobs(prompts, answers)
+        return _vectors(answers) if self._pooling else _logprobs(prompts, answers)
 
     def _pass(self, prompt: list[int]) -> None:
         self._wait(client_async.watched(self._engine, "a prompt", self._one(prompt, tokens=1)))
@@ -248,7 +270,14 @@ class AsyncVLLMProbe(_EngineProbe):
         final = None
         request = {"prompt_token_ids": prompt}
         name = f"hetero-noise-attest-{uuid.uuid4().hex}"
-        async for answer in self._engine.generate(request, _parameters(tokens), name):
+        if self._pooling:
+            from vllm import PoolingParams
+
+            task: Any = _pooling_task(await self._engine.get_supported_tasks())
+            answers = self._engine.encode(request, PoolingParams(task=task), name)
+        else:
+            answers = self._engine.generate(request, _parameters(tokens), name)
+        async for answer in answers:
             final = answer
         return final
 
@@ -282,6 +311,27 @@ def prompt_logprobs(
     requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
     answers = llm.generate(requests, _parameters(), use_tqdm=False, lora_request=adapter)
     return _logprobs(prompts, answers)
+
+
+_POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify")
+
+
+def _pooling_task(supported: Sequence[str]) -> str:
+    """What a pooling engine is asked for: the first of its tasks that gives numbers."""
+    for task in _POOLING_TASKS:
+        if task in supported:
+            return task
+    raise RuntimeError(
+        f"this pooling engine does {', '.join(supported)}, and can be attested where it does one "
+        f"of {', '.join(_POOLING_TASKS)}"
+    )
+
+
+def _vectors(answers: Sequence[Any]) -> np.ndarray:
+    """Everything that a pooling engine answered, as float64 [k]."""
+    return np.concatenate(
+        [np.asarray(answer.outputs.data, dtype=np.float64).reshape(-1) for answer in answers]
+    )
 
 
 def _prompts(model_config: Any) -> list[list[int]]:

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hetero_plugin.config import ConfigError
+
 if TYPE_CHECKING:
     from vllm import LLM
 
@@ -39,13 +41,15 @@ class RanksDisagree(RuntimeError):
     """The workers of one engine gave different answers: some of them compute something else."""
 
 
-def agreed(method: str, answers: Sequence[Any]) -> Any:
+def agreed(method: str, answers: Sequence[Any], engines: int = 1) -> Any:
     """The one answer of all ranks.
 
     Args:
         method: the worker call.
-        answers: what ``collective_rpc`` returned, an answer a rank. What differs by nature (rank,
-            device, compiler counters) is not compared.
+        answers: what ``collective_rpc`` returned, an answer a rank, engine after engine. What
+            differs by nature (rank, device, compiler counters; between engines that draw anew at
+            each call, the tensors that count calls) is not compared.
+        engines: data-parallel engines that they are of, each of as many ranks.
 
     Returns:
         The answer of rank 0.
@@ -55,25 +59,72 @@ def agreed(method: str, answers: Sequence[Any]) -> Any:
     """
     if not answers:
         raise RanksDisagree(f"{method}: no worker answered")
-    texts = [_pieces(answer) for answer in answers]
+    if len(answers) % engines:
+        raise RanksDisagree(
+            f"{method}: {len(answers)} answers from {engines} engines, so some rank gave none"
+        )
+    texts = [_pieces(answer, engines) for answer in answers]
     others = [rank for rank, pieces in enumerate(texts) if pieces != texts[0]]
     if not others:
         return answers[0]
+
+    def named(index: int) -> str:
+        if engines == 1:
+            return str(index)
+        engine, rank = divmod(index, len(answers) // engines)
+        return f"{rank} of engine {engine}"
+
     pairs = zip(texts[0], texts[others[0]], strict=False)
     here, there = next((p for p in pairs if p[0] != p[1]), ("another number of values", "not so"))
     raise RanksDisagree(
-        f"{method}: of {len(answers)} ranks, {', '.join(map(str, others))} answered otherwise than "
-        f"rank 0, so the noise of this engine is that of no spec; rank 0: {here}; "
-        f"rank {others[0]}: {there}"
+        f"{method}: of {len(answers)} ranks, {', '.join(map(named, others))} answered otherwise "
+        f"than rank {named(0)}, so the noise of this engine is that of no spec; rank {named(0)}: "
+        f"{here}; rank {named(others[0])}: {there}"
     )
 
 
-def _pieces(answer: Any) -> list[str]:
+def _pieces(answer: Any, engines: int) -> list[str]:
     """What of an answer is compared, as text, in which NaN equals NaN; so that one can be shown."""
     if isinstance(answer, dict):
-        answer = [(key, answer[key]) for key in sorted(answer) if key not in _OF_ONE_RANK]
+        left: tuple[str, ...] = _OF_ONE_RANK
+        if engines > 1 and answer.get("resample") == "call":
+            left = (*left, "tensors")  # each engine has had passes of its own
+        answer = [(key, answer[key]) for key in sorted(answer) if key not in left]
     parts = answer if isinstance(answer, list) else [answer]
     return [json.dumps(part, sort_keys=True, default=str) for part in parts]
+
+
+def data_parallel_size(engine: Any) -> int:
+    """How many data-parallel engines there are, whichever process has them."""
+    parallel = getattr(getattr(engine, "vllm_config", None), "parallel_config", None)
+    return int(getattr(parallel, "data_parallel_size", 1))
+
+
+def engines_of(engine: Any, method: str) -> list[Any]:
+    """The data-parallel engines that ``engine`` asks itself: their identities, or one None.
+
+    Args:
+        engine: an ``LLM`` or ``AsyncLLM``.
+        method: the worker call that they are to be asked.
+
+    Raises:
+        ConfigError: it would change the noise of some data-parallel ranks and not of the others,
+            which other processes serve.
+    """
+    from hetero_plugin.vllm.control import READ_ONLY  # imports vLLM
+
+    inner = getattr(engine, "llm_engine", engine)
+    found = list(getattr(getattr(inner, "engine_core", None), "core_engines", None) or [None])
+    size = data_parallel_size(inner)
+    if size > len(found) and method not in READ_ONLY:
+        raise ConfigError(
+            f"{method} would change {len(found)} of {size} data-parallel engines, as the others "
+            "belong to other processes, and their noise would be another: let one server have all "
+            "engines (vLLM's internal load balancing), or start each with the setting in its spec. "
+            "A program that makes the same call in every process can say so by calling "
+            "collective_rpc itself"
+        )
+    return found
 
 
 @contextmanager
@@ -113,7 +164,9 @@ def call(llm: LLM, method: str, **arguments: Any) -> Any:
     Raises:
         RanksDisagree: some of them compute something else.
         EngineDied: the engine's process ended before it answered.
+        ConfigError: it would change some data-parallel engines only.
     """
+    engines_of(llm, method)
     return agreed(method, ranks(llm, method, **arguments))
 
 
@@ -150,6 +203,7 @@ def set_noise(
     site: str | None = None,
     enabled: bool | None = None,
     reset: bool = False,
+    aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
     """Changes or switches noise; see `hetero_plugin.vllm.control.hetero_noise_set`."""
     return call(
@@ -160,6 +214,7 @@ def set_noise(
         site=site,
         enabled=enabled,
         reset=reset,
+        aqn_enabled=aqn_enabled,
     )
 
 

@@ -11,10 +11,11 @@ Example::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hetero_plugin.vllm.client import EngineDied, agreed
+from hetero_plugin.vllm.client import EngineDied, agreed, data_parallel_size, engines_of
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
@@ -48,23 +49,104 @@ async def watched(engine: EngineClient, method: str, work: Awaitable[Answer]) ->
         task.cancel()  # of one that is done, nothing
 
 
+class Paused(RuntimeError):
+    """Somebody else has paused the engine, and will want to resume it."""
+
+
+async def to_the_end(work: Awaitable[Answer]) -> Answer:
+    """Waits for ``work`` until it is done, also when the caller is cancelled meanwhile.
+
+    Raises:
+        CancelledError: the caller was cancelled; by then ``work`` is done.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at: nobody is left to be told
+        raise cancelled
+    return task.result()
+
+
+@asynccontextmanager
+async def held(engine: EngineClient) -> AsyncIterator[None]:
+    """Inside, no request runs: those that did have ended, and new ones wait. Then they go on.
+
+    Whatever happens, the engine is resumed: after an error, and wherever the caller is cancelled.
+
+    Raises:
+        Paused: somebody else has paused it; resuming it then would be another's business.
+        EngineDied: the engine's process ended first.
+    """
+    asked = getattr(engine, "is_paused", None)
+    if asked is not None and await watched(engine, "is_paused", asked()):
+        raise Paused(
+            "the engine is paused, and not by this setting: resume it first, or make the setting "
+            "at once, without waiting"
+        )
+    work = engine.pause_generation(mode="wait", clear_cache=False)
+    pause = asyncio.ensure_future(watched(engine, "pause_generation", work))
+    try:
+        await asyncio.wait({pause})
+        pause.result()
+        yield
+    finally:
+        await to_the_end(_resume(engine, pause))
+
+
+async def _resume(engine: EngineClient, pause: asyncio.Future[None]) -> None:
+    try:
+        if data_parallel_size(engine) > 1:
+            # Data-parallel engines refuse to resume before all of them have paused.
+            await asyncio.wait({pause})
+        await watched(engine, "resume_generation", engine.resume_generation())
+    finally:
+        pause.cancel()  # of one that is done, nothing
+        await asyncio.gather(pause, return_exceptions=True)
+
+
 async def call(engine: EngineClient, method: str, **arguments: Any) -> Any:
-    """One worker call on every rank; the answer of rank 0.
+    """One worker call on every rank of every data-parallel engine; the answer of rank 0.
 
     Raises:
         RanksDisagree: some of them compute something else.
         EngineDied: the engine's process ended before it answered.
+        ConfigError: it would change some data-parallel engines only.
     """
-    return agreed(method, await ranks(engine, method, **arguments))
+    engines = len(engines_of(engine, method))
+    return agreed(method, await ranks(engine, method, **arguments), engines)
 
 
 async def ranks(engine: EngineClient, method: str, **arguments: Any) -> list[Any]:
-    """One worker call on every rank; all answers.
+    """One worker call on every rank; all answers, engine after engine.
 
     Raises:
         EngineDied: the engine's process ended before it answered.
     """
-    return list(await watched(engine, method, engine.collective_rpc(method, kwargs=arguments)))
+    engines = engines_of(engine, "hetero_noise_status")
+    if len(engines) < 2:
+        work = engine.collective_rpc(method, kwargs=arguments)
+        return list(await watched(engine, method, work))
+    # vLLM asks all of them too, and returns the answers of the first engine alone.
+    core: Any = getattr(engine, "engine_core")  # noqa: B009
+    parts = [
+        core._call_utility_async("collective_rpc", method, None, (), arguments, engine=one)
+        for one in engines
+    ]
+    answers = await watched(engine, method, _gathered(parts))
+    from hetero_plugin.vllm import metrics
+
+    metrics.update(method, answers)
+    return answers
+
+
+async def _gathered(parts: list[Awaitable[Any]]) -> list[Any]:
+    return [answer for part in await asyncio.gather(*parts) for answer in part]
 
 
 async def status(engine: EngineClient) -> dict[str, Any]:
@@ -85,6 +167,7 @@ async def set_noise(
     site: str | None = None,
     enabled: bool | None = None,
     reset: bool = False,
+    aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
     """Changes or switches noise; see `hetero_plugin.vllm.control.hetero_noise_set`."""
     return await call(
@@ -95,6 +178,7 @@ async def set_noise(
         site=site,
         enabled=enabled,
         reset=reset,
+        aqn_enabled=aqn_enabled,
     )
 
 

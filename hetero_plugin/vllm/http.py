@@ -7,87 +7,26 @@ An entry point of ``vllm.endpoint_plugins`` with a name of its own, so it is off
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
+import os
 from argparse import Namespace
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm import client_async, startup
-from hetero_plugin.vllm.client import EngineDied, RanksDisagree
+from hetero_plugin.vllm.client import EngineDied, RanksDisagree, engines_of
+from hetero_plugin.vllm.http_body import MOST_BYTES, Change, Refused, check, parse
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request
     from starlette.datastructures import State
     from vllm.engine.protocol import EngineClient
 
+__all__ = ["PATH", "Change", "Endpoint", "Refused", "check", "parse"]
+
 PATH = "/v1/hetero_noise"
-
-
-class Refused(ValueError):
-    """A change that can't be made; the text says why."""
-
-
-class Change(BaseModel):
-    """The body of a POST."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    kind: str | None = None
-    site: str | None = None
-    enabled: bool | None = None
-    reset: bool = False
-    """First back to the scales of the spec."""
-    step: Annotated[int, Field(ge=0)] | None = None
-    """Noise step, and AQN's where the spec has AQN."""
-    wait: bool = True
-    """Let the running requests finish first, and hold new ones meanwhile; so no response mixes two
-    settings. False: at once; running requests go on under the new setting."""
-
-
-def parse(body: bytes) -> Change:
-    """The change that a request's body asks for.
-
-    Raises:
-        Refused: no JSON object, an unknown key, a bad value, or nothing to do.
-    """
-    try:
-        given = json.loads(body or b"null")
-    except ValueError as error:
-        raise Refused(f"the body is no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise Refused(f'the body is {given!r}; it should be an object such as {{"scale": 0.05}}')
-    try:
-        change = Change(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(Change.model_fields)
-        raise Refused(f"{where}: {first['msg']}, got {first['input']!r}. Keys: {known}") from None
-    if change.scale is None and change.enabled is None and not change.reset and change.step is None:
-        raise Refused("nothing to do: give scale, enabled, reset or step")
-    if change.scale is None and change.enabled is None and (change.kind or change.site):
-        raise Refused("kind and site say what scale or enabled apply to; give one of these")
-    return change
-
-
-def check(change: Change, sites: list[dict[str, Any]]) -> None:
-    """Refuses a kind or site that the engine does not have, before any worker is asked.
-
-    Args:
-        sites: the answer of ``hetero_noise_sites``.
-    """
-    hit = [
-        site
-        for site in sites
-        if change.kind in (None, site["kind"]) and change.site in (None, site["name"])
-    ]
-    if not hit:
-        kinds = sorted({site["kind"] for site in sites})
-        wanted = {k: v for k, v in (("kind", change.kind), ("site", change.site)) if v is not None}
-        raise Refused(f"no noisy site matches {wanted}; kinds of this engine: {', '.join(kinds)}")
+logger = logging.getLogger("vllm.hetero_noise")
 
 
 class Endpoint:
@@ -105,6 +44,14 @@ class Endpoint:
     ) -> None:
         """Takes the engine to ask; there is none in a render server."""
         self._engine = engine_client
+        # As vLLM reads them: the argument, and the variable where there is none.
+        keys = getattr(args, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
+        if not any(keys):
+            logger.warning(
+                "hetero_noise: %s is open: without --api-key, whoever reaches this port can change "
+                "the noise of every answer",
+                PATH,
+            )
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds GET and POST."""
@@ -113,8 +60,10 @@ class Endpoint:
         async def answer(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
             try:
                 return await work
-            except Refused as error:
+            except (Refused, ConfigError) as error:
                 raise HTTPException(422, str(error)) from None
+            except client_async.Paused as error:
+                raise HTTPException(409, f'{error}: {{"wait": false}}') from None
             except RanksDisagree as error:
                 raise HTTPException(500, str(error)) from None
             except EngineDied as error:
@@ -124,7 +73,13 @@ class Endpoint:
             return await answer(self._status(sites, attestation))
 
         async def post(request: Request) -> dict[str, Any]:
-            body = await request.body()
+            # JSON by name: a page of another site can't have a browser send that unasked.
+            kind = request.headers.get("content-type", "")
+            if kind.partition(";")[0].strip().lower() != "application/json":
+                raise HTTPException(415, "send JSON: Content-Type: application/json")
+            body = await _read(request)
+            if body is None:
+                raise HTTPException(413, f"the body is longer than {MOST_BYTES} bytes")
             try:
                 change = parse(body)
             except Refused as error:
@@ -154,20 +109,25 @@ class Endpoint:
             if not (await self._ask("hetero_noise_status"))["noisy"]:
                 raise Refused("this engine is not noisy: start it with --hetero-noise-scale")
             check(change, await self._ask("hetero_noise_sites"))
+            engines_of(self._engine, "hetero_noise_change")  # may refuse, before anything is paused
             if not change.wait:
-                return await self._apply(change)
-            pause = self._engine.pause_generation(mode="wait", clear_cache=False)
-            await client_async.watched(self._engine, "pause_generation", pause)
-            try:
-                return await self._apply(change)
-            finally:
-                resume = self._engine.resume_generation()
-                await client_async.watched(self._engine, "resume_generation", resume)
+                return await client_async.to_the_end(self._apply(change))
+            async with client_async.held(self._engine):
+                return await client_async.to_the_end(self._apply(change))
 
     async def _apply(self, change: Change) -> dict[str, Any]:
-        if change.step is not None:
-            await self._ask("hetero_noise_step", step=change.step)
-        if change.scale is not None or change.enabled is not None or change.reset:
-            arguments = change.model_dump(exclude={"step", "wait"})
-            await self._ask("hetero_noise_set", **arguments)
-        return await self._status()
+        status = await self._ask("hetero_noise_change", **change.arguments)
+        if "refused" in status:
+            raise Refused(status["refused"])
+        status["attestation"] = startup.shown()
+        return status
+
+
+async def _read(request: Request) -> bytes | None:
+    """The body, or None as soon as it is longer than `MOST_BYTES`."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MOST_BYTES:
+            return None
+    return bytes(body)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from vllm.distributed import get_pp_group
 from vllm.logger import init_logger
 
 from hetero_plugin.aqn.controller import AQNController
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.sites import Site
+from hetero_plugin.sites import Site, select
 from hetero_plugin.state import NoiseState
-from hetero_plugin.vllm import spec
+from hetero_plugin.vllm import refusals, spec
 from hetero_plugin.vllm.attach import Walker
 from hetero_plugin.vllm.linear import NoisyHeadMethod
 from hetero_plugin.vllm.rows import Rows
@@ -87,14 +86,13 @@ def attach(
         if state.config.unmapped == "error":
             raise ConfigError(f"{words}; unmapped='warn' leaves them clean")
         logger.warning("hetero_noise: these stay clean: %s", words)
+    if walker.heads:
+        logger.info(
+            "hetero_noise: clean, as they are given pooled rows, which are no token's: %s",
+            ", ".join(walker.heads),
+        )
     model.register_forward_pre_hook(rows.before_forward, with_kwargs=True)
     return rows
-
-
-def _check_supported() -> None:
-    """Refuses what would be wrong rather than noisy."""
-    if get_pp_group().world_size > 1:
-        raise ConfigError("hetero_noise does not support pipeline parallelism in vLLM yet")
 
 
 def install(worker: Any) -> Installed | None:
@@ -111,8 +109,8 @@ def install(worker: Any) -> Installed | None:
         return None
     config = spec.settle(vllm_config)
     model = worker.model_runner.get_model()
-    _check_supported()
     sites = spec.model_sites(vllm_config)
+    refusals.refuse(vllm_config, select(config, sites))  # a worker's config may come another way
     state = NoiseState(config, sites, worker.device, max_rows=_most_rows(vllm_config))
     state.set_phase("rollout")
     rows = attach(model, state, sites, vllm_config.model_config.hf_text_config.to_dict())
@@ -152,9 +150,10 @@ def _check_head(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LogitsProcessor):
             dtype = next(model.parameters()).dtype
-            if module.head_dtype not in (None, dtype):
+            head_dtype = getattr(module, "head_dtype", None)  # vLLM 0.24 has none: the model's
+            if head_dtype not in (None, dtype):
                 raise ConfigError(
-                    f"head_dtype is {module.head_dtype} and the model's {dtype}: vLLM computes "
+                    f"head_dtype is {head_dtype} and the model's {dtype}: vLLM computes "
                     "such a head without its layer, so lm_head would be clean; exclude lm_head, "
                     "or take head_dtype out of hf_overrides"
                 )

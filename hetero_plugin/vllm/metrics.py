@@ -48,7 +48,11 @@ class NoiseCollector(Collector):
         for name, text, value in (
             ("enabled", "1 while noise is on.", status["enabled"]),
             ("step", "Noise step.", status["step"]),
-            ("aqn_sigma", "Sigma of AQN in force.", status["sigma"] or 0.0),
+            (
+                "aqn_sigma",
+                "Sigma of AQN in force.",
+                (status["sigma"] or 0.0) if status.get("aqn_enabled", True) else 0.0,
+            ),
         ):
             yield GaugeMetricFamily(f"hetero_noise_{name}", text, value=float(value))
         yield CounterMetricFamily(

@@ -12,7 +12,7 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
-from hetero_plugin.vllm import weights
+from hetero_plugin.vllm import connectors, weights
 from hetero_plugin.vllm.patching import MARK, PatchError, Target, follow, versions, wrap
 
 __all__ = ["FOLLOWED", "SERVED", "WRAPPED", "PatchError", "apply", "apply_to_server"]
@@ -54,6 +54,14 @@ COLLECTIVE_RPC = Target(
     ("self", "method", "timeout", "args", "kwargs"),
     "the prefix cache belongs to the scheduler, which a worker can't reach",
 )
+MAKE_SCHEDULER = Target(
+    "vllm.v1.core.sched.scheduler",
+    "Scheduler",
+    "__init__",
+    None,
+    "it makes the KV connector, whose store may hold another engine's keys and values; EngineCore "
+    "loads plugins too late for a wrapper of its own",
+)
 PROCESS_WEIGHTS = Target(
     "vllm.model_executor.layers.linear",
     "UnquantizedLinearMethod",
@@ -68,6 +76,7 @@ WRAPPED = (
     CREATE_CONFIG,
     INIT_DEVICE,
     COLLECTIVE_RPC,
+    MAKE_SCHEDULER,
     PROCESS_WEIGHTS,
 )
 
@@ -152,7 +161,8 @@ def apply() -> None:
     wrap(FROM_CLI_ARGS, _from_cli_args)
     wrap(CREATE_CONFIG, _create_engine_config)
     wrap(INIT_DEVICE, _init_device)
-    wrap(COLLECTIVE_RPC, _collective_rpc)
+    wrap(COLLECTIVE_RPC, connectors.follow_calls)
+    wrap(MAKE_SCHEDULER, connectors.follow_making)
     wrap(PROCESS_WEIGHTS, weights.keep)
 
 
@@ -209,7 +219,7 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from hetero_plugin.vllm import spec, startup
+        from hetero_plugin.vllm import refusals, spec, startup
 
         made = original(self, *args, **kwargs)
         attest, noisy = startup.take(made), spec.is_noisy(made)
@@ -218,7 +228,9 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         config = spec.settle(made) if noisy else None
         if config is None:
             spec.check_clean(made)
-        elif served:
+        else:
+            refusals.refuse_asked(self, config.rules)
+        if config is not None and served:
             from hetero_plugin.vllm import metrics
 
             apply_to_server()
@@ -228,24 +240,6 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         return made
 
     return create_engine_config
-
-
-def _collective_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
-    def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
-        from hetero_plugin.vllm.control import READ_ONLY
-
-        ours = isinstance(method, str) and method.startswith("hetero_noise_")
-        if ours and method in READ_ONLY:
-            return original(self, method, *args, **kwargs)
-        try:
-            return original(self, method, *args, **kwargs)
-        finally:
-            # After an error too, as some ranks may have made the change. Running requests are
-            # computed anew as well: their keys and values are of the old noise, or old weights.
-            if ours or weights.were_loaded(self, original):
-                self.reset_prefix_cache(reset_running_requests=True)
-
-    return collective_rpc
 
 
 def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:

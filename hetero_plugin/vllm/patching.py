@@ -20,12 +20,15 @@ class PatchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """A function of vLLM that is wrapped: where it is, its parameters, and why."""
+    """A function of vLLM that is wrapped: where it is, its parameters, and why.
+
+    ``parameters`` is None where the wrapper hands on whatever comes, and looks at none of it.
+    """
 
     module: str
     owner: str
     name: str
-    parameters: tuple[str, ...]
+    parameters: tuple[str, ...] | None
     why: str
 
     def __str__(self) -> str:
@@ -36,7 +39,7 @@ class Target:
         if not callable(function):
             raise PatchError(f"{self} is gone: {versions()}")
         found = tuple(inspect.signature(function).parameters)
-        if found != self.parameters:
+        if self.parameters is not None and found != self.parameters:
             raise PatchError(
                 f"{self} takes ({', '.join(found)}), and hetero_noise was written for "
                 f"({', '.join(self.parameters)}): {versions()}"
@@ -63,7 +66,7 @@ def wrap(target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., A
         return
     function = functools.wraps(original)(wrapper(original)) if callable(original) else original
     parameters = target.parameters
-    if isinstance(static, classmethod):
+    if isinstance(static, classmethod) and parameters is not None:
         parameters = ("cls", *parameters)
     Target(target.module, target.owner, target.name, parameters, target.why).check(original)
     setattr(function, MARK, True)

@@ -35,7 +35,8 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
         self.spec = spec
         self.inner = inner
         if inner is not None:
-            self._ignore_unexpected_suffixes = inner._ignore_unexpected_suffixes
+            if hasattr(inner, "_ignore_unexpected_suffixes"):  # vLLM 0.24 has none
+                self._ignore_unexpected_suffixes = inner._ignore_unexpected_suffixes
             # One mapping for both: models write the names of their fused layers into it.
             self.packed_modules_mapping = inner.packed_modules_mapping
 
@@ -69,11 +70,24 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
         theirs = hf_quant_cfg.get("quant_method")
         return METHOD if user_quant == METHOD and theirs != METHOD else None
 
+    # By `super()`: a method of the object in vLLM 0.24, static in later ones.
     def get_cache_scale_mapper(self) -> Any:  # type: ignore[override]
-        return (self.inner or QuantizationConfig).get_cache_scale_mapper()
+        return (
+            super().get_cache_scale_mapper()
+            if self.inner is None
+            else self.inner.get_cache_scale_mapper()
+        )
 
     def get_checkpoint_weight_mapper(self) -> Any:  # type: ignore[override]
-        return (self.inner or QuantizationConfig).get_checkpoint_weight_mapper()
+        return (
+            super().get_checkpoint_weight_mapper()
+            if self.inner is None
+            else self.inner.get_checkpoint_weight_mapper()
+        )
+
+    def is_mxfp4_quant(self, *args: Any, **kwargs: Any) -> bool:
+        # vLLM 0.24 asks, before it makes a MoE layer; later ones do not.
+        return self.inner is not None and self.inner.is_mxfp4_quant(*args, **kwargs)  # type: ignore
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
         if self.inner is not None:

@@ -8,12 +8,13 @@ version of this package, whichever way the user gave it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hetero_plugin import __version__
 from hetero_plugin.config import ENVIRONMENT, METHOD, ConfigError, NoiseConfig, resolve
-from hetero_plugin.sites import Selected, Site, select, sites_from_config
+from hetero_plugin.sites import Site, select, sites_from_config
+from hetero_plugin.vllm import refusals
 from hetero_plugin.vllm.quantization import HeteroNoiseQuantConfig
 
 if TYPE_CHECKING:
@@ -45,10 +46,22 @@ def _additional(vllm_config: VllmConfig) -> dict[str, Any]:
 def model_sites(vllm_config: VllmConfig) -> tuple[Site, ...]:
     """The sites of the model that an engine is to load.
 
+    A pooling model has no lm_head. One that classifies or scores has a head called ``score``, of
+    the same kind; what it is given are pooled rows, so it stays clean, and a rule that selects it
+    is refused (`refusals`). One that embeds has none.
+
     Raises:
         UnknownArchitectureError: its family has no map.
     """
-    return sites_from_config(vllm_config.model_config.hf_text_config.to_dict())
+    model = vllm_config.model_config
+    sites = sites_from_config(model.hf_text_config.to_dict())
+    if model.runner_type != "pooling":
+        return sites
+    decoder = tuple(site for site in sites if site.kind != "lm_head")
+    if model.convert_type == "embed":
+        return decoder
+    labels = int(getattr(model.hf_config, "num_labels", 0) or 1)
+    return (*decoder, Site("score", "lm_head", None, labels, model.get_hidden_size()))
 
 
 def check_clean(vllm_config: VllmConfig) -> None:
@@ -76,30 +89,14 @@ def check_clean(vllm_config: VllmConfig) -> None:
         )
 
 
-def _refuse_scores(chosen: Sequence[Selected]) -> None:
-    """Raises ConfigError for error on attention scores, which vLLM's kernels never have in memory.
-
-    A rule of the phase ``train`` is nothing to an engine that only rolls out.
-    """
-    for one in chosen:
-        for index, rule in one.rules:
-            if one.site.kind != "attention_scores" or rule.phase == "train":
-                continue
-            raise ConfigError(
-                f"rules[{index}] selects {one.site.name} (kind attention_scores), and vLLM's "
-                "attention kernels never hold scores in memory: they can have error in Hugging "
-                "Face's eager attention alone. Target the kind attention, whose error is on "
-                "softmax·V, or give the rule phase: train"
-            )
-
-
 def settle(vllm_config: VllmConfig) -> NoiseConfig:
     """Resolves the spec of a noisy engine, checks it against the model and writes it down.
 
     Called again on the same config, in any process, it returns the same spec.
 
     Raises:
-        ConfigError: a bad spec, two sources that disagree, or a target that the model lacks.
+        ConfigError: a bad spec, two sources that disagree, a target that the model lacks, or a
+            feature of vLLM in which the noise would be lost or wrong (`refusals`).
     """
     additional = _additional(vllm_config)
     if RESOLVED in additional:
@@ -122,7 +119,7 @@ def settle(vllm_config: VllmConfig) -> NoiseConfig:
     )
     config = NoiseConfig.parse(None) if found is None else found
     chosen = select(config, model_sites(vllm_config))  # a target that hits nothing is an error here
-    _refuse_scores(chosen)
+    refusals.refuse(vllm_config, chosen)
     additional[METHOD] = config.model_dump(mode="json")
     additional[RESOLVED] = {"fingerprint": config.fingerprint, "version": __version__}
     vllm_config.additional_config = additional

@@ -6,10 +6,13 @@ the time.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +52,66 @@ def evaluate(folder: Path, out: str = "eval.json", **changes: Any) -> dict[str, 
     return vllm_eval.evaluate(folder / "model", folder / "test.parquet", **{**arguments, **changes})
 
 
+@dataclass
+class Run:
+    """The command, run to its end."""
+
+    document: dict[str, Any]
+    stderr: str
+    left: list[str]
+    """Processes that it started and that are there afterwards, dead or alive."""
+
+
 @pytest.fixture(scope="module")
-def document(folder: Path) -> dict[str, Any]:
-    return evaluate(folder)
+def run(folder: Path) -> Run:
+    """``hetero-noise eval``, and what it leaves behind."""
+    psutil = pytest.importorskip("psutil")
+    own = psutil.Process()
+    before = {child.pid for child in own.children(recursive=True)}
+    prctl = ctypes.CDLL(None).prctl
+    prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of the command come here
+    try:
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).parent / "hetero-noise"),
+                *("eval", "--model", str(folder / "model"), "--data", str(folder / "test.parquet")),
+                *("--out", str(folder / "eval.json"), "--config", json.dumps(SPEC)),
+                *("--levels", ",".join(map(str, LEVELS)), "--dtype", "float32"),
+                *("--max-tokens", "6"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        left = [
+            f"{child.status()}: {child.name()}"
+            for child in own.children(recursive=True)
+            if child.pid not in before
+        ]
+    finally:
+        prctl(36, 0, 0, 0, 0)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return Run(json.loads((folder / "eval.json").read_text()), done.stderr, left)
+
+
+@pytest.fixture(scope="module")
+def document(run: Run) -> dict[str, Any]:
+    return run.document
+
+
+def test_the_command_leaves_no_process_and_no_semaphore(run: Run) -> None:
+    assert run.left == []
+    assert "resource_tracker" not in run.stderr and "leaked" not in run.stderr
 
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> dict[str, Any]:
-    """What an engine without the plugin says: log-probabilities, answers, and an attestation."""
+    """What an engine without the plugin says: answers, log-probabilities, and an attestation."""
     from vllm import SamplingParams
 
     from hetero_plugin.config import NoiseConfig
-    from hetero_plugin.vllm.attest import VLLMProbe, prompt_logprobs
+    from hetero_plugin.vllm.attest import VLLMProbe
 
     llm = vllm_eval.start_plain_engine(
         {
@@ -77,11 +128,16 @@ def plain(folder: Path) -> dict[str, Any]:
         prompts: Any = [
             {"prompt_token_ids": tasks.prompt_ids(tokenizer, question)} for question in questions
         ]
-        greedy = SamplingParams(temperature=0.0, max_tokens=6)
-        answers = llm.generate(prompts, greedy, use_tqdm=False)
+        greedy = SamplingParams(temperature=0.0, max_tokens=6, logprobs=0)
+        outputs = [answer.outputs[0] for answer in llm.generate(prompts, greedy, use_tqdm=False)]
+        logprobs: list[float] = []
+        for output in outputs:
+            assert output.logprobs is not None
+            rows = zip(output.token_ids, output.logprobs, strict=True)
+            logprobs += [row[token].logprob for token, row in rows]
         return {
-            "texts": [answer.outputs[0].text for answer in answers],
-            "logprobs": prompt_logprobs(llm),
+            "texts": [output.text for output in outputs],
+            "mean": sum(logprobs) / len(logprobs),
             # The historical mistake: noise set up in the parent, an engine that never had it.
             "record": attest.attest(VLLMProbe(llm, NoiseConfig.parse(SPEC))),
         }
@@ -110,6 +166,11 @@ def test_level_zero_is_the_engine_without_the_plugin(
 ) -> None:
     clean = results.level_row(document, 0.0)
     assert clean is not None and clean["texts"] == plain["texts"]
+    # Answers of a random model may agree by chance; their log-probabilities do not.
+    assert clean["mean_token_logprob"] == pytest.approx(plain["mean"], abs=1e-6)
+    noisy = results.level_row(document, 0.05)
+    assert noisy is not None
+    assert abs(noisy["mean_token_logprob"] - plain["mean"]) > 1e-4, "the noise must be seen"
 
 
 def test_noise_changes_answers_and_is_at_its_level(document: dict[str, Any]) -> None:
@@ -181,3 +242,64 @@ def test_the_command_refuses_an_engine_that_is_kept_from_loading_the_plugin(fold
     assert done.returncode != 0 and "hetero_noise" in done.stderr
     written = json.loads((folder / "none.json").read_text())
     assert written["levels"] == []
+
+
+def shell(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, run in ``folder`` as a user would."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("HETERO_NOISE_CONFIG",)}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "hetero-noise"), *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=850,
+        check=False,
+    )
+
+
+def test_eval_by_the_command_line_with_its_defaults(folder: Path) -> None:
+    """Nothing but a model and questions is given: three levels of qerl-fp4, in eval.json here."""
+    here = folder / "defaults"
+    here.mkdir()
+    done = shell(here, "eval", "--model", "../model", "--data", "../test.parquet")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "eval.json" and "every level attested" in done.stdout
+    assert [path.name for path in here.iterdir()] == ["eval.json"]
+    found = results.load(here / "eval.json")
+    assert [row["level"] for row in found["levels"]] == [0.0, 0.05, 0.1]
+    assert found["header"]["spec"]["rules"][0]["exclude"] == ["lm_head"]
+    (session,) = found["sessions"]
+    assert (session["attestation"]["seen"], session["attestation"]["of"]) == (14, 14)
+    assert results.problems(found) == []
+    clean, *noisy = ([row["mean_token_logprob"], row["texts"]] for row in found["levels"])
+    assert all(row != clean for row in noisy) and noisy[0] != noisy[1]
+    for row in found["realised"]["by_kind"]:
+        assert row["rms_relative"] == pytest.approx(0.05, rel=0.15)
+
+
+def test_attest_by_the_command_line_with_its_defaults(folder: Path) -> None:
+    """vLLM, compiled, qerl-fp4; every site by name on the screen, and the record beside it."""
+    done = shell(folder, "attest", "--model", "model", "--out", "record.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "14 of 14 sites seen (linear 14 of 14)" in done.stdout
+    assert "model.layers.1.mlp.down_proj" in done.stdout
+    record = json.loads((folder / "record.json").read_text())
+    assert record["engine"] == "vllm-compiled" and record["passed"]
+    assert attest.problems(record) == [] and record["signature"] in done.stdout
+    again = shell(folder, "attest", "--model", "model", "--out", "record.json")
+    assert again.returncode == 2 and "is there already" in again.stderr
+
+
+def test_doctor_attests_every_engine_of_the_machine(folder: Path) -> None:
+    """Hugging Face and vLLM, eager and compiled, and a step of verl with both its engines."""
+    done = shell(folder, "doctor", "--attest")
+    lines = done.stdout.splitlines()
+    wrong = [line for line in lines if line.startswith("!!")]
+    assert (done.returncode, wrong) == (0, []), done.stdout + done.stderr[-2000:]
+    for engine in ("hf eager", "hf compiled", "vllm eager", "vllm compiled"):
+        (line,) = (one for one in lines if f"attested, {engine}:" in one)
+        assert "24 of 24 sites seen" in line, line
+    if importlib.util.find_spec("verl") is not None:
+        (line,) = (one for one in lines if "attested, verl:" in one)
+        assert line.startswith("ok") and line.count("sites seen") >= 2, line

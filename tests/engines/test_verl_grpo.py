@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 from hetero_plugin.config import NoiseConfig
+from hetero_plugin.demo.task import Question
+from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.verl.checkpoint import merge
 from hetero_plugin.verl.launch import MiniatureRun, execute
 from hetero_plugin.verl.platform import accelerator_present
@@ -50,7 +54,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from hetero_plugin.demo.model import build_tokenizer, save
-    from hetero_plugin.demo.task import make_splits, to_rows, write_parquet
+    from hetero_plugin.demo.task import to_rows, write_parquet
 
     folder = tmp_path_factory.mktemp("miniature")
     tokenizer = build_tokenizer()
@@ -72,10 +76,21 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.1,
     )
     save(Qwen2ForCausalLM(config), tokenizer, folder / "model")
-    splits = make_splits(digits=2, operands=2, n_train=64, n_dev=1, n_test=16, seed=0)
-    write_parquet(to_rows(splits.train, "train"), folder / "train.parquet")
-    write_parquet(to_rows(splits.test, "test"), folder / "test.parquet")
+    write_parquet(to_rows(unequal(64, seed=0), "train"), folder / "train.parquet")
+    write_parquet(to_rows(unequal(16, seed=1), "test"), folder / "test.parquet")
     return folder
+
+
+def unequal(n: int, seed: int) -> list[Question]:
+    """Sums of 1 to 13 numbers, in turn: prompts of 3 to 40 tokens, so that batches are padded."""
+    rng = random.Random(seed)
+    made = []
+    for i in range(n):
+        numbers = [rng.randint(10, 99) for _ in range(1 + i % 13)]
+        if len(numbers) == 13:
+            numbers[0] = rng.randint(100, 999)
+        made.append(Question(tuple(numbers)))
+    return made
 
 
 def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
@@ -86,15 +101,21 @@ def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
         output=output,
         batch=4,
         samples=4,
+        prompt_length=40,
         entropy=0.01,  # a gradient even while random weights earn no reward
         enforce_eager=True,  # compiling is tested with vLLM alone; here it would double the time
         **values,
     )
 
 
+@pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
 def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
-    run = run_of(miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2)
+    dumps = tmp_path / "dumps"
+    overrides = (f"trainer.validation_data_dir={dumps}",)
+    run = run_of(
+        miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2, overrides=overrides
+    )
     seen: list[int] = []
     rows = execute(run, lambda step, _: seen.append(step), timeout=840)
     assert seen == [1, 2]
@@ -118,6 +139,9 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
         # AQN moves the rollout alone (that is its point), by a little; see the next test for none.
         assert 0 < data["hetero/rollout_actor_logprob_gap/mean"] < 0.2
     assert 0.0 <= last[CORE] <= 1.0 and 0.0 <= last[NOISY] <= 1.0
+    # The checkpoint knows its noise, for the run that resumes from it.
+    record = json.loads((run.checkpoint.parent / "hetero_noise.json").read_text())
+    assert record["noisy"] and record["fingerprint"] == SPEC.fingerprint
 
     # Each noisy process said so once, all with this specification.
     log = run.log.read_text(encoding="utf-8", errors="replace")
@@ -152,23 +176,86 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(merged)
     assert model.config.to_dict().get("quantization_config") is None
 
+    # Each validation's answers are those of the model that it is named after, and of no other. In
+    # noise step 2, which is that of the rollouts that would have come next.
+    assert sorted(path.name for path in dumps.iterdir()) == ["clean", "noisy"]
+    answers = {name: read_answers(dumps / name / "2.jsonl") for name in ("clean", "noisy")}
+    expected = {"clean": greedy(model, merged, answers["clean"])}
+    wrap(model, SPEC, quiet=True)
+    state = state_of(model)
+    state.set_phase("rollout")
+    state.set_step(2)
+    expected["noisy"] = greedy(model, merged, answers["noisy"])
+    alike = {
+        (a, b): sum(answers[a][prompt] == expected[b][prompt] for prompt in answers[a])
+        for a in answers
+        for b in expected
+    }
+    assert all(len(found) == 16 for found in answers.values())
+    # In float32 two logits hardly ever lie so close that the engines choose otherwise.
+    assert min(alike["clean", "clean"], alike["noisy", "noisy"]) >= 15, alike
+    assert max(alike["clean", "noisy"], alike["noisy", "clean"]) <= 12, alike
 
-@pytest.mark.timeout(900)
-def test_rollout_and_actor_meet_the_same_error(miniature: Path, tmp_path: Path) -> None:
-    """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger."""
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Prompt -> answer of a validation's dump."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["input"]: row["output"] for row in rows}
+
+
+def greedy(model: Any, folder: Path, prompts: Iterable[str]) -> dict[str, str]:
+    """The likeliest answers of up to 8 tokens, each token by a pass over all before it."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = {}
+    for prompt in prompts:
+        ids = start = tokenizer(prompt, return_tensors="pt").input_ids
+        for _ in range(8):
+            with torch.no_grad():
+                logits = model(input_ids=ids, use_cache=False).logits[:, -1, : len(tokenizer)]
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+            if ids[0, -1] == tokenizer.eos_token_id:
+                break
+        found[prompt] = tokenizer.decode(ids[0, start.shape[1] :], skip_special_tokens=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def clean_run(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """(the log, the metrics of its step) of a run without noise."""
+    run = run_of(miniature, tmp_path_factory.mktemp("clean") / "run", steps=1)
+    data = execute(run, timeout=840)[-1]["data"]
+    return run.log.read_text(encoding="utf-8", errors="replace"), data
+
+
+@pytest.mark.compat("verl miniature", short=True)
+@pytest.mark.timeout(1800)
+def test_rollout_and_actor_meet_the_same_error(
+    miniature: Path, tmp_path: Path, clean_run: tuple[str, Any]
+) -> None:
+    """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger.
+
+    The prompts have 3 to 40 tokens, so that each token's error is found by what it is and where in
+    its own sequence, and not by where it lies in a padded batch.
+    """
     noise = NoiseConfig.parse({"preset": "all", "scale": 0.05})
     run = run_of(miniature, tmp_path / "noisy", steps=1, noise=noise, test_every=1)
     noisy = execute(run, timeout=840)[-1]["data"]
     assert noisy["hetero/rollout_actor_logprob_gap/max"] < 2e-3
     assert noisy["training/rollout_probs_diff_max"] < 1e-4
+    shortest, longest = noisy["prompt_length/min"], noisy["prompt_length/max"]
+    assert longest - shortest >= 9
+    name = "training/rollout_probs_diff_mean"
+    assert noisy[name] <= 1.5 * clean_run[1][name]
 
 
+@pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
-def test_a_clean_run_is_clean_and_says_so(miniature: Path, tmp_path: Path) -> None:
-    run = run_of(miniature, tmp_path / "run", steps=1)
-    data = execute(run, timeout=840)[-1]["data"]
+def test_a_clean_run_is_clean_and_says_so(clean_run: tuple[str, Any]) -> None:
+    log, data = clean_run
     assert not [name for name in data if name.startswith("hetero/")]
-    log = run.log.read_text(encoding="utf-8", errors="replace")
     assert "hetero_noise: rollout worker 0.0: clean" in log
     assert not re.search(r"hetero_noise: .* sites ", log)
     # Weights were synced into a live engine: rollout and actor are the same model.

@@ -183,6 +183,7 @@ def kernels(folder: Path) -> dict[Path, int]:
     return {path.relative_to(cache): path.stat().st_mtime_ns for path in cache.rglob("*.so")}
 
 
+@pytest.mark.compat("compile cache")
 def test_z_a_second_start_is_served_from_the_cache_and_another_spec_is_not(bench: Bench) -> None:
     """Last here, as it ends the engine that the others share: one engine at a time."""
     answers = bench.engine.logprobs(*PROMPTS[:2])

@@ -77,6 +77,7 @@ def gap(ours: list[Record], theirs: list[list[float]]) -> float:
     )
 
 
+@pytest.mark.compat("tensor parallel")
 def test_both_ranks_say_what_they_do(engine: Engine) -> None:
     lines = [x for x in engine.log.read_text().splitlines() if "hetero_noise: engine" in x]
     assert len(lines) == 2, lines
@@ -90,6 +91,7 @@ def test_fault_is_noticed(fault: Fault, engine: TPEngine) -> None:
     assert engine.refusal() == ""  # with the rank mended, every site is seen on both
 
 
+@pytest.mark.compat("tensor parallel")
 @pytest.mark.parametrize("scope", list(OFF))
 def test_the_error_of_a_site_does_not_depend_on_sharding_or_chunks(
     engine: Engine, model: Path, scope: str

@@ -175,6 +175,20 @@ class Server:
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         return [_decoded(out) for out in self.llm.generate(requests, params, use_tqdm=False)]
 
+    def pooled(self, prompts: list[list[int]], task: str) -> list[list[float]]:
+        """What a pooling engine makes of each prompt."""
+        requests: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
+        found = self.llm.encode(requests, pooling_task=task, use_tqdm=False)  # type: ignore[arg-type]
+        return [answer.outputs.data.double().reshape(-1).tolist() for answer in found]
+
+    def attest(self, spec: Record) -> Record:
+        """The attestation of the engine under a spec."""
+        from hetero_plugin.attestation import attest
+        from hetero_plugin.config import NoiseConfig
+        from hetero_plugin.vllm.attest import VLLMProbe
+
+        return attest.attest(VLLMProbe(self.llm, NoiseConfig.parse(spec)))
+
     def preemptions(self) -> int:
         """How many requests were put off for want of cache blocks so far."""
         return sum(

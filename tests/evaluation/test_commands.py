@@ -159,3 +159,25 @@ def test_doctor_finds_what_would_make_a_run_clean() -> None:
     assert status == 1
     assert any("VLLM_PLUGINS: is 'another_plugin'" in line for line in wrong)
     assert any("HETERO_NOISE_CONFIG" in line and "scael" in line for line in wrong)
+
+
+def test_doctor_on_a_machine_without_a_compiler(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    nothing = {"PATH": str(tmp_path / "bin"), "CXX": "", "HETERO_NOISE_CACHE": str(tmp_path / "c")}
+    status, lines = doctor(**nothing)
+    assert status == 1 and len(lines) > 15, lines
+    wrong = [line for line in lines if line.startswith("!!")]
+    assert any(line.startswith("!!  compiler: no C++ compiler") for line in wrong), wrong
+    assert any(line.startswith("!!  kernel: reference: right but slow: no C++") for line in wrong)
+    assert lines[-1][4:].startswith(("verl", "vLLM", "kernel")), "the doctor stopped half-way"
+
+
+def test_doctor_names_a_cache_that_is_not_safe(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c").chmod(0o777)
+    status, lines = doctor(HETERO_NOISE_CACHE=str(tmp_path / "c"))
+    assert status == 1
+    assert any(
+        line.startswith(f"!!  kernel cache: others can write to {tmp_path / 'c'}") for line in lines
+    ), lines
+    assert any(line.startswith("!!  kernel: reference") for line in lines), lines

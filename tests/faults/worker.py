@@ -101,7 +101,7 @@ def attach_table(worker: Any) -> None:
 def break_norm(worker: Any, name: str) -> None:
     """Settings of one norm's offset go to a copy."""
     aqn = worker.hetero_noise.state.aqn
-    worker.kept_view = aqn._views[name]
+    worker.kept_view = aqn.view(name)
     worker.kept_offsets = aqn.offsets
     start = worker.kept_view.storage_offset()
     original = type(aqn).only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,90 @@ def test_a_missing_rank_and_an_empty_folder_are_named(tmp_path: Path, mesh: obje
         rank_files(actor)
     with pytest.raises(CheckpointError, match="no model_world_size"):
         read_sharded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "target", ["base", "actor", "base/merged", "actor/huggingface", ".", "link/x"]
+)
+def test_its_inputs_are_never_written_over(tmp_path: Path, mesh: object, target: str) -> None:
+    actor = shard(tmp_path / "actor", mesh, whole(), 1)
+    base = base_folder(tmp_path / "base")
+    (tmp_path / "link").symlink_to(base)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="overlaps with"):
+        merge(actor, base, tmp_path / target)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path: Path, mesh: object) -> None:
+    actor, base = shard(tmp_path / "actor", mesh, whole(), 1), base_folder(tmp_path / "base")
+    other = base_folder(tmp_path / "another-model")
+    (tmp_path / "merged.partial").mkdir()  # somebody's, whose name was ours once
+    (tmp_path / "merged.partial" / "notes").write_text("mine")
+    with pytest.raises(CheckpointError, match="did not write there"):
+        merge(actor, base, other)
+    assert (other / "model.safetensors").is_file()
+    for _ in range(2):  # what merge wrote, merge may write anew
+        merge(actor, base, tmp_path / "merged")
+    assert (tmp_path / "merged.partial" / "notes").read_text() == "mine"
+
+
+def test_a_merge_that_fails_leaves_the_earlier_one(
+    tmp_path: Path, mesh: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, base = shard(tmp_path / "actor", mesh, whole(), 1), base_folder(tmp_path / "base")
+    output = merge(actor, base, tmp_path / "merged")
+    before = (output / "model.safetensors").read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        merge(actor, base, output)
+    assert (output / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["actor", "base", "merged"]
+
+
+class Bomb:
+    """Unpickled, it makes a file: as a checkpoint of somebody else's could."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("where", ["beside", "inside", "alone"])
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path, mesh: object, where: str) -> None:
+    actor, mark = shard(tmp_path / "actor", mesh, whole(), 1), tmp_path / "mark"
+    bomb = Bomb(mark)
+    state = {"beside": {**whole(), "x": bomb}, "inside": {"x": [bomb]}, "alone": bomb}[where]
+    torch.save(state, actor / "model_world_size_1_rank_0.pt")
+    with pytest.raises(CheckpointError, match="can't be read as tensors alone"):
+        merge(actor, base_folder(tmp_path / "base"), tmp_path / "merged")
+    assert not mark.exists() and not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"a": 3}, {3: torch.zeros(1)}, torch.zeros(2)])
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "model_world_size_1_rank_0.pt")
+    with pytest.raises(CheckpointError, match="something else than named tensors"):
+        read_sharded(tmp_path)
+
+
+def test_half_a_file_is_named(tmp_path: Path, mesh: object) -> None:
+    actor = shard(tmp_path / "actor", mesh, whole(), 1)
+    path = actor / "model_world_size_1_rank_0.pt"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"rank_0\.pt can't be read"):
+        read_sharded(actor)
+
+
+def test_an_adapter_is_called_one(tmp_path: Path, mesh: object) -> None:
+    state = {f"base_model.model.{name}": value for name, value in whole().items()}
+    state["base_model.model.model.q.lora_A.default.weight"] = torch.zeros(2, 4)
+    actor = shard(tmp_path / "actor", mesh, state, 1)
+    with pytest.raises(CheckpointError, match=r"LoRA adapter.*verl\.model_merger"):
+        merge(actor, base_folder(tmp_path / "base"), tmp_path / "merged")

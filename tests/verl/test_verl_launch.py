@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,85 @@ def test_only_complete_lines_of_metrics_are_read(tmp_path: Path) -> None:
     line = json.dumps({"step": 1, "data": {"a": 1.0}})
     path.write_text(f"{line}\n" + line[:9])
     assert read_metrics(path) == [{"step": 1, "data": {"a": 1.0}}]
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, run: MiniatureRun, *, attests: bool = True, saves: bool = True
+) -> None:
+    """In verl's place a program that leaves what a run of two steps leaves."""
+    end = run.checkpoints / "attestation-end-step2.json"
+    start = run.checkpoints / "attestation-start-step0.json"
+    lines = [
+        "import pathlib, sys",
+        f"here = pathlib.Path({str(run.checkpoints)!r})",
+        "here.mkdir(exist_ok=True)",
+        f"pathlib.Path({str(run.metrics)!r}).write_text("
+        '\'{"step": 1, "data": {}}\\n{"step": 2, "data": {}}\\n\')',
+    ]
+    if saves:
+        lines.append(f"pathlib.Path({str(run.checkpoint)!r}).mkdir(parents=True, exist_ok=True)")
+    if attests:
+        lines += [
+            f"pathlib.Path({str(path)!r}).write_text('{{\"passed\": true}}')"
+            for path in (start, end)
+        ]
+    program = [sys.executable, "-c", "\n".join(lines)]
+    monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: program)
+
+
+def test_a_second_run_keeps_the_first_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, noise=NoiseConfig.parse("rmsnorm"))
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "weights").write_text("first")
+    run.metrics.write_text("first\n")
+    run.log.write_text("first")
+    pretend(monkeypatch, run)
+    rows = execute(run, timeout=60)
+    assert [row["step"] for row in rows] == [1, 2]  # of this run alone
+    for name in ("metrics-1.jsonl", "train-1.log", "checkpoints-1/weights"):
+        assert (run.output / name).read_text().strip() == "first"
+    assert not (run.checkpoints / "weights").exists()
+    execute(run, timeout=60)
+    assert (run.output / "metrics-2.jsonl").is_file() and (run.output / "train-2.log").is_file()
+
+
+def test_a_resumed_run_finds_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, overrides=("trainer.resume_mode=auto",))
+    assert run.resumes and not run_of(tmp_path).resumes
+    assert not run_of(tmp_path, overrides=("trainer.resume_mode='disable'",)).resumes
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "weights").write_text("first")
+    pretend(monkeypatch, run)
+    execute(run, timeout=60)
+    assert (run.checkpoints / "weights").read_text() == "first"
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_earlier_runs_attestation_is_not_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumes: bool
+) -> None:
+    overrides = ("trainer.resume_mode=auto",) if resumes else ()
+    run = run_of(tmp_path, noise=NoiseConfig.parse("rmsnorm"), overrides=overrides)
+    pretend(monkeypatch, run)
+    execute(run, timeout=60)
+    pretend(monkeypatch, run, attests=False)
+    with pytest.raises(LaunchError, match="left no passing attestation of its start"):
+        execute(run, timeout=60)
+
+
+def test_an_earlier_runs_checkpoint_is_not_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path)
+    pretend(monkeypatch, run)
+    execute(run, timeout=60)
+    pretend(monkeypatch, run, saves=False)
+    with pytest.raises(LaunchError, match="ended without its 2 steps and their checkpoint"):
+        execute(run, timeout=60)
 
 
 @pytest.mark.engine

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import json
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -184,3 +186,24 @@ def _has_value_heads() -> bool:
     except ImportError:
         return False
     return True
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_file_logger_keeps_an_earlier_runs_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    from verl.utils.tracking import FileLogger
+
+    path = tmp_path / ("metrics.jsonl" if named else "project/arm.jsonl")
+    monkeypatch.delenv("VERL_FILE_LOGGER_PATH", raising=False)
+    monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
+    if named:
+        monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(path))
+    for step in (1, 2, 3):
+        logger = FileLogger("project", "arm")
+        logger.log({"a": 1.0}, step)
+        logger.finish()
+    texts = {
+        name: path.with_stem(name).read_text() for name in (f"{path.stem}-1", f"{path.stem}-2")
+    }
+    assert [json.loads(text)["step"] for text in (*texts.values(), path.read_text())] == [1, 2, 3]

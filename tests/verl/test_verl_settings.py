@@ -164,6 +164,11 @@ def test_a_clean_runs_workers_get_none(tmp_path: Path) -> None:
         ("trainer__v1__trainer_mode", "colocate_async", "validation=noisy"),
         ("actor_rollout_ref__rollout__disaggregation__enabled", True, "disaggregation"),
         ("actor_rollout_ref__model__path", "/no/such/model", "no config.json"),
+        ("actor_rollout_ref__model__lora_rank", 8, "lora_rank=8: LoRA is not supported"),
+        ("actor_rollout_ref__model__lora", {"rank": 8, "merge": True}, "lora.rank=8: LoRA is not"),
+        ("actor_rollout_ref__model__lora_adapter_path", "a/b", "lora_adapter_path='a/b': LoRA"),
+        ("actor_rollout_ref__model__use_fused_kernels", True, "weight of lm_head, without its"),
+        ("actor_rollout_ref__actor__use_fused_kernels", True, "actor.use_fused_kernels=True"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_it_starts(
@@ -200,3 +205,80 @@ def test_an_empty_cuda_visible_devices_is_refused(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match="Unset it"):
         preflight.check(config_of(tmp_path))
+
+
+LINEAR = {"targets": ["linear"], "scale": 0.05}
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("rule", "refused"),
+    [
+        (LINEAR, True),
+        ({**LINEAR, "direction": "backward"}, True),
+        ({**LINEAR, "point": "weight", "phase": "train"}, True),
+        ({**LINEAR, "exclude": ["lm_head"]}, False),
+        ({**LINEAR, "phase": "rollout"}, False),
+        ({**LINEAR, "targets": ["mlp"]}, False),
+        ({**LINEAR, "scale": 0.0}, False),
+    ],
+    ids=str,
+)
+def test_fused_kernels_are_refused_where_the_head_is_noisy_in_training(
+    tmp_path: Path, rule: dict[str, Any], refused: bool
+) -> None:
+    rule = {**rule, "targets": ["re:.*mlp.*_proj"]} if rule["targets"] == ["mlp"] else rule
+    config = config_of(tmp_path)
+    shape = {
+        "model_type": "qwen2",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 64,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    OmegaConf.update(config, "actor_rollout_ref.model.use_fused_kernels", True)
+    config.actor_rollout_ref.rollout.custom = {"hetero_noise": {"rules": [rule]}}
+    if refused:
+        with pytest.raises(ConfigError, match=r"use_fused_kernels=True .* exclude lm_head"):
+            preflight.check(config)
+    else:
+        preflight.check(config)
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("test_freq", [1, 20])
+def test_a_validation_may_not_take_aqn_from_rollouts_in_flight(
+    tmp_path: Path, test_freq: int
+) -> None:
+    config = config_of(tmp_path)
+    OmegaConf.update(config, "trainer.v1.trainer_mode", "colocate_async")
+    OmegaConf.update(config, "trainer.test_freq", test_freq)
+    custom = {"hetero_noise": SPEC, "hetero_run": {"validation": "noisy"}}
+    config.actor_rollout_ref.rollout.custom = custom
+    with pytest.raises(ConfigError, match=r"colocate_async with aqn .*test_freq=-1"):
+        preflight.check(config)
+    config.trainer.test_freq = -1  # nothing is in flight before training
+    preflight.check(config)
+    config.trainer.test_freq = test_freq
+    custom = {"hetero_noise": {"scale": 0.05}, "hetero_run": {"validation": "noisy"}}
+    config.actor_rollout_ref.rollout.custom = custom
+    preflight.check(config)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_resumed_run_of_other_noise_is_refused_before_it_starts(tmp_path: Path) -> None:
+    from hetero_plugin.verl import resume
+    from hetero_plugin.verl.settings import RunNoise, RunOptions
+
+    config = config_of(tmp_path)
+    run = tmp_path / "run"
+    other = RunNoise(NoiseConfig.parse({**SPEC, "seed": 5}), RunOptions())
+    resume.write(run / "global_step_4", other)
+    (run / resume.TRACKER).write_text("4")
+    OmegaConf.update(config, "trainer.resume_mode", "auto")
+    OmegaConf.update(config, "trainer.default_local_dir", str(run))
+    with pytest.raises(ConfigError, match="seed: 5 then, 0 now"):
+        preflight.check(config)

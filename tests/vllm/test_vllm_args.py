@@ -16,6 +16,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.vllm import register, spec
 
+pytestmark = pytest.mark.compat("command line", short=True)
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -11,6 +11,8 @@ pytest.importorskip("vllm")
 
 from hetero_plugin.vllm import patches, register
 
+pytestmark = pytest.mark.compat("registration", short=True)
+
 
 def test_the_method_is_registered_and_twice_is_once() -> None:
     from vllm.engine.arg_utils import EngineArgs
@@ -44,7 +46,7 @@ def test_each_target_has_the_signature_we_rely_on(target: patches.Target) -> Non
     expected = target.parameters
     if inspect.ismethod(getattr(owner, target.name)):
         found = tuple(p for p in found if p != "cls")
-    assert found == expected
+    assert expected is None or found == expected
     assert target.why
 
 

@@ -44,7 +44,8 @@ def test_the_installed_vllm_has_everything(
 ) -> None:
     rows = script.check(script.Wheel(wheel(tmp_path / "whole.whl", {})))
     assert [row for row in rows if not row.found] == []
-    assert {row.what for row in rows} == {"patch target", "called", "extension point", "import"}
+    kinds = {"patch target", "called", "extension point", "import", "read"}
+    assert {row.what for row in rows} == kinds
     assert script.report("installed", rows) == 0
     assert "MISSING" not in capsys.readouterr().out
 
@@ -60,3 +61,65 @@ def test_what_has_changed_or_is_gone_is_named(
     said = capsys.readouterr().out
     assert "EngineCore.collective_rpc: takes (self, method, deadline, args, kwargs)" in said
     assert "WorkerWrapperBase.init_device: gone" in said
+
+
+READER = """
+from vllm.base import Config, Head, Other
+
+class Ours(Config):
+    def __init__(self, inner: Config | None) -> None:
+        self.inner = inner
+        self.suffixes = inner.suffixes if hasattr(inner, "suffixes") else ()
+
+    def mapper(self):
+        return (self.inner or Config).mapper()
+
+    def newer(self):
+        return self.inner.newer()
+
+def check(model, given: "Config"):
+    for module in model.modules():
+        if isinstance(module, Head):
+            print(module.dtype, module.weight, module.training, module.scale)
+        elif isinstance(module, Other | Head):
+            print(module.size)
+    print(given.head.dtype)
+"""
+CLASSES = """
+from torch import nn
+
+class Config:
+    head: "Head"
+    def mapper(self): ...
+
+class Head(nn.Module):
+    def __init__(self, layer):
+        self.scale = 1.0
+        layer.register_parameter("weight", None)
+
+class Other(Head):
+    size: int
+"""
+
+
+def test_what_is_read_and_what_is_called_on_a_class_is_looked_up(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    """Methods that a later version has are not asked for where nothing would call ours."""
+
+    def wrong(base: str) -> set[tuple[str, str]]:
+        path = tmp_path / f"{len(base)}.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("vllm/base.py", base)
+        rows = script.check_reads(script.Wheel(path), {"ours.py": READER})
+        assert len([row for row in rows if row.found]) >= 4
+        return {(row.where, row.detail) for row in rows if not row.found}
+
+    assert wrong(CLASSES) == {
+        ("vllm.base.Config.mapper", "a method of an object, called on the class; in ours.py:10"),
+        ("vllm.base.Head.dtype", "not there; in ours.py:18, ours.py:21"),
+        ("vllm.base.Head.size", "not there; in ours.py:20"),
+    }
+    newer = CLASSES.replace("def mapper(self)", "@staticmethod\n    def mapper()")
+    newer = newer.replace("self.scale = 1.0", "self.scale, self.dtype, self.size = 1.0, None, 1")
+    assert wrong(newer) == set()

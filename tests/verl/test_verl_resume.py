@@ -1,0 +1,123 @@
+"""A checkpoint knows its noise, and training goes on under no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl")
+from omegaconf import OmegaConf
+
+from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.verl import resume
+from hetero_plugin.verl.settings import RunNoise, RunOptions
+
+SPEC: dict[str, Any] = {
+    "scale": 0.05,
+    "seed": 3,
+    "aqn": {"schedule": "constant", "sigma_start": 0.01},
+}
+
+
+def noise(actor_aqn: bool = False, **changes: Any) -> RunNoise:
+    config = NoiseConfig.parse({**SPEC, **changes})
+    return RunNoise(config, RunOptions(actor_aqn=actor_aqn))
+
+
+def trained(folder: Path, step: int, under: RunNoise | None, *, record: bool = True) -> Path:
+    """A run's folder as verl leaves it after ``step`` steps."""
+    checkpoint = folder / f"global_step_{step}"
+    checkpoint.mkdir(parents=True)
+    if record:
+        resume.write(checkpoint, under)
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+    return checkpoint
+
+
+def trainer(folder: Path, mode: str = "auto", **values: Any) -> Any:
+    return OmegaConf.create({"resume_mode": mode, "default_local_dir": str(folder), **values})
+
+
+def test_the_same_noise_goes_on(tmp_path: Path) -> None:
+    trained(tmp_path, 2, noise())
+    resume.check(trainer(tmp_path), noise())
+    # Names in another order are the same specification.
+    resume.check(
+        trainer(tmp_path), RunNoise(NoiseConfig.parse(noise().config.canonical), RunOptions())
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (noise(seed=4), "spec.seed: 3 then, 4 now"),
+        (noise(scale=0.1), r"spec.rules\[0\].scale: 0.05 then, 0.1 now"),
+        (noise(aqn=None), "spec.aqn: .* then, null now"),
+        (
+            noise(aqn={"schedule": "constant", "sigma_start": 0.02}),
+            "spec.aqn.sigma_start: 0.01 then, 0.02 now",
+        ),
+        (noise(resample="never"), 'spec.resample: "step" then, "never" now'),
+        (noise(actor_aqn=True), "actor_aqn False then, True now"),
+        (None, "was trained with noise .* this run is clean"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", "resume_path"])
+def test_other_noise_is_refused(
+    tmp_path: Path, now: RunNoise | None, words: str, mode: str
+) -> None:
+    checkpoint = trained(tmp_path, 2, noise())
+    with pytest.raises(ConfigError, match=f"global_step_2 .*{words}"):
+        resume.check(trainer(tmp_path, mode, resume_from_path=f"{checkpoint}/"), now)
+
+
+def test_a_clean_checkpoint_stays_clean(tmp_path: Path) -> None:
+    trained(tmp_path, 2, None)
+    resume.check(trainer(tmp_path), None)
+    with pytest.raises(ConfigError, match="was trained clean, and this run is with noise"):
+        resume.check(trainer(tmp_path), noise())
+
+
+def test_without_a_record_noise_is_not_known(tmp_path: Path) -> None:
+    trained(tmp_path, 2, None, record=False)
+    resume.check(trainer(tmp_path), None)
+    with pytest.raises(ConfigError, match="noise that it was trained under is not known"):
+        resume.check(trainer(tmp_path), noise())
+    # An attestation beside it, as runs left it before there were records, is one.
+    proof = tmp_path / "attestation-start-step0.json"
+    proof.write_text(json.dumps({"fingerprint": noise().config.fingerprint}))
+    resume.check(trainer(tmp_path), noise())
+    for other in (noise(seed=4), None):
+        with pytest.raises(ConfigError, match="attestations beside it are of specification"):
+            resume.check(trainer(tmp_path), other)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"noisy": "yes"}'])
+def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (trained(tmp_path, 2, None) / resume.RECORD).write_text(text)
+    with pytest.raises(ConfigError, match="not known"):
+        resume.check(trainer(tmp_path), noise())
+
+
+def test_the_checkpoint_is_the_one_that_verl_will_load(tmp_path: Path) -> None:
+    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+    def same() -> bool:
+        found = find_latest_ckpt_path(str(tmp_path))
+        return resume.resumed_from(trainer(tmp_path)) == (None if found is None else Path(found))
+
+    assert same() and resume.resumed_from(trainer(tmp_path)) is None
+    trained(tmp_path, 2, None)
+    trained(tmp_path, 10, None)
+    assert same() and resume.resumed_from(trainer(tmp_path)) == tmp_path / "global_step_10"
+    (tmp_path / resume.TRACKER).write_text("4")
+    assert same() and resume.resumed_from(trainer(tmp_path)) is None
+
+
+def test_a_run_that_does_not_resume_looks_at_nothing(tmp_path: Path) -> None:
+    trained(tmp_path, 2, noise())
+    resume.check(trainer(tmp_path, "disable"), noise(seed=4))
+    resume.check(trainer(tmp_path / "new"), noise(seed=4))

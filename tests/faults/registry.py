@@ -149,6 +149,7 @@ def everything() -> list[Fault]:
         hf_values,
         http_second,
         lora_faults,
+        peft_second,
         records,
         state_second,
         tp_faults,

@@ -281,7 +281,8 @@ class ForwardContext(OfAModel):
         if state.stepped or state.config.resample != "step" or not torch.is_grad_enabled():
             return
         weight = next((p for p in module.parameters() if p.requires_grad), None)
-        version = None if weight is None else weight._version
+        # Tensors made under inference_mode count no versions.
+        version = None if weight is None or weight.is_inference() else weight._version
         self._updates += self._version is not None and version != self._version
         self._version = version
         if self._updates >= _UPDATES:

@@ -80,6 +80,12 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
             f"this model is wrapped already{of_whom(attached, model)}; wrapping twice would add "
             "the error twice. Use update(model, config) to change the spec, or unwrap(model) first"
         )
+    if any((getattr(module, "_tp_size", None) or 1) > 1 for module in model.modules()):
+        raise ConfigError(
+            f"this {type(model).__name__} is split over ranks by transformers (tp_plan), where a "
+            "layer has a part of its columns and its noise could not be addressed. Load it "
+            "without tp_plan and shard it with FSDP, or use vLLM's tensor parallelism"
+        )
     spec = resolve(argument=config) or NoiseConfig.parse(None)
     found = discover(model, adapters)
     if adapters != "adapter":

@@ -170,6 +170,13 @@ def test_what_calls_the_layer_after_wrap_is_right(way: Any) -> None:
     assert torch.equal(logits(model), clean)
 
 
+def test_transformers_tensor_parallelism_is_refused() -> None:
+    model = make_family("qwen2")
+    model._tp_size = 2  # what from_pretrained(tp_plan="auto") leaves on two ranks
+    with pytest.raises(ConfigError, match="tp_plan"):
+        wrap(model, SPEC, quiet=True)
+
+
 def test_weights_inside_a_kernel_are_refused() -> None:
     model = make_family("qwen2")
     _method(model.model.layers[0].mlp.up_proj, _same_linear)

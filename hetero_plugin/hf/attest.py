@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hetero_plugin.attestation.attest import ProbedSite
 from hetero_plugin.attestation.probes import comparable_sites, expected_sites, probe_prompts
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import disabled, phase, state_of, wrap
+from hetero_plugin.hf.attachment import attachment_of
 from hetero_plugin.hf.attest_measured import measure
 from hetero_plugin.sites import aqn_sites, sites_from_config
 from hetero_plugin.state import Phase
@@ -128,7 +130,7 @@ class HFProbe:
     def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
         if self.engine == "hf-compiled":
             return {}, []  # compiled code hands nothing over
-        with phase(self.model, self.phase):
+        with phase(self.model, self.phase), forgiving(self.model):
             return measure(self.model, self.state, forward=self.forward)
 
     def clean(self) -> np.ndarray:
@@ -145,8 +147,21 @@ class HFProbe:
             return self._run()
 
     def _run(self) -> np.ndarray:
-        with phase(self.model, self.phase):
+        with phase(self.model, self.phase), forgiving(self.model):
             return clean_output(self.model, forward=self.forward, gradients=self.gradients)
+
+
+@contextmanager
+def forgiving(model: Any) -> Iterator[None]:
+    """Inside, a site that did not run is no error: the knock-ins find which ones are dead."""
+    attachment = attachment_of(model)
+    assert attachment is not None
+    context = attachment.context
+    was, context.forgiving = context.forgiving, True
+    try:
+        yield
+    finally:
+        context.forgiving = was
 
 
 def needs_gradients(config: NoiseConfig) -> bool:

@@ -231,7 +231,8 @@ def _read(path: Path) -> NoiseConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
-        raise ConfigError(f"{path}: can't be read: {error}.") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: can't be read: {why}.") from None
     return NoiseConfig.parse(_mapping(text, str(path), form), where=str(path))
 
 

@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 from hetero_plugin.config_errors import ConfigError, did_you_mean, shown
 from hetero_plugin.config_model import Frozen, Number, no_bool
 
-__all__ = ["ERROR_MODELS", "NoiseRule"]
+__all__ = ["ABSOLUTE", "ERROR_MODELS", "NoiseRule"]
 
 # Names and formulas (x the clean value, s the scale, z standard normal). The implementations
 # are in the room `errors`, below this one; a test holds the two lists equal.
@@ -21,6 +21,10 @@ ERROR_MODELS: dict[str, str] = {
     "truncation": "floor(x/s)·s − x",
     "deadzone": "−x where |x| < s·max|x|, else 0",
 }
+
+ABSOLUTE = ("absolute_gaussian", "systematic_bias", "truncation")
+"""Errors whose scale is in the units of what they are added to (systematic_bias without
+``relative``)."""
 
 
 # Four digits: a range is written out, and no model has ten thousand layers.
@@ -47,11 +51,18 @@ class NoiseRule(Frozen):
     """``systematic_bias`` only: s is a share of |x| rather than an absolute size."""
     point: Literal["input", "output", "weight"] = "output"
     direction: Literal["forward", "backward", "both"] = "both"
+    """``both`` where it is not given, but ``forward`` for an error whose scale is in units of the
+    activations (`ABSOLUTE`): gradients are far smaller, and would be nothing but error."""
     phase: Literal["rollout", "train", "both"] = "both"
     layers: tuple[int | str, ...] | None = None
     """Layer numbers and ranges such as "2-5" (both ends included); None is every layer and the
     sites outside the layers (final norm, lm_head), which no number names."""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
+
+    @property
+    def spoils_gradients(self) -> bool:
+        """Whether an error in units of the activations is put on gradients too."""
+        return self.error in ABSOLUTE and not self.relative and self.direction != "forward"
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -111,6 +122,8 @@ class NoiseRule(Frozen):
                 f"relative: true belongs to the error model systematic_bias; the model here is "
                 f"{self.error!r}. Leave it out."
             )
+        if "direction" not in self.model_fields_set and self.spoils_gradients:
+            self.__dict__["direction"] = "forward"  # frozen, and still being made
         return self
 
     def layer_set(self) -> frozenset[int] | None:

@@ -19,13 +19,25 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
+from hetero_plugin.config import ConfigError
 from hetero_plugin.errors import error_model
 from hetero_plugin.kernels import KERNEL
+from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
+from hetero_plugin.state_copies import own
 
 if TYPE_CHECKING:
     from hetero_plugin.state import NoiseState
 
-__all__ = ["KERNEL", "Chain", "Part", "chain", "perturb", "perturb_gradient", "record"]
+__all__ = [
+    "KERNEL",
+    "Chain",
+    "Part",
+    "UnsupportedTensor",
+    "chain",
+    "perturb",
+    "perturb_gradient",
+    "record",
+]
 
 Part = tuple[str, int, int]
 """Site name, columns it takes in the tensor, global index of its first column."""
@@ -53,7 +65,10 @@ def perturb(
         stochastic: round an added error stochastically rather than to nearest.
 
     Returns:
-        A new tensor like x. Its gradient is passed straight through.
+        A new contiguous tensor like x. Its gradient is passed straight through.
+
+    Raises:
+        TypeError: x has another dtype, or is inside `torch.func.vmap`.
     """
     return torch.ops.hetero_noise.perturb(x, row_keys, clock, scales, segments, error, stochastic)
 
@@ -66,6 +81,9 @@ class Stage:
     native: bool
     stochastic: bool
     segments: Tensor
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(own(attributes))
 
 
 Recorder = Callable[[tuple[str, ...], str, Tensor, Tensor], None]
@@ -101,7 +119,7 @@ class Chain:
     slots: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.stages)
+        return len(self.stages) > 0  # PyTorch 2.11 can't compile bool() of a list
 
     @property
     def width(self) -> int:
@@ -125,7 +143,11 @@ class Chain:
         being compiled or captured always needs it: there the scale may change later.
 
         Args:
-            live: `NoiseState.live` of the forward pass.
+            live: `NoiseState.live` of the forward pass; empty where it is not known, as after a
+                break of a compiled graph.
+
+        Raises:
+            UnsupportedTensor: it would be noticed, and torch.func has no way for it.
         """
         if not self.stages:
             return False
@@ -133,7 +155,16 @@ class Chain:
             return True
         if self.state.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return True
-        return any(live[slot] for slot in self.slots)
+        needed = not live or any(live[slot] for slot in self.slots)
+        if needed:
+            check_transforms(self.stream)
+        return needed
+
+    def check(self, x: Tensor) -> None:
+        """Raises UnsupportedTensor, with the sites' names, for a dtype that can't have error."""
+        if self.stages and x.dtype not in DTYPES:
+            sites = ", ".join(dict.fromkeys(part[0] for part in self.parts))
+            check_dtype(x.dtype, f"{sites} ({self.stream})")
 
     def __call__(
         self,
@@ -153,7 +184,12 @@ class Chain:
             scales: float32 [slots]; default: the state's.
             in_place: x is the caller's own and may be overwritten; without a gradient. A scale of
                 0 then costs nothing, and nothing is allocated.
+
+        Raises:
+            UnsupportedTensor: x has another dtype than bfloat16, float16 and float32, or is inside
+                `torch.func.vmap`.
         """
+        self.check(x)
         state = self.state
         keys = state.row_keys if row_keys is None else row_keys
         time = state.clock if clock is None else clock
@@ -189,6 +225,9 @@ def chain(
             qkv projection. Parts that no rule selects stay clean.
         share: the tensor-parallel rank whose partial sum this tensor is (``partial: true``); each
             rank's sum then has error of its own. None: the tensor is whole.
+
+    Raises:
+        ConfigError: a rule's error depends on the whole row, and the parts are a shard of it.
     """
     keyed = stream if share is None else f"{stream}/partial{share}"
     made = Chain(state, stream, tuple(parts))
@@ -202,12 +241,39 @@ def chain(
         if hit:
             made.slots += tuple(row[3] for row in rows if row[3])
             model = error_model(rule.error, relative=rule.relative)
+            if model.whole_row and share is None:
+                _check_whole(state, stream, made.parts, index, model.name)
             with torch.inference_mode(False):
                 segments = torch.tensor(rows, dtype=torch.int64, device="cpu")
             made.stages.append(
                 Stage(model.name, model.native, rule.rounding == "stochastic", segments)
             )
     return made
+
+
+def _check_whole(
+    state: NoiseState, stream: str, parts: Sequence[Part], rule: int, error: str
+) -> None:
+    """Raises ConfigError where a site's columns here are not all there are."""
+    sites = {site.name: site for site in state.sites}
+    for name in dict.fromkeys(part[0] for part in parts):
+        site = sites.get(name)
+        if site is None or state.slot(name, rule, stream) is None:
+            continue
+        whole = site.features
+        if stream != "output" and site.in_features is not None:
+            whole = site.in_features
+        spans = [(columns, offset) for one, columns, offset in parts if one == name]
+        if len(spans) > 1 or spans[0] != (whole, 0):
+            held = sum(columns for columns, _ in spans)
+            raise ConfigError(
+                f"rules[{rule}]: the error {error} of an element depends on the largest of its "
+                f"whole row, and here {name} ({stream}) holds {held} of {whole} columns"
+                f"{'' if len(spans) == 1 else f', in {len(spans)} pieces'}: with tensor "
+                "parallelism every rank would take the largest of its own share, and the result "
+                "depend on their number. Use one rank, another error model, or sites and points "
+                "that are not sharded (norms; the outputs of o_proj and down_proj)"
+            )
 
 
 class _PerturbGradient(torch.autograd.Function):
@@ -236,5 +302,9 @@ def perturb_gradient(
         chain: of stream ``grad_input`` or ``grad_weight``.
         row_keys, clock, scales: as in `Chain.__call__`; kept for the backward pass, so they must
             not be overwritten before it.
+
+    Raises:
+        UnsupportedTensor: x has another dtype than bfloat16, float16 and float32.
     """
+    chain.check(x)
     return _PerturbGradient.apply(x, chain, row_keys, clock, scales)

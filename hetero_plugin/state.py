@@ -7,7 +7,6 @@ captured graph that read them once follows every later setting without being com
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,16 +17,14 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, table_number, whole_step
-from hetero_plugin.errors.resolution import half_ulp, share_changed
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
 from hetero_plugin.state_aqn import AQNState
 from hetero_plugin.state_copies import own
 from hetero_plugin.state_digest import digest
 from hetero_plugin.state_slots import Phase, Slot, check_point, streams
+from hetero_plugin.state_words import tell_of_a_clean_copy, warn_of_rules
 
 __all__ = ["AQNState", "NoiseState", "Phase"]
-
-log = logging.getLogger("hetero_noise")
 
 
 class NoiseState:
@@ -85,8 +82,11 @@ class NoiseState:
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(own(attributes))
         self.device = self.scales.device  # torch.load may have moved them
-        # A `disabled` that was open ends for the original, and would never end for a copy.
-        self._holds = []
+        if self._holds:
+            # The `disabled` that is open ends for the original alone; a copy is as clean as what
+            # was copied, and can be switched on.
+            self._holds, self._switch = [], False
+            tell_of_a_clean_copy()
         self._write_scales()
 
     # ---- addresses ----
@@ -360,22 +360,8 @@ class NoiseState:
         }
 
     def warn_swallowed(self, dtype: torch.dtype) -> None:
-        """Warns of rules whose error, rounded to nearest, mostly vanishes in this dtype."""
-        for index, rule in enumerate(self.config.rules):
-            if rule.rounding != "nearest" or rule.error != "relative_gaussian":
-                continue
-            if 0 < rule.scale < half_ulp(dtype):
-                share = share_changed(rule.scale, dtype)
-                log.warning(
-                    "hetero_noise: rules[%d] asks for a relative error of %g rounded to nearest, "
-                    "under half an ulp of %s (%.3g): it will change %.2f %% of the elements. "
-                    "Use rounding: stochastic, which realises it",
-                    index,
-                    rule.scale,
-                    str(dtype).removeprefix("torch."),
-                    half_ulp(dtype),
-                    100 * share,
-                )
+        """Warns of rules whose error mostly vanishes in this dtype, or leaves no gradient."""
+        warn_of_rules(self.config, dtype)
 
     def describe(self, where: str) -> str:
         """The one line that every noisy process says."""

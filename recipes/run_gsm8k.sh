@@ -56,4 +56,4 @@ python3 -m verl.trainer.main_ppo \
   trainer.default_local_dir="$out/checkpoints" \
   trainer.logger='["console","file"]' \
   trainer.project_name=hetero_noise trainer.experiment_name="$arm" \
-  "${noise[@]}" "$@" 2>&1 | tee "$out/train.log"
+  "${noise[@]}" "$@" 2>&1 | tee -a "$out/train.log"

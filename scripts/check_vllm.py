@@ -63,6 +63,8 @@ CALLED = (
     ("vllm.distributed.kv_transfer.kv_connector.v1.base", "KVConnectorBase_V1", "reset_cache", ""),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "pause_generation", "mode clear_cache"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "resume_generation", ""),
+    ("vllm.v1.engine.async_llm", "AsyncLLM", "is_paused", ""),
+    ("vllm.v1.engine.core_client", "AsyncMPClient", "_call_utility_async", "method engine"),
     ("vllm.v1.engine.async_llm", "AsyncLLM", "reset_prefix_cache", ""),
     ("vllm.v1.engine.core_client", "BackgroundResources", "__call__", ""),
 )  # fmt: skip

@@ -35,8 +35,9 @@ selected=(-m "$marker")
 # In the short form one dtype, the one whose bounds are units in the last place.
 [ "$form" = short ] && selected+=(-k "not bfloat16")
 # A bound for the whole, beside pytest's for each test: this runs in CI.
-timeout --kill-after=30 "$limit" "$venv/bin/python" -m pytest "${selected[@]}" --timeout=900 \
-  -n "${LANES:-0}" --dist loadfile --no-loadscope-reorder -p no:cacheprovider || {
+timeout --kill-after=30 "$limit" "$venv/bin/python" -m pytest tests/vllm tests/engines \
+  "${selected[@]}" --timeout=900 -p no:cacheprovider \
+  -n "${LANES:-0}" --dist loadfile --no-loadscope-reorder || {
   rc=$?
   [ "$rc" = 124 ] && fail "vLLM $version: not done in $limit"
   exit "$rc"

@@ -110,6 +110,11 @@ def test_nothing_means_the_default_preset_and_says_so(caplog: pytest.LogCaptureF
         ({"scale": 1, "rounding": "floor"}, "rounding"),
         ({"scale": 1, "resample": "always"}, "resample"),
         ({"scale": 1, "seed": -1}, "seed"),
+        ({"scale": 1, "seed": 10**6000}, "seed: got a whole number of 19932 bits"),
+        ({"scale": 1, "layers": [10**6000]}, "layers: got a whole number"),
+        ({"scale": 1e39}, "infinite in float32"),
+        ({"aqn": {"sigma_start": 1e300}, "rules": []}, "sigma_start.*infinite in float32"),
+        ('{"rules": ' + "[" * 9999 + "]" * 9999 + "}", "too large or nested"),
         ({"scale": 1, "seed": 2**63}, "seed"),
         ({"scale": 1, "seed": True}, "seed"),
         ({"scale": 1, "aqn": {"schedul": "global"}}, r"aqn: unknown key 'schedul'"),
@@ -297,3 +302,44 @@ def test_the_names_of_error_models_are_those_that_are_implemented() -> None:
     assert {error_model(name).name for name in ERROR_MODELS} <= set(MODELS)
     # The one form with a switch of its own: `relative: true`.
     assert set(MODELS) - set(ERROR_MODELS) == {error_model("systematic_bias", relative=True).name}
+
+
+def test_a_seed_of_thousands_of_digits_is_refused_in_words(tmp_path: Path) -> None:
+    """Python prints no integer of more than 4,300 digits; an error must not try to."""
+    path = tmp_path / "spec.yaml"
+    path.write_text("scale: 0.1\nseed: 0x" + "f" * 4000 + "\n")
+    with pytest.raises(ConfigError, match=r"seed: got a whole number of 16000 bits"):
+        NoiseConfig.parse(path)
+    deep: Any = []
+    for _ in range(9999):
+        deep = [deep]
+    for spec in ({"rules": deep}, {"scale": 1, "seed": deep}, {"scale": 1, "targets": deep}):
+        with pytest.raises(ConfigError):
+            NoiseConfig(**spec)
+        with pytest.raises(ConfigError, match="nested"):
+            NoiseConfig.parse(spec)
+
+
+@pytest.mark.parametrize(
+    "rule,direction",
+    [
+        ({"error": "absolute_gaussian"}, "forward"),
+        ({"error": "systematic_bias"}, "forward"),
+        ({"error": "systematic_bias", "relative": True}, "both"),
+        ({"error": "truncation"}, "forward"),
+        ({"error": "deadzone"}, "both"),
+        ({}, "both"),
+        ({"error": "absolute_gaussian", "direction": "both"}, "both"),
+    ],
+)
+def test_an_error_in_units_of_activations_is_forward_alone(rule: Any, direction: str) -> None:
+    config = NoiseConfig(scale=0.05, **rule)
+    assert config.rules[0].direction == direction
+    assert NoiseConfig.parse(config.canonical) == config
+    written = NoiseConfig(scale=0.05, **{**rule, "direction": direction})
+    assert written.fingerprint == config.fingerprint, "said or not"
+
+
+def test_fingerprints_of_relative_specs_are_what_they_were() -> None:
+    assert NoiseConfig(scale=0.1).fingerprint == "6de1f97377c1cf6f"
+    assert NoiseConfig(scale=0.1, error="deadzone").fingerprint == "d043c0dccb473669"

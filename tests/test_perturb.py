@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hetero_plugin import random
-from hetero_plugin.config import NoiseConfig
+from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.errors import MODELS
 from hetero_plugin.kernels import KERNEL, reference
-from hetero_plugin.perturb import chain, perturb
+from hetero_plugin.perturb import UnsupportedTensor, chain, perturb
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 
@@ -278,3 +278,76 @@ def test_compiled_chain_follows_its_state_without_recompiling() -> None:
     state.set_step(0)
     assert torch.equal(compiled(x), noisy)
     assert frames["unique_graphs"] == before
+
+
+@pytest.mark.parametrize("shape", ["transposed", "permuted", "strided", "empty"])
+@pytest.mark.parametrize("name", ["perturb", "perturb_reference", "perturb_"])
+def test_what_the_compiler_is_told_is_so(name: str, shape: str) -> None:
+    """Strides above all: a copy keeps those of a transposed input, and the fake is contiguous."""
+    x = {
+        "transposed": torch.randn(40, 6).t(),
+        "permuted": torch.randn(40, 2, 3).permute(1, 2, 0),
+        "strided": torch.randn(6, 80)[:, ::2],
+        "empty": torch.randn(40, 0).t(),
+    }[shape]
+    x.requires_grad_(name != "perturb_")
+    scales = torch.tensor([0.0, 0.1])
+    operator = getattr(torch.ops.hetero_noise, name).default
+    for error in ("relative_gaussian", "truncation"):
+        for slot in (0, 1):
+            parts = segments((16, SITE, 0, slot), (24, SITE + 1, 16, 1))
+            torch.library.opcheck(operator, (x, ROWS, CLOCK, scales, parts, error, True))
+
+
+@pytest.mark.parametrize("error", sorted(MODELS))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.complex64], ids=str)
+def test_other_dtypes_are_refused(dtype: torch.dtype, error: str) -> None:
+    x, scales = torch.ones(4, 8, dtype=dtype), torch.tensor([0.0, 0.1])
+    parts = segments((8, SITE, 0, 1))
+    for name in (
+        ("perturb", "perturb_reference") if MODELS[error].native else ("perturb_reference",)
+    ):
+        for stochastic in (True, False):
+            with pytest.raises(TypeError, match=r"bfloat16, float16"):
+                operator = getattr(torch.ops.hetero_noise, name)
+                operator(x, ROWS, CLOCK, scales, parts, error, stochastic)
+
+
+def test_a_chain_names_its_sites_when_it_refuses() -> None:
+    made = chain(_state(scale=0.1, targets=["linear"]), "output", [("model.layers.0.a", 64, 0)])
+    with pytest.raises(UnsupportedTensor, match=r"model\.layers\.0\.a \(output\) is float64"):
+        made(torch.ones(4, 64, dtype=torch.float64), ROWS)
+    with pytest.raises(UnsupportedTensor, match="vmap"):
+        torch.func.vmap(lambda v: made(v, ROWS))(torch.ones(2, 4, 64))
+
+
+@pytest.mark.parametrize("error", sorted(MODELS))
+def test_a_rows_error_is_its_own(error: str) -> None:
+    """In any batch: nothing depends on other rows, such as a maximum over all of them."""
+    x = values(torch.float32, 64)
+    scales, parts = torch.tensor([0.0, 0.2]), segments((64, SITE, 0, 1))
+    operator = torch.ops.hetero_noise.perturb_reference
+    whole = operator(x, ROWS, CLOCK, scales, parts, error, True)
+    alone = [operator(x[i], ROWS[i], CLOCK, scales, parts, error, True) for i in range(8)]
+    assert torch.equal(whole[:8], torch.stack(alone)) and not torch.equal(whole, x)
+    louder = torch.cat([x[:8], x[8:] * 1e4])
+    assert torch.equal(operator(louder, ROWS, CLOCK, scales, parts, error, True)[:8], whole[:8])
+
+
+def test_an_error_of_the_whole_row_is_refused_on_a_shard() -> None:
+    spec = {"scale": 0.1, "targets": ["linear"], "error": "deadzone"}
+    state = _state(**spec)
+    x = torch.randn(8, 64)
+    assert not torch.equal(chain(state, "output", [("model.layers.0.a", 64, 0)])(x, ROWS), x)
+    shards = {
+        "32 of 64": ("output", [("model.layers.0.a", 32, 32)]),
+        "16 of 64": ("output", [("model.layers.0.a", 64, 0), ("model.layers.0.b", 16, 0)]),
+        "in 2 pieces": ("output", [("model.layers.0.a", 32, 0), ("model.layers.0.a", 32, 32)]),
+        "16 of 32": ("grad_input", [("model.layers.0.a", 16, 0)]),
+    }
+    for words, (stream, parts) in shards.items():
+        with pytest.raises(ConfigError, match=words):
+            chain(state, stream, parts)
+    chain(state, "output", [("model.layers.0.a", 64, 0)], share=1)  # partial: of this rank's sum
+    relative = _state(scale=0.1, targets=["linear"])
+    chain(relative, "output", [("model.layers.0.a", 32, 32)])

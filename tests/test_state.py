@@ -59,6 +59,12 @@ def test_set_scale_by_kind_and_site_and_back() -> None:
         ({"scale": -1.0}, "finite number >= 0"),
         ({"scale": float("nan")}, "finite number >= 0"),
         ({"scale": float("inf")}, "finite number >= 0"),
+        ({"scale": 10**400}, "finite number >= 0"),
+        ({"scale": 10**6000}, "finite number >= 0"),
+        ({"scale": True}, "finite number >= 0"),
+        ({"scale": 3.5e38}, "infinite in the float32 table"),
+        ({"scale": 1e-46}, "0 in the float32 table"),
+        ({"scale": 5e-324}, "0 in the float32 table"),
         ({}, "needs a scale, enabled, or both"),
         ({"scale": 0.1, "kind": "attention"}, "kind='attention'"),
         ({"scale": 0.1, "site": "model.layers.9.q"}, "model.layers.9.q"),
@@ -162,3 +168,76 @@ def test_aqn_offsets() -> None:
     view = made.aqn.view("model.norm")
     controller.off()
     assert controller.sigma == 0 and view.count_nonzero() == 0, "views follow"
+
+
+def test_scales_and_sigma_must_fit_the_table() -> None:
+    """A number that float32 takes for 0 would be a clean run under the name of a noisy one."""
+    with pytest.raises(ConfigError, match=r"rules\[0\].scale is 1e-50, which is 0 in the float32"):
+        state(scale=1e-50, targets=["linear"])
+    config = AQNConfig(schedule="constant", sigma_start=1e-60)
+    made = state(preset="qerl-fp4", aqn=config)
+    with pytest.raises(ConfigError, match="sigma is 1e-60, which is 0"):
+        AQNController(config, made).step(0)
+    assert made.set_scale(3.4e38) > 0 and bool(torch.isfinite(made.scales).all())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [-1, 2**63, 10**5000, 1.5, float("nan"), True, "3", None],
+    ids=["negative", "2^63", "5001 digits", "1.5", "nan", "True", "text", "None"],
+)
+def test_a_step_without_a_draw_of_its_own_is_refused(step: object) -> None:
+    made = state(preset="all")
+    before = made.clock.clone()
+    with pytest.raises(ConfigError, match="step: got"):
+        made.set_step(step)  # type: ignore[arg-type]
+    assert torch.equal(made.clock, before) and made.step == 0
+    made.set_step(2**63 - 1)
+    with pytest.raises(ConfigError, match="step"):
+        AQNConfig(schedule="linear", total_steps=9).sigma(2**63)
+
+
+def test_one_gate_for_everything() -> None:
+    """Closed by the switch, by AQN's own, or by holds that nest; what is set waits behind it."""
+    config = AQNConfig(schedule="constant", sigma_start=0.01)
+    made = state(preset="all", aqn=config)
+    controller, offsets = AQNController(config, made), made.aqn
+    assert offsets is not None
+    pointer = offsets.offsets.data_ptr()
+    controller.step(1)
+    first = offsets.offsets.clone()
+    outer, inner = made.hold(), made.hold()
+    assert not made.scales.any() and not offsets.any() and not offsets.offsets.any()
+    controller.step(2)
+    made.release(inner)
+    made.set_enabled(True)
+    assert not made.enabled and not made.scales.any() and not offsets.offsets.any()
+    made.release(outer)
+    made.release(outer)
+    assert made.enabled and offsets.any() and not torch.equal(offsets.offsets, first)
+    made.set_aqn_enabled(False)
+    assert made.scales.any() and not offsets.offsets.any() and offsets.sigma == 0.01
+    made.set_enabled(False)
+    controller.step(1)
+    made.set_enabled(True)
+    assert not offsets.offsets.any(), "AQN's own switch is still off"
+    made.reset_scales()
+    assert torch.equal(offsets.offsets, first)
+    assert offsets.offsets.data_ptr() == pointer, "captured graphs read this address"
+    offsets.offsets.data.zero_()
+    assert not offsets.any(), "by the tensor, whoever wrote it"
+
+
+def test_a_refused_change_gives_back_what_was_set() -> None:
+    config = AQNConfig(schedule="constant", sigma_start=0.01)
+    old, new = (state(preset="all", aqn=config) for _ in range(2))
+    AQNController(config, old).step(3)
+    old.set_scale(0.3)
+    old.set_step(5)
+    hold = old.hold()
+    new.take_over(old)
+    assert not new.enabled and new.step == 5
+    new.release(hold)
+    old.release(hold)
+    assert torch.equal(new.scales, old.scales)
+    assert new.aqn is not None and torch.equal(new.aqn.offsets, old.aqn.offsets)  # type: ignore

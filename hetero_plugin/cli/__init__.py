@@ -64,7 +64,7 @@ def _run(name: str, args: list[str]) -> None:
         # A file or folder that the system refuses, by name; without one it is a fault of ours.
         if error.filename is None:
             raise
-        _fail(name, error)
+        _fail(name, OSError(f"{error.filename}: {error.strerror}"))
 
 
 try:

@@ -63,7 +63,8 @@ def read_model_config(model: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # text not in UTF-8 is a ValueError
-        raise ConfigError(f"--model {path}: can't be read as JSON: {error}.") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--model {path}: can't be read as JSON: {why}.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"--model {path}: got {type(data).__name__}; it should hold an object.")
     return data

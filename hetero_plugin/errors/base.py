@@ -24,6 +24,9 @@ class ErrorModel:
         random: draws normals.
         native: the C++ kernel knows it; others run as tensor operations.
         help: one line for people.
+        whole_row: the error of an element depends on the others of its row, so that a rank with a
+            share of the columns can't compute it. On other rows it may never depend: a row's error
+            is its own, in any batch.
     """
 
     name: str
@@ -32,3 +35,4 @@ class ErrorModel:
     random: bool
     native: bool
     help: str
+    whole_row: bool = False

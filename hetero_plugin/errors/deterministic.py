@@ -48,4 +48,5 @@ DEADZONE = ErrorModel(
     random=False,
     native=False,
     help="−x where |x| < s·max|x| of the row",
+    whole_row=True,
 )

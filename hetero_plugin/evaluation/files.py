@@ -84,12 +84,14 @@ def check_target(path: Path, option: str = "--out") -> None:
     Raises:
         FileError: ``path`` is a folder, or its folder can't be made or written.
     """
-    if path.is_dir():
-        raise FileError(f"{option} {path}: is a folder; give a file in it")
     try:
+        if path.is_dir():
+            raise FileError(f"{option} {path}: is a folder; give a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _beside(path, ""):
             pass
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"{option} {path}: can't be written: {reason(error)}") from None
     except ValueError as error:  # a NUL in the path

@@ -97,7 +97,7 @@ class _Session(_Part):
 class Header(_Part):
     """What was asked."""
 
-    n: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1, le=1_000_000_000)]
     total: int | None = None
     margin: Annotated[_Number, Field(gt=0, lt=1)] = 0.02
     fingerprint: _Text = None

@@ -8,6 +8,8 @@ it. Those are looked at here, in one pass at the configured scales over the fixe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +20,7 @@ from hetero_plugin import random
 from hetero_plugin.attestation.probes import probe_prompts
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
+from hetero_plugin.hf.names import decoder_of
 from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.perturb import record
 from hetero_plugin.state import NoiseState
@@ -56,13 +59,8 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     }
     kinds = {chosen.site.name: chosen.site.kind for chosen in state.selected}
     seen: dict[str, _Seen] = {}
-    attachment = attachment_of(model)
-    keys: list[Tensor] = []
 
     def note(names: tuple[str, ...], stream: str, before: Tensor, after: Tensor) -> None:
-        rows = None if attachment is None else attachment.context.rows
-        if not keys and rows is not None:
-            keys.append(rows.keys.clone())
         if stream not in ("input", "output") or len(names) != 1:
             return
         one = seen.setdefault(names[0], _Seen())
@@ -76,12 +74,19 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
 
     training = model.training
     model.eval()
+    run = model if forward is None else forward
     try:
-        with record(note), torch.no_grad():
-            (model if forward is None else forward)(input_ids=ids, use_cache=False)
+        with record(note), _keys_seen(model) as plain, torch.no_grad():
+            run(input_ids=ids, use_cache=False)
+        padded, mask = _left_padded(ids)
+        with _keys_seen(model) as left, torch.no_grad():
+            run(input_ids=padded, attention_mask=mask, use_cache=False)
     finally:
         model.train(training)
-    checks: Checks = [_rows_are_the_tokens(keys, ids)]
+    checks: Checks = [
+        _rows_are_the_tokens("rows are known by token and position", plain, ids),
+        _rows_are_the_tokens("rows are known under left padding", left, padded, mask),
+    ]
     gaussian = {
         name: rules[name][0].scale
         for name in seen
@@ -96,16 +101,46 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     return _by_kind(seen, kinds, rules), checks
 
 
-def _rows_are_the_tokens(seen: list[Tensor], ids: Tensor) -> tuple[str, bool, str]:
+@contextmanager
+def _keys_seen(model: Any) -> Iterator[list[Tensor]]:
+    """The keys that the decoder's first layer has, in the passes inside."""
+    seen: list[Tensor] = []
+    attachment = attachment_of(model)
+    assert attachment is not None
+    context = attachment.context
+
+    def look(*_: Any) -> None:
+        if context.rows is not None:
+            seen.append(context.rows.keys.clone())
+
+    handle = decoder_of(model)[1].layers[0].register_forward_hook(look)  # type: ignore[union-attr,index]
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _left_padded(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Two prompts of unequal length as one batch, and its attention mask; both [2, T]."""
+    batch = ids[:1].repeat(2, 1)
+    mask = torch.ones_like(batch)
+    half = ids.shape[1] // 2
+    mask[1, :half] = 0
+    batch[1, half:] = ids[0, : ids.shape[1] - half]
+    return batch, mask
+
+
+def _rows_are_the_tokens(
+    name: str, seen: list[Tensor], ids: Tensor, mask: Tensor | None = None
+) -> tuple[str, bool, str]:
     """Whether the keys that the layers read are those of the prompts' tokens and positions."""
-    name = "rows are known by token and position"
     if not seen:
         return name, False, "no layer was told which tokens its rows are"
-    keys = seen[0]
-    expected = random.row_keys(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
-    right = keys.shape == expected.shape and bool((keys == expected).all())
-    distinct = int(torch.unique(keys).numel())
-    return name, right, f"{distinct} different keys of {ids.numel()} rows"
+    keys, mask = seen[0], torch.ones_like(ids) if mask is None else mask
+    real = mask.bool()
+    expected = random.row_keys(ids, mask.cumsum(-1) - 1)
+    right = keys.shape == expected.shape and bool((keys == expected)[real].all())
+    return name, right, f"{int(torch.unique(keys).numel())} different keys of {ids.numel()} rows"
 
 
 def _check_sizes(asked: dict[str, float], seen: dict[str, _Seen], dtype: torch.dtype) -> Checks:

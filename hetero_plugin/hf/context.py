@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.missing import describe
 from hetero_plugin.hf.rows import Frame, MissingRows, Pass, identity_of, source_of
 from hetero_plugin.sites import Site
@@ -45,11 +46,13 @@ class _Local(threading.local):
     frame: Frame | None = None
 
 
-class ForwardContext:
+class ForwardContext(OfAModel):
     """The forward passes that are running; shared by a model's noisy layers."""
 
     def __init__(self, state: NoiseState) -> None:
         self.state = state
+        self.attachment: Any = None
+        """What wrap left on the model (`hf.attachment.Attachment`)."""
         self.places: list[tuple[Site, nn.Module]] = []
         """By mark: a site that can be noisy, and the module that carries it."""
         self.inside: tuple[int, ...] = ()
@@ -278,7 +281,8 @@ class ForwardContext:
         if state.stepped or state.config.resample != "step" or not torch.is_grad_enabled():
             return
         weight = next((p for p in module.parameters() if p.requires_grad), None)
-        version = None if weight is None else weight._version
+        # Tensors made under inference_mode count no versions.
+        version = None if weight is None or weight.is_inference() else weight._version
         self._updates += self._version is not None and version != self._version
         self._version = version
         if self._updates >= _UPDATES:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside
+from hetero_plugin.hf.names import called_at, canonical_name, decoder_of, is_inside, outside_peft
 from hetero_plugin.hf.scores import scores_sites
 from hetero_plugin.sites import Site
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
-_BASE = ".o_proj.base_layer"
 Adapters = Literal["base", "adapter", "both"]
 """Which GEMMs of a model with PEFT adapters are sites."""
 
@@ -30,12 +29,14 @@ class Found:
 
     site: Site
     module: nn.Module
-    adapter: nn.Module | None = None
-    """Of attention: PEFT's layer around the output projection, which reads softmax·V first."""
     path: str = ""
     """The module's, in the model."""
     optional: bool = False
     """A pass may leave it out: an adapter that is switched off."""
+    copies: tuple[nn.Module, ...] = ()
+    """What runs in its place with some adapter or none: the others of PEFT's modules_to_save."""
+    places: tuple[tuple[nn.Module, str], ...] = ()
+    """Of a linear layer: the modules that call it, or PEFT's layer around it, by which name."""
 
 
 def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -50,6 +51,17 @@ def adapter_modules(model: nn.Module) -> dict[str, nn.Module]:
                     for below, module in inside.named_modules()
                 }
     return found
+
+
+def _runs(paths: dict[str, nn.Module], decoder: str) -> dict[str, list[str]]:
+    """Paths by canonical name, without those of wrappers around another path of that name."""
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        by_name.setdefault(canonical_name(path, decoder), []).append(path)
+    return {
+        name: [p for p in same if not any(other.startswith(f"{p}.") for other in same)]
+        for name, same in by_name.items()
+    }
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -113,7 +125,7 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             adapters alone; ``both``.
 
     Raises:
-        ConfigError: an activation whose width can't be told, two copies of one layer, or adapters
+        ConfigError: an activation whose width can't be told, two layers of one name, or adapters
             asked for that are not there.
     """
     inside = adapter_modules(model)
@@ -124,17 +136,18 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
         )
     top, _ = decoder_of(model)
     paths: dict[str, nn.Module] = dict(model.named_modules())
-    modules: dict[str, nn.Module] = {canonical_name(p, top): m for p, m in paths.items()}
+    runs = _runs(paths, top)
+    modules: dict[str, nn.Module] = {name: paths[same[-1]] for name, same in runs.items()}
     found: list[Found] = []
     inside_experts: set[str] = set()
     for path, module in paths.items():
-        if not path or "original_module" in path:
-            continue  # PEFT runs the copy in modules_to_save instead
+        if not path:
+            continue
         if (path in inside) != (adapters == "adapter") and adapters != "both":
             continue
         name = canonical_name(path, top)
         if modules.get(name) is not module:
-            continue  # a wrapper around the module that has the name
+            continue  # a wrapper around the module that has the name, or a copy of it
         layer, leaf = _layer(name), name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
             # What multiplies the decoder's output is a head, whatever it is called.
@@ -149,10 +162,9 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
                 wide, block = module.in_features, modules[parent]
                 scores = scores_sites(parent, block, layer, wide)
                 found += [Found(s, block, path=path) for s in scores]
-                around = paths[path.rpartition(".")[0]] if path.endswith(_BASE) else None
                 attention = Site(parent, "attention", layer, wide, None)
-                found.append(Found(attention, module, around, path))
-            found.append(Found(site, module, None, path, path in inside))
+                found.append(Found(attention, module, path))
+            found.append(Found(site, module, path, path in inside))
         elif is_norm(module):
             weight = getattr(module, "weight", None)
             if weight is None:
@@ -162,7 +174,7 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             features = whole.out_features if whole is not None else weight.numel()
             heads = features // weight.numel()
             site = Site(name, "norm", layer, features, None, heads)
-            found.append(Found(site, module, None, path, path in inside))
+            found.append(Found(site, module, path, path in inside))
         elif is_experts(module):
             inside_experts.add(f"{name}.act_fn")
             sites = _experts_sites(name, module, layer)
@@ -179,10 +191,24 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
                 )
             site = Site(name, "activation", layer, gate.out_features, None)
             found.append(Found(site, module, path=path))
-    names = [one.site.name for one in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    groups = {id(paths[same[-1]]): same for same in runs.values()}
+    return [_with_copies(one, groups[id(one.module)], paths) for one in found]
+
+
+def _with_copies(one: Found, same: list[str], paths: dict[str, nn.Module]) -> Found:
+    """A site with all the modules that carry it, of which PEFT runs one at a time.
+
+    Raises:
+        ConfigError: they are no copies of one layer.
+    """
+    if len({outside_peft(path) for path in same}) > 1:
         raise ConfigError(
-            f"{', '.join(twice[:4])}: the model holds several copies (PEFT's modules_to_save of "
-            "several adapters); wrap it with one adapter"
+            f"{', '.join(same[:4])}: several layers have the name {one.site.name!r}, which is the "
+            "address of the error; wrap each of the models that this one holds by itself"
         )
-    return found
+    copies = tuple(paths[path] for path in same[:-1])
+    if not isinstance(one.module, nn.Linear):
+        return replace(one, copies=copies)
+    called = dict.fromkeys(called_at(path).rpartition(".") for path in same)
+    places = tuple((paths[parent], leaf) for parent, _, leaf in called)
+    return replace(one, copies=copies, places=places)

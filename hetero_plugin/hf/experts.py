@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.context import ForwardContext, Pass
-from hetero_plugin.hf.forwards import Own
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import (
     MIXINS,
     LayerNoise,
@@ -40,8 +40,8 @@ from hetero_plugin.sites import Site
 Gemm = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass
-class ExpertsNoise:
+@dataclass(eq=False)
+class ExpertsNoise(OfAModel):
     """What a noisy module of experts knows: the noise of its three operators."""
 
     context: ForwardContext
@@ -50,7 +50,6 @@ class ExpertsNoise:
     down: LayerNoise
     plain_gate: bool
     """The gate is act(gate) · up, so that the activation alone can have error."""
-    own: Own = field(default_factory=Own)
 
     @property
     def site(self) -> Site:

@@ -46,7 +46,9 @@ def own_name(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
-    module = getattr(function, "__module__", None) or "?"
+    # Where it was written: functools.wraps takes another's __module__.
+    where = getattr(function, "__globals__", {}).get("__name__")
+    module = where or getattr(function, "__module__", None) or "?"
     return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copyreg
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -24,17 +24,22 @@ from torch.utils.checkpoint import checkpoint
 from hetero_plugin import random
 from hetero_plugin.aqn import shifted_weight
 from hetero_plugin.config import ConfigError
+from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own_class, rebased
 from hetero_plugin.hf.context import ForwardContext, Pass
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.norms import Formula, heads_come_first
+from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.perturb import Chain, chain, perturb_gradient
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
+OWN = "hetero_noise_own"
+"""On a noisy module: what it had of its own in place of its class's forward."""
 
 
-@dataclass
-class LayerNoise:
+@dataclass(eq=False)
+class LayerNoise(OfAModel):
     """What a noisy module knows: its sites' chains and where its rows come from."""
 
     site: Site
@@ -50,8 +55,6 @@ class LayerNoise:
     """On an output projection: the noise of its input, which is the attention's output."""
     formula: Formula | None = None
     """On a norm with AQN: how it computes with a weight."""
-    own: Own = field(default_factory=Own)
-    """What the module had of its own in place of its class's forward."""
 
 
 def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> LayerNoise:
@@ -102,7 +105,8 @@ def noisy_input(noise: LayerNoise, x: Tensor, now: Pass, module: Any = None) -> 
 
     if noise.input.needed_under(now.live):
         x = _by_token(noise, module, x, now, forward)
-    if torch.is_grad_enabled() and x.requires_grad and noise.grad_input.needed_under(now.live):
+    # Asked first: under torch.func no tensor says that it requires a gradient.
+    if torch.is_grad_enabled() and noise.grad_input.needed_under(now.live) and x.requires_grad:
         x = _by_token(noise, module, x, now, backward)
     return x
 
@@ -144,8 +148,8 @@ def _worth_recomputing(
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     chains = [noise.input, *([attention.output] if attention is not None else [])]
-    read = module.weight.requires_grad and any(made.needed_under(now.live) for made in chains)
-    return read or noise.weight.needed_under(now.live)
+    read = any(made.needed_under(now.live) for made in chains)
+    return noise.weight.needed_under(now.live) or (read and module.weight.requires_grad)
 
 
 def while_noisy(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,7 +164,8 @@ def while_noisy(forward: Callable[..., Any]) -> Callable[..., Any]:
         noise = self.__dict__.get(ATTRIBUTE)
         if noise is None:
             return type(self).forward(self, *args, **kwargs)
-        frame = noise.context.frame if noise.own.forward is not None else None
+        own: Own = self.__dict__[OWN]
+        frame = noise.context.frame if own.forward is not None else None
         if frame is not None and frame.own is self:
             return type(self).hetero_clean_class.forward(self, *args, **kwargs)
         return forward(self, noise, *args, **kwargs)
@@ -172,7 +177,7 @@ def _clean(
     module: Any, noise: LayerNoise, forward: Callable[..., Tensor], *args: Any, **kwargs: Any
 ) -> Tensor:
     """What the module computes without error: its own forward, or else its class's."""
-    own = noise.own.forward
+    own = module.__dict__[OWN].forward
     if own is None:
         return forward(*args, **kwargs)
     frame = noise.context.frame
@@ -194,16 +199,20 @@ class _NoisyLinear:
         given = frame is not None and frame.given is noise.attention
         attention = None if given else noise.attention
 
+        # A parametrized weight is computed anew whenever it is read: once, if we don't need it.
+        ours = noise.weight.needed_under(now.live) or noise.grad_weight.needed_under(now.live)
+
         def product(x: Tensor) -> Tensor:
             if attention is not None:
                 x = noisy_input(attention, noisy_output(attention, x, now), now)
             x = noisy_input(noise, x, now)
-            weight = noisy_weight(noise, module.weight, now)
+            weight = noisy_weight(noise, module.weight, now) if ours else None
             if weight is None:
                 return _clean(self, noise, clean, x)
-            if noise.own.forward is not None:
+            own: Own = module.__dict__[OWN]
+            if own.forward is not None:
                 raise ConfigError(
-                    f"{noise.site.name} has a forward of its own ({own_name(noise.own.forward)}), "
+                    f"{noise.site.name} has a forward of its own ({own_name(own.forward)}), "
                     "inside which its weight and that weight's gradient can't have error: put "
                     "error on its output with direction: forward, or wrap before that is set"
                 )
@@ -243,6 +252,7 @@ class _NoisyNorm:
         x = noisy_input(noise, x, now, self)
         aqn = noise.context.state.aqn
         if noise.formula is not None and aqn is not None and now.offsets is not None:
+            check_dtype(x.dtype, f"{noise.site.name} (AQN)")
             offset = aqn.view(noise.site.name, now.offsets)
             y = noise.formula(self, x, shifted_weight(cast(Any, self).weight, offset, aqn.in_dtype))
         else:
@@ -274,11 +284,7 @@ ADOPTING = ("linear", "norm", "activation")
 @cache
 def noisy_class(cls: Any, sort: str) -> Any:
     """The noisy subclass of a module class."""
-    made = type(
-        f"Noisy{cls.__name__}",
-        (MIXINS[sort], cls),
-        {"hetero_clean_class": cls, "hetero_sort": sort},
-    )
+    made = type(f"Noisy{cls.__name__}", (MIXINS[sort], cls), {CLEAN: cls, SORT: sort})
     made.__module__ = cls.__module__
     # Classes made at run time are found again by how they were made, so that models pickle.
     copyreg.pickle(made, _reduce)
@@ -296,7 +302,7 @@ def _reduce(module: Any) -> tuple[Any, ...]:
 
 
 def is_noisy(module: nn.Module) -> bool:
-    return hasattr(type(module), "hetero_clean_class")
+    return is_noisy_type(type(module))
 
 
 def make_noisy(module: nn.Module, noise: Any, sort: str) -> None:
@@ -309,15 +315,25 @@ def make_noisy(module: nn.Module, noise: Any, sort: str) -> None:
     """
     object.__setattr__(module, ATTRIBUTE, noise)
     cls: Any = type(module)
-    made = noisy_class(cls, sort)
-    noise.own = take(module, cls.forward, made.forward, sort in ADOPTING)
+    own = own_class(cls)
+    made: Any = rebased(cls, own, noisy_class(own, sort))
+    own_forward = take(module, cls.forward, made.forward, sort in ADOPTING)
+    object.__setattr__(module, OWN, own_forward)
     module.__class__ = made
 
 
-def make_clean(module: nn.Module) -> None:
-    """Undoes `make_noisy`, in place."""
-    noise = module.__dict__.get(ATTRIBUTE)
-    if noise is not None:
-        give_back(module, noise.own, type(module).forward)
-    module.__class__ = type(module).hetero_clean_class  # type: ignore[attr-defined]
+def make_clean(module: nn.Module, cls: type | None = None) -> None:
+    """Undoes `make_noisy`, in place.
+
+    Args:
+        module: a noisy module.
+        cls: what `clean_type` said, if it was asked.
+
+    Raises:
+        ConfigError: as `clean_type`.
+    """
+    cls = cls or clean_type(module)
+    give_back(module, module.__dict__[OWN], type(module).forward)
+    module.__class__ = cls
     module.__dict__.pop(ATTRIBUTE, None)
+    module.__dict__.pop(OWN, None)

@@ -30,10 +30,11 @@ def _why(model: nn.Module, site: Site, carrier: nn.Module) -> str:
         return f"its class was changed to {type(carrier).__name__} after wrap"
     fused = model.__dict__.get("forward")
     if fused is not None:
+        name = own_name(fused)
+        trl = ", or use the trainer of hetero_plugin.trl" if name.startswith("trl.") else ""
         return (
-            f"the forward of {type(model).__name__} is {own_name(fused)}, which computes past it: "
-            "a fused loss multiplies by its weight. Switch that off, exclude the site, or use the "
-            "trainer of hetero_plugin.trl for TRL"
+            f"the forward of {type(model).__name__} is {name}, which computes past it: a fused "
+            f"loss multiplies by its weight. Switch that off, exclude the site{trl}"
         )
     return (
         "nobody called it: something multiplied by its weight or computed past it (a fused loss or "

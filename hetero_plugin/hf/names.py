@@ -16,7 +16,10 @@ from hetero_plugin.config import ConfigError
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|base_layer)(?:\.|$)"
 )
-_SAVED = re.compile(r"\.modules_to_save\.[^.]+")
+# PEFT's copies of a module, of which one runs in its place, and the module itself beside them.
+_SAVED = re.compile(r"\.(?:(?:modules_to_save|ln_tuning_layers)\.[^.]+|original_module)(?=\.|$)")
+_INSIDE = re.compile(rf"{_SAVED.pattern}|\.base_layer(?=\.|$)")
+_AT_END = re.compile(rf"(?:{_INSIDE.pattern})$")
 PREFIX = "model"
 """The decoder's name."""
 
@@ -82,3 +85,15 @@ def canonical_name(path: str, decoder: str) -> str:
         shared = owner_path(path, decoder)
         name = path[len(shared) :].strip(".")
     return _WRAPPERS.sub("", _SAVED.sub("", name)).rstrip(".")
+
+
+def outside_peft(path: str) -> str:
+    """A path without what PEFT puts into it: the same of a layer and of PEFT's copies of it."""
+    return _INSIDE.sub("", path)
+
+
+def called_at(path: str) -> str:
+    """Where a layer is called: its path, or that of what PEFT put around it."""
+    while (outer := _AT_END.sub("", path)) != path:
+        path = outer
+    return path

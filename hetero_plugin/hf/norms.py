@@ -5,7 +5,6 @@ B batch, T tokens of a sequence, H heads, D features of a head.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.hf.classes import own_class
 
 Formula = Callable[[Any, Tensor, Tensor], Tensor]
 """Module, x [..., N], weight float32 [N] -> the norm of x with that weight."""
@@ -52,9 +52,24 @@ FORMULAS: tuple[Formula, ...] = (_llama, _gemma)
 _found: dict[type, Formula] = {}
 
 
+def _alike(norm: nn.Module) -> nn.Module:
+    """A norm of the same class and settings, with a weight of its own on the CPU.
+
+    Without what other libraries added to this one: sharded or parametrized weights, hooks.
+    """
+    own: Any = own_class(type(norm))
+    probe: nn.Module = own.__new__(own)
+    nn.Module.__init__(probe)
+    ours = vars(probe).keys() | {"parametrizations"}
+    probe.__dict__ |= {k: v for k, v in vars(norm).items() if k not in ours}
+    weight: Any = norm.weight
+    probe.weight = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype))
+    return probe
+
+
 def _agree(formula: Formula, norm: nn.Module) -> bool:
     """Whether a formula gives what a norm gives, bit for bit, in each dtype."""
-    probe: Any = copy.deepcopy(norm).to_empty(device="cpu")
+    probe: Any = _alike(norm)
     generator = torch.Generator().manual_seed(0)
     size = probe.weight.numel()
     single, brain, half = torch.float32, torch.bfloat16, torch.float16
@@ -79,7 +94,7 @@ def offset_formula(norm: nn.Module, site: str) -> Formula:
     Raises:
         ConfigError: none does.
     """
-    cls = type(norm)
+    cls = own_class(type(norm))
     if cls not in _found:
         formula = next((one for one in FORMULAS if _agree(one, norm)), None)
         if formula is None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from transformers import AttentionInterface
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.context import ForwardContext, Pass
-from hetero_plugin.hf.forwards import Own
+from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import (
     ATTRIBUTE,
     MIXINS,
@@ -45,8 +45,8 @@ INTERFACE = "hetero_noise_eager"
 Between = Callable[[Tensor], Tensor]
 
 
-@dataclass
-class ScoresNoise:
+@dataclass(eq=False)
+class ScoresNoise(OfAModel):
     """What a noisy attention layer knows: the noise of its scores and of its softmax."""
 
     context: ForwardContext
@@ -54,7 +54,6 @@ class ScoresNoise:
     softmax: LayerNoise
     view: Any
     """The layer's configuration, as it sees it while it is noisy."""
-    own: Own = field(default_factory=Own)
 
     @property
     def site(self) -> Site:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
+from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, of_whom, remove
 from hetero_plugin.hf.context import ForwardContext, Scope
 from hetero_plugin.hf.crosscheck import check_map
 from hetero_plugin.hf.discover import (
@@ -23,28 +23,16 @@ from hetero_plugin.hf.discover import (
     is_router,
 )
 from hetero_plugin.hf.experts import check_router, experts_noise
-from hetero_plugin.hf.layers import is_noisy, layer_noise, make_clean, make_noisy
+from hetero_plugin.hf.layers import LayerNoise, is_noisy, layer_noise, make_noisy
 from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, owner_path
 from hetero_plugin.hf.norms import offset_formula
+from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
 from hetero_plugin.hf.scores import scores_noise
 from hetero_plugin.state import NoiseState, Phase
 
 log = logging.getLogger("hetero_noise")
 M = TypeVar("M", bound=nn.Module)
-ATTACHMENT = "hetero_noise_attachment"
-
-
-@dataclass
-class Attachment:
-    """What wrap leaves on a model, and unwrap takes away."""
-
-    state: NoiseState
-    context: ForwardContext
-    found: list[Found]
-    adapters: Adapters = "base"
-    modules: list[nn.Module] = field(default_factory=list)
-    hooks: list[Any] = field(default_factory=list)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -52,15 +40,6 @@ def _device(model: nn.Module) -> torch.device:
         if parameter.device.type != "meta":
             return parameter.device
     return torch.device("cpu")
-
-
-def attachment_of(model: nn.Module) -> Attachment | None:
-    """The attachment of a wrapped model or of what it was put into (PEFT, DDP, compile)."""
-    for module in model.modules():
-        found = module.__dict__.get(ATTACHMENT)
-        if found is not None:
-            return found
-    return None
 
 
 def state_of(model: nn.Module) -> NoiseState:
@@ -95,22 +74,34 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
     Raises:
         ConfigError: it is wrapped already, the spec is wrong, or a target is not in the model.
     """
-    if attachment_of(model) is not None or any(is_noisy(module) for module in model.modules()):
+    attached = attachment_of(model)
+    if attached is not None or any(is_noisy(module) for module in model.modules()):
         raise ConfigError(
-            "this model is wrapped already; wrapping twice would add the error twice. "
-            "Use update(model, config) to change the spec, or unwrap(model) first"
+            f"this model is wrapped already{of_whom(attached, model)}; wrapping twice would add "
+            "the error twice. Use update(model, config) to change the spec, or unwrap(model) first"
+        )
+    if any((getattr(module, "_tp_size", None) or 1) > 1 for module in model.modules()):
+        raise ConfigError(
+            f"this {type(model).__name__} is split over ranks by transformers (tp_plan), where a "
+            "layer has a part of its columns and its noise could not be addressed. Load it "
+            "without tp_plan and shard it with FSDP, or use vLLM's tensor parallelism"
         )
     spec = resolve(argument=config) or NoiseConfig.parse(None)
     found = discover(model, adapters)
     if adapters != "adapter":
         check_map(model, spec, found)
     state = NoiseState(spec, [one.site for one in found], device=_device(model))
-    attachment = Attachment(state, ForwardContext(state), found, adapters)
+    top, decoder = decoder_of(model)
+    around = top.split(".") if top else []
+    holders = [model.get_submodule(".".join(around[:depth])) for depth in range(len(around))]
+    context = ForwardContext(state)
+    attachment = Attachment(state, context, found, model, [*holders, decoder], adapters)
+    context.attachment = attachment
     try:
-        _install_layers(attachment)
+        _install_layers(attachment, decoder)
         _install_hooks(attachment, model)
     except Exception:
-        _remove(attachment)
+        remove(attachment, model)
         raise
     object.__setattr__(model, ATTACHMENT, attachment)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -142,45 +133,49 @@ def _tell_of_clean_adapters(model: nn.Module, attachment: Attachment) -> None:
         )
 
 
-def _install_layers(attachment: Attachment) -> None:
+def _install_layers(attachment: Attachment, decoder: nn.Module) -> None:
     state, context = attachment.state, attachment.context
     chosen = {one.site.name for one in state.selected}
     aqn = {site.name for site in state.aqn.sites} if state.aqn is not None else set()
     by_module: dict[int, list[Found]] = {}
     for one in attachment.found:
         by_module.setdefault(id(one.module), []).append(one)
+    places = Places(context)
     for sites in by_module.values():
-        if not any(one.site.name in chosen | aqn for one in sites):
-            continue
-        attachment.modules += _install(sites, context, aqn)
+        if any(one.site.name in chosen | aqn for one in sites):
+            _install(sites, context, aqn, places)
+    attachment.hooks.append(decoder.register_forward_pre_hook(places.look))
 
 
-def _install(sites: list[Found], context: ForwardContext, aqn: set[str]) -> list[nn.Module]:
-    """Makes the module that carries some sites noisy, and PEFT's around it, if that reads first."""
+def _install(sites: list[Found], context: ForwardContext, aqn: set[str], places: Places) -> None:
+    """Makes the module that carries some sites noisy, and its copies."""
+    noise, sort = _noise(sites, context, aqn)
+    for module in (sites[0].module, *sites[0].copies):
+        make_noisy(module, noise, sort)
+    if isinstance(noise, LayerNoise) and not sites[0].optional:
+        for parent, leaf in sites[0].places:
+            places.add(parent, leaf, noise)
+
+
+def _noise(sites: list[Found], context: ForwardContext, aqn: set[str]) -> tuple[Any, str]:
+    """What the module that carries some sites shall know, and which forward it shall have."""
     module = sites[0].module
     if is_experts(module):
-        make_noisy(module, experts_noise(module, [one.site for one in sites], context), "experts")
-        return [module]
+        return experts_noise(module, [one.site for one in sites], context), "experts"
     if sites[0].site.kind == SCORES:
-        make_noisy(module, scores_noise(module, [one.site for one in sites], context), "attention")
-        return [module]
+        return scores_noise(module, [one.site for one in sites], context), "attention"
     noises = {one.site.kind: layer_noise(one.site, context, module) for one in sites}
     attention = noises.pop("attention", None)
     ((kind, noise),) = noises.items()
     if is_router(module):
         check_router(module, noise.site.name)
-        make_noisy(module, noise, "router")
-        return [module]
+        return noise, "router"
     noise.attention = attention
     if attention is not None:
         noise.marks += attention.marks
     if noise.site.name in aqn:
         noise.formula = offset_formula(module, noise.site.name)
-    make_noisy(module, noise, "linear" if isinstance(module, nn.Linear) else kind)
-    around = [one.adapter for one in sites if one.adapter is not None]
-    for layer in around:
-        make_noisy(layer, noise, "adapted")
-    return [module, *around]
+    return noise, "linear" if isinstance(module, nn.Linear) else kind
 
 
 def _install_hooks(attachment: Attachment, model: nn.Module) -> None:
@@ -211,27 +206,23 @@ def _install_hooks(attachment: Attachment, model: nn.Module) -> None:
         follow(model.get_submodule(path), scope.enter, scope.leave)
 
 
-def _remove(attachment: Attachment) -> None:
-    for module in attachment.modules:
-        if is_noisy(module):
-            make_clean(module)
-    for hook in attachment.hooks:
-        hook.remove()
-
-
 def unwrap(model: M) -> M:
     """Gives back exactly the model that went into `wrap`, in place.
 
+    Args:
+        model: the wrapped model, what it was put into, or anything of it: all of it becomes clean.
+
     Raises:
-        ConfigError: the model is not wrapped.
+        ConfigError: the model is not wrapped, or another library has put a class of its own on a
+            noisy layer that would be lost.
     """
-    for module in model.modules():
-        attachment = module.__dict__.get(ATTACHMENT)
-        if attachment is not None:
-            _remove(attachment)
-            del module.__dict__[ATTACHMENT]
-            return model
-    raise ConfigError(f"this {type(model).__name__} is not wrapped, so there is nothing to unwrap")
+    attachment = attachment_of(model)
+    if attachment is None:
+        raise ConfigError(
+            f"this {type(model).__name__} is not wrapped, so there is nothing to unwrap"
+        )
+    remove(attachment, model)
+    return model
 
 
 def update(model: M, config: Any, *, adapters: Adapters | None = None) -> M:
@@ -240,12 +231,12 @@ def update(model: M, config: Any, *, adapters: Adapters | None = None) -> M:
     The noise step, the phase and `disabled` stay as they are; AQN is off until its next step.
 
     Args:
-        model: a wrapped model.
+        model: a wrapped model, what it was put into, or anything of it.
         config: as for `wrap`, but not None.
         adapters: as for `wrap`; None: as it was.
 
     Raises:
-        ConfigError: not wrapped, or a bad spec.
+        ConfigError: not wrapped, a bad spec, or as `unwrap`.
     """
     old = attachment_of(model)
     if old is None:
@@ -253,11 +244,13 @@ def update(model: M, config: Any, *, adapters: Adapters | None = None) -> M:
     spec = resolve(argument=config)
     if config is None or spec is None:
         raise ConfigError("update got no spec; it takes what wrap takes, but not None")
+    # A part would lose the rest: its head, its adapters.
+    whole = model if any(module is old.root for module in model.modules()) else old.root
     unwrap(model)
     try:
-        wrap(model, spec, adapters=adapters or old.adapters)
+        wrap(whole, spec, adapters=adapters or old.adapters)
     except Exception:
-        wrap(model, old.state.config, adapters=old.adapters, quiet=True)
+        wrap(whole, old.state.config, adapters=old.adapters, quiet=True)
         _carry_over(old.state, state_of(model))
         raise
     _carry_over(old.state, state_of(model))

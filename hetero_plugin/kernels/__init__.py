@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from hetero_plugin.kernels import build, fused, reference
+from hetero_plugin.kernels import build, checks, fused, reference
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -39,6 +39,7 @@ fused.register(_library)
 
 
 def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
+    checks.check_dtype(x.dtype, "a tensor given to hetero_noise::perturb")
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -47,6 +48,11 @@ def _nothing(*args: object) -> None:
 
 
 torch.library.register_fake("hetero_noise::perturb_", _nothing, lib=_library)
+
+
+# Per-row addresses have no vmapped dimension; without a rule, torch says something about fallbacks.
+for _name in ("perturb", "perturb_reference", "perturb_", "gated_", "weighed_"):
+    torch.library.register_vmap(f"hetero_noise::{_name}", checks.no_vmap, lib=_library)
 
 
 def _straight_through(ctx, grad):  # type: ignore[no-untyped-def]

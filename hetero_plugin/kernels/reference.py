@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.errors import MODELS
+from hetero_plugin.kernels.checks import check_dtype
 
 
 def stochastic_round(
@@ -60,11 +61,13 @@ def perturb(
     stochastic: bool,
 ) -> Tensor:
     """See `hetero_plugin.perturb.perturb`, which this implements."""
+    check_dtype(x.dtype, "a tensor given to hetero_noise::perturb")
     columns = x.shape[-1]
     x_TN = x.reshape(-1, columns)
     rows = x_TN.shape[0]
     model = MODELS[error]
-    out_TN = x_TN.clone()
+    # Contiguous as the compiler is told, also where x is not (a transposed one).
+    out_TN = x_TN.clone(memory_format=torch.contiguous_format)
     if rows == 0:
         return out_TN.reshape(x.shape)
     keys = row_keys.reshape(-1)[:rows]

@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 from hetero_plugin.aqn import AQNController
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf import HeteroNoiseCallback, disabled, phase, state_of, unwrap
+from hetero_plugin.hf.places import reads_reference
 from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.trl.engine import ColocatedEngine, noisy_engines
 from hetero_plugin.trl.head import give_noisy_head
@@ -146,14 +147,6 @@ class HeteroNoiseGRPOTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         # With adapters the reference policy is the model itself without them: clean, as any.
-        reference = model is not self.ref_model and _adapters_off(self.model)
+        reference = model is not self.ref_model and reads_reference(self.model)
         with disabled(self.model) if reference else nullcontext():
             return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-
-
-def _adapters_off(model: nn.Module) -> bool:
-    """Whether PEFT's adapters are switched off, or TRL's frozen copy `ref` of them is on."""
-    for module in model.modules():
-        if hasattr(module, "adapter_layer_names") and hasattr(module, "disable_adapters"):
-            return bool(module.disable_adapters) or "ref" in getattr(module, "active_adapters", ())
-    return False

@@ -27,6 +27,21 @@ def _scored(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, -(log_probs.exp() * log_probs).sum(-1)
 
 
+def _keep_float32(base: Any) -> None:
+    """``cast_lm_head_to_fp32``: TRL gives the head a forward of its own, past the noisy one.
+
+    Instead, what the head reads is cast; its weights are float32 by then.
+    """
+    head = base.get_output_embeddings()
+    if getattr(vars(head).get("forward"), "__name__", "") == "cast_forward_to_fp32":
+        del head.__dict__["forward"]
+        head.register_forward_pre_hook(_cast)
+
+
+def _cast(head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0].float(), *args[1:])
+
+
 def give_noisy_head(model: Any, temperature: float) -> None:
     """Replaces TRL's fused head of a wrapped model where the spec selects the head.
 
@@ -53,6 +68,8 @@ def give_noisy_head(model: Any, temperature: float) -> None:
             "the spec selects lm_head, and this TRL does not replace the model's forward by its "
             "fused head as trl 1.16 does: exclude lm_head from the rules"
         )
+
+    _keep_float32(base)
 
     @functools.wraps(fused.__func__)  # with its signature, which `generate` looks at
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:

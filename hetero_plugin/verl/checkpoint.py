@@ -78,7 +78,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # of the zip file, of the unpickler, of what it may not build
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         # torch's message begins with advice to read the file without this protection.
-        said = next((line for line in lines if "WeightsUnpickler" in line), lines[0])
+        said = next((line for line in lines if " global " in line.lower()), lines[0])
         raise CheckpointError(
             f"{path} can't be read as tensors alone, which is all that is read: {said} "
             "If you trust the file, merge it with `python -m verl.model_merger merge --backend "

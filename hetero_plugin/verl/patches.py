@@ -307,6 +307,20 @@ def patch_replica_registry(replica: ModuleType) -> None:
     registry.register("vllm", load)
 
 
+_DUMPED = "inputs outputs gts scores reward_extra_infos_dict dump_path"
+_TRAINER = {
+    "_validate": "self",
+    "_compute_old_log_prob": "self batch metrics",
+    "_compute_metrics": "self batch metrics timing_raw global_steps epoch",
+    "_load_checkpoint": "self",
+    "_save_checkpoint": "self",
+    "_maybe_log_val_generations": "self inputs outputs scores",
+    "_dump_generations": f"self {_DUMPED}",
+    "_write_generations": f"{_DUMPED} global_steps",
+}
+"""Methods of verl's trainer that are overridden, and what they take."""
+
+
 def patch_trainers(v1: ModuleType) -> None:
     """Each of verl's v1 trainers gains clean/noisy validation and the hetero/ metrics."""
     base = expect_attribute(v1, "verl.trainer.ppo.v1", "trainer_base")
@@ -315,21 +329,9 @@ def patch_trainers(v1: ModuleType) -> None:
     from hetero_plugin.verl import trainer
 
     ppo = base.PPOTrainer
-    expect_parameters(ppo._validate, "PPOTrainer._validate", "self")
-    old = ("self", "batch", "metrics")
-    expect_parameters(ppo._compute_old_log_prob, "PPOTrainer._compute_old_log_prob", *old)
-    new = ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch")
-    expect_parameters(ppo._compute_metrics, "PPOTrainer._compute_metrics", *new)
-    for name in ("_load_checkpoint", "_save_checkpoint"):
-        expect_parameters(getattr(ppo, name), f"PPOTrainer.{name}", "self")
-    shown = ("self", "inputs", "outputs", "scores")
-    expect_parameters(
-        ppo._maybe_log_val_generations, "PPOTrainer._maybe_log_val_generations", *shown
-    )
-    dumped = (*shown[:3], "gts", "scores", "reward_extra_infos_dict", "dump_path")
-    expect_parameters(ppo._dump_generations, "PPOTrainer._dump_generations", *dumped)
-    written = (*dumped[1:], "global_steps")
-    expect_parameters(ppo._write_generations, "PPOTrainer._write_generations", *written)
+    for name, parameters in _TRAINER.items():
+        method = expect_attribute(ppo, "PPOTrainer", name)
+        expect_parameters(method, f"PPOTrainer.{name}", *parameters.split())
     for name, cls in list(registry.items()):
         registry[name] = trainer.extend(cls)
 

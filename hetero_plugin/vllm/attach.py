@@ -233,7 +233,9 @@ class Walker:
         if ranks > 1 and outputs:
             outputs = chain(self.state, "output", [(down, h, 0)], share=rank)
         up = self.sites[act].features
-        columns = [(gate_up, width, first), (gate_up, width, up + first)]
+        columns = [(gate_up, 2 * up, 0)]  # in one piece: an error may depend on the whole row
+        if ranks > 1:
+            columns = [(gate_up, width, first), (gate_up, width, up + first)]
         mine = torch.arange(first, first + width, device=self.state.device)
         experts = torch.arange(w13.shape[0], device=self.state.device)[:, None]
         noise = ExpertsNoise(

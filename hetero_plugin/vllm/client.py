@@ -94,6 +94,12 @@ def _pieces(answer: Any, engines: int) -> list[str]:
     return [json.dumps(part, sort_keys=True, default=str) for part in parts]
 
 
+def data_parallel_size(engine: Any) -> int:
+    """How many data-parallel engines there are, whichever process has them."""
+    parallel = getattr(getattr(engine, "vllm_config", None), "parallel_config", None)
+    return int(getattr(parallel, "data_parallel_size", 1))
+
+
 def engines_of(engine: Any, method: str) -> list[Any]:
     """The data-parallel engines that ``engine`` asks itself: their identities, or one None.
 
@@ -109,8 +115,7 @@ def engines_of(engine: Any, method: str) -> list[Any]:
 
     inner = getattr(engine, "llm_engine", engine)
     found = list(getattr(getattr(inner, "engine_core", None), "core_engines", None) or [None])
-    parallel = getattr(getattr(inner, "vllm_config", None), "parallel_config", None)
-    size = getattr(parallel, "data_parallel_size", 1)
+    size = data_parallel_size(inner)
     if size > len(found) and method not in READ_ONLY:
         raise ConfigError(
             f"{method} would change {len(found)} of {size} data-parallel engines, as the others "

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hetero_plugin.vllm.client import EngineDied, agreed, engines_of
+from hetero_plugin.vllm.client import EngineDied, agreed, data_parallel_size, engines_of
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
@@ -101,7 +101,7 @@ async def held(engine: EngineClient) -> AsyncIterator[None]:
 
 async def _resume(engine: EngineClient, pause: asyncio.Future[None]) -> None:
     try:
-        if len(engines_of(engine, "hetero_noise_status")) > 1:
+        if data_parallel_size(engine) > 1:
             # Data-parallel engines refuse to resume before all of them have paused.
             await asyncio.wait({pause})
         await watched(engine, "resume_generation", engine.resume_generation())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetero_plugin.config import ConfigError, table_number
+from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.vllm.install import Installed
 from hetero_plugin.vllm.keys import shared_keys
 
@@ -29,10 +29,15 @@ def _installed(worker: Any) -> Installed:
     return found
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{name} is {value!r}; it must be a number")
+    return table_number(name, value)
+
+
 def _whole(name: str, value: Any) -> int:
-    # From 2**64 on a step would have the noise of another one.
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 0, below 2**63")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 0")
     return value
 
 
@@ -140,7 +145,7 @@ def hetero_noise_set(
     """
     state = _installed(worker).state
     if scale is not None:
-        scale = table_number("scale", scale)
+        scale = _number("scale", scale)
     if enabled is not None:
         enabled = _flag("enabled", enabled)
     if aqn_enabled is not None:
@@ -176,7 +181,7 @@ def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any
         aqn: leave AQN alone if false.
     """
     found = _installed(worker)
-    step, with_aqn = _whole("step", step), _flag("aqn", aqn)
+    step, with_aqn = whole_step(_whole("step", step)), _flag("aqn", aqn)
     controller = found.aqn if with_aqn else None
     if controller is not None:
         controller.config.sigma(step)  # may refuse, and then nothing has changed
@@ -209,7 +214,7 @@ def hetero_noise_aqn(
     if found.aqn is None:
         raise ConfigError("the spec of this engine has no aqn; give it one to use this call")
     if sigma is not None:
-        sigma = table_number("sigma", sigma)
+        sigma = _number("sigma", sigma)
     if _flag("off", off):
         found.aqn.off()
     elif sites is not None:
@@ -257,23 +262,27 @@ def _change(
     offsets = {name: value for name, value in (aqn or {}).items() if value is not None}
     if unknown := sorted(set(offsets) - {"sigma", "step", "enabled"}):
         raise ConfigError(f"aqn: {unknown[0]!r} is none of its keys: sigma, step, enabled")
-    off = not _flag("aqn.enabled", offsets.pop("enabled", True))
     if step is not None:
-        _whole("step", step)
-    if "sigma" in offsets:
-        table_number("aqn.sigma", offsets["sigma"])
-    moved = found.aqn is not None and (step is not None or aqn is not None)
-    if found.aqn is not None and moved and not off:
+        whole_step(_whole("step", step))
+    if "enabled" in offsets:
+        setting["aqn_enabled"] = _flag("aqn.enabled", offsets.pop("enabled"))
+    moved = found.aqn is not None and (step is not None or bool(offsets))
+    if found.aqn is not None and moved:
         offsets.setdefault("step", found.state.step if step is None else step)
-        _whole("aqn.step", offsets["step"])
-        if "sigma" not in offsets:
+        whole_step(_whole("aqn.step", offsets["step"]))
+        if "sigma" in offsets:
+            _number("aqn.sigma", offsets["sigma"])
+        else:
             found.aqn.config.sigma(offsets["step"])
-    if any(setting.get(name) is not None for name in ("scale", "enabled")) or setting.get("reset"):
+    setting = {name: value for name, value in setting.items() if value is not None}
+    if not setting.get("reset"):
+        setting.pop("reset", None)
+    if setting:
         hetero_noise_set(worker, **setting)
     if step is not None:
         hetero_noise_step(worker, step, aqn=False)
     if moved:
-        hetero_noise_aqn(worker, off=off, **offsets)
+        hetero_noise_aqn(worker, **offsets)
     return hetero_noise_status(worker)
 
 

@@ -265,6 +265,8 @@ def activation_of(layer: Any, site: str) -> str:
             f"vLLM's kernel is {method.unquantized_backend.value}, which rearranges the weights; "
             "start the engine with moe_backend='triton'"
         )
+    elif method.is_monolithic:
+        problem = "vLLM's kernel routes and computes in one step, as 0.24's on a CPU"
     elif layer.activation not in _GATES or method.moe.has_bias:
         problem = f"their gate is {layer.activation.value}, or they have a bias"
     elif layer.apply_router_weight_on_input:

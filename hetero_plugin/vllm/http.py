@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm import client_async, startup
-from hetero_plugin.vllm.client import EngineDied, RanksDisagree
+from hetero_plugin.vllm.client import EngineDied, RanksDisagree, engines_of
 from hetero_plugin.vllm.http_body import MOST_BYTES, Change, Refused, check, parse
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Endpoint:
             if not (await self._ask("hetero_noise_status"))["noisy"]:
                 raise Refused("this engine is not noisy: start it with --hetero-noise-scale")
             check(change, await self._ask("hetero_noise_sites"))
+            engines_of(self._engine, "hetero_noise_change")  # may refuse, before anything is paused
             if not change.wait:
                 return await client_async.to_the_end(self._apply(change))
             async with client_async.held(self._engine):

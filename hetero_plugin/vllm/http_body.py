@@ -14,12 +14,13 @@ from pydantic import (
 )
 
 from hetero_plugin.config import ConfigError, table_number
+from hetero_plugin.config_errors import shown
 from hetero_plugin.config_read import read_json
 
 MOST_BYTES = 1 << 16
 """The longest body that is read; no change needs a hundredth of it."""
-_SHOWN = 200
-"""Characters of somebody's value that a refusal repeats."""
+_LONGEST = 400
+"""Characters of a part of a refusal."""
 
 
 def _held(value: float, info: ValidationInfo) -> float:
@@ -49,7 +50,7 @@ class AQNChange(BaseModel):
     step: Step | None = None
     """The step of z, and of the schedule's σ; default: the one in force."""
     enabled: bool | None = None
-    """False: no offset at all. True: those of the step."""
+    """Switches the offsets, and forgets nothing: what is set while off is in force afterwards."""
 
 
 class Change(BaseModel):
@@ -81,11 +82,6 @@ _KEYS = ", ".join(name for name in Change.model_fields if name != "aqn")
 _AQN_KEYS = ", ".join(AQNChange.model_fields)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
 def parse(body: bytes) -> Change:
     """The change that a request's body asks for.
 
@@ -103,7 +99,7 @@ def parse(body: bytes) -> Change:
         raise Refused(f"the body is no JSON that can be taken: {_cut(str(error))}") from None
     if not isinstance(given, dict):
         raise Refused(
-            f'the body is {_shown(given)}; it should be an object such as {{"scale": 0.05}}'
+            f'the body is {shown(given)}; it should be an object such as {{"scale": 0.05}}'
         )
     try:
         change = Change.model_validate(given)
@@ -112,7 +108,7 @@ def parse(body: bytes) -> Change:
         where = _cut(".".join(str(part) for part in first["loc"])) or "a key"
         message = first["msg"].removeprefix("Value error, ")
         raise Refused(
-            f"{where}: {_cut(message)}, got {_shown(first['input'])}. "
+            f"{where}: {_cut(message)}, got {shown(first['input'])}. "
             f"Keys: {_KEYS}, aqn (an object; {_AQN_KEYS})"
         ) from None
     _check_some(change)
@@ -120,15 +116,13 @@ def parse(body: bytes) -> Change:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}…"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _check_some(change: Change) -> None:
     aqn = change.aqn
     if aqn is not None and aqn.sigma is None and aqn.step is None and aqn.enabled is None:
         raise Refused(f"aqn: nothing to do: give {_AQN_KEYS}")
-    if aqn is not None and aqn.enabled is False and (aqn.sigma or aqn.step is not None):
-        raise Refused("aqn: enabled is false, and sigma or step is given; give one of the two")
     nothing = change.scale is None and change.enabled is None
     if nothing and not change.reset and change.step is None and aqn is None:
         raise Refused("nothing to do: give scale, enabled, reset, step or aqn")
@@ -146,7 +140,7 @@ def check(change: Change, sites: list[dict[str, Any]]) -> None:
     if wanted and not any(all(site[k] == v for k, v in _named(wanted)) for site in sites):
         kinds = sorted({site["kind"] for site in sites})
         raise Refused(
-            f"no noisy site matches {_shown(wanted)}; kinds of this engine: {', '.join(kinds)}"
+            f"no noisy site matches {shown(wanted)}; kinds of this engine: {', '.join(kinds)}"
         )
 
 

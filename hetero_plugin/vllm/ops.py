@@ -22,12 +22,13 @@ _NOTHING = torch.empty(0, 4, dtype=torch.int64, device="cpu")
 
 @torch.library.custom_op("hetero_noise_vllm::choose", mutates_args=())
 def _choose(clean: Tensor, parts: list[Tensor], scales: Tensor, live: Tensor) -> Tensor:
-    return pick(clean, lambda: torch.cat(parts, dim=-1), (scales[live] != 0).any())
+    chosen = pick(clean, lambda: torch.cat(parts, dim=-1), (scales[live] != 0).any())
+    return chosen.contiguous()
 
 
 @_choose.register_fake
 def _(clean: Tensor, parts: list[Tensor], scales: Tensor, live: Tensor) -> Tensor:
-    return torch.empty_like(clean)
+    return torch.empty_like(clean, memory_format=torch.contiguous_format)
 
 
 def choose(clean: Tensor, parts: list[Tensor], scales: Tensor, live: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def choose(clean: Tensor, parts: list[Tensor], scales: Tensor, live: Tensor) -> 
 
 @torch.library.custom_op("hetero_noise_vllm::activate", mutates_args=())
 def _activate(gate_up: Tensor, activation: str) -> Tensor:
-    return ACTIVATIONS[activation](gate_up[..., : gate_up.shape[-1] // 2])
+    return ACTIVATIONS[activation](gate_up[..., : gate_up.shape[-1] // 2]).contiguous()
 
 
 @_activate.register_fake
@@ -57,12 +58,12 @@ def _gated_product(
     gate: Tensor, gate_up: Tensor, clean: Tensor, scales: Tensor, live: Tensor
 ) -> Tensor:
     up = gate_up[..., gate_up.shape[-1] // 2 :]
-    return pick(clean, lambda: gate * up, (scales[live] != 0).any())
+    return pick(clean, lambda: gate * up, (scales[live] != 0).any()).contiguous()
 
 
 @_gated_product.register_fake
 def _(gate: Tensor, gate_up: Tensor, clean: Tensor, scales: Tensor, live: Tensor) -> Tensor:
-    return torch.empty_like(clean)
+    return torch.empty_like(clean, memory_format=torch.contiguous_format)
 
 
 def gated(chain: Chain, gate_up: Tensor, clean: Tensor, activation: str, live: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the time.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import subprocess
@@ -241,3 +242,64 @@ def test_the_command_refuses_an_engine_that_is_kept_from_loading_the_plugin(fold
     assert done.returncode != 0 and "hetero_noise" in done.stderr
     written = json.loads((folder / "none.json").read_text())
     assert written["levels"] == []
+
+
+def shell(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, run in ``folder`` as a user would."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("HETERO_NOISE_CONFIG",)}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "hetero-noise"), *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=850,
+        check=False,
+    )
+
+
+def test_eval_by_the_command_line_with_its_defaults(folder: Path) -> None:
+    """Nothing but a model and questions is given: three levels of qerl-fp4, in eval.json here."""
+    here = folder / "defaults"
+    here.mkdir()
+    done = shell(here, "eval", "--model", "../model", "--data", "../test.parquet")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "eval.json" in done.stdout.splitlines() and "every level attested" in done.stdout
+    assert [path.name for path in here.iterdir()] == ["eval.json"]
+    found = results.load(here / "eval.json")
+    assert [row["level"] for row in found["levels"]] == [0.0, 0.05, 0.1]
+    assert found["header"]["spec"]["rules"][0]["exclude"] == ["lm_head"]
+    (session,) = found["sessions"]
+    assert (session["attestation"]["seen"], session["attestation"]["of"]) == (14, 14)
+    assert results.problems(found) == []
+    clean, *noisy = ([row["mean_token_logprob"], row["texts"]] for row in found["levels"])
+    assert all(row != clean for row in noisy) and noisy[0] != noisy[1]
+    for row in found["realised"]["by_kind"]:
+        assert row["rms_relative"] == pytest.approx(0.05, rel=0.15)
+
+
+def test_attest_by_the_command_line_with_its_defaults(folder: Path) -> None:
+    """vLLM, compiled, qerl-fp4; every site by name on the screen, and the record beside it."""
+    done = shell(folder, "attest", "--model", "model", "--out", "record.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "14 of 14 sites seen (linear 14 of 14)" in done.stdout
+    assert "model.layers.1.mlp.down_proj" in done.stdout
+    record = json.loads((folder / "record.json").read_text())
+    assert record["engine"] == "vllm-compiled" and record["passed"]
+    assert attest.problems(record) == [] and record["signature"] in done.stdout
+    again = shell(folder, "attest", "--model", "model", "--out", "record.json")
+    assert again.returncode == 2 and "is there already" in again.stderr
+
+
+def test_doctor_attests_every_engine_of_the_machine(folder: Path) -> None:
+    """Hugging Face and vLLM, eager and compiled, and a step of verl with both its engines."""
+    done = shell(folder, "doctor", "--attest")
+    lines = done.stdout.splitlines()
+    wrong = [line for line in lines if line.startswith("!!")]
+    assert (done.returncode, wrong) == (0, []), done.stdout + done.stderr[-2000:]
+    for engine in ("hf eager", "hf compiled", "vllm eager", "vllm compiled"):
+        (line,) = (one for one in lines if f"attested, {engine}:" in one)
+        assert "24 of 24 sites seen" in line, line
+    if importlib.util.find_spec("verl") is not None:
+        (line,) = (one for one in lines if "attested, verl:" in one)
+        assert line.startswith("ok") and line.count("sites seen") >= 2, line

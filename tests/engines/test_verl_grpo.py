@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ pytest.importorskip("vllm")
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.demo.task import Question
+from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.verl.checkpoint import merge
 from hetero_plugin.verl.launch import MiniatureRun, execute
 from hetero_plugin.verl.platform import accelerator_present
@@ -109,7 +111,11 @@ def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
 @pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
 def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
-    run = run_of(miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2)
+    dumps = tmp_path / "dumps"
+    overrides = (f"trainer.validation_data_dir={dumps}",)
+    run = run_of(
+        miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2, overrides=overrides
+    )
     seen: list[int] = []
     rows = execute(run, lambda step, _: seen.append(step), timeout=840)
     assert seen == [1, 2]
@@ -133,6 +139,9 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
         # AQN moves the rollout alone (that is its point), by a little; see the next test for none.
         assert 0 < data["hetero/rollout_actor_logprob_gap/mean"] < 0.2
     assert 0.0 <= last[CORE] <= 1.0 and 0.0 <= last[NOISY] <= 1.0
+    # The checkpoint knows its noise, for the run that resumes from it.
+    record = json.loads((run.checkpoint.parent / "hetero_noise.json").read_text())
+    assert record["noisy"] and record["fingerprint"] == SPEC.fingerprint
 
     # Each noisy process said so once, all with this specification.
     log = run.log.read_text(encoding="utf-8", errors="replace")
@@ -167,25 +176,87 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(merged)
     assert model.config.to_dict().get("quantization_config") is None
 
+    # Each validation's answers are those of the model that it is named after, and of no other. In
+    # noise step 2, which is that of the rollouts that would have come next.
+    assert sorted(path.name for path in dumps.iterdir()) == ["clean", "noisy"]
+    answers = {name: read_answers(dumps / name / "2.jsonl") for name in ("clean", "noisy")}
+    expected = {"clean": greedy(model, merged, answers["clean"])}
+    wrap(model, SPEC, quiet=True)
+    state = state_of(model)
+    state.set_phase("rollout")
+    state.set_step(2)
+    expected["noisy"] = greedy(model, merged, answers["noisy"])
+    alike = {
+        (a, b): sum(answers[a][prompt] == expected[b][prompt] for prompt in answers[a])
+        for a in answers
+        for b in expected
+    }
+    assert all(len(found) == 16 for found in answers.values())
+    # In float32 two logits hardly ever lie so close that the engines choose otherwise.
+    assert min(alike["clean", "clean"], alike["noisy", "noisy"]) >= 15, alike
+    assert max(alike["clean", "noisy"], alike["noisy", "clean"]) <= 12, alike
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Prompt -> answer of a validation's dump."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["input"]: row["output"] for row in rows}
+
+
+def greedy(model: Any, folder: Path, prompts: Iterable[str]) -> dict[str, str]:
+    """The likeliest answers of up to 8 tokens, each token by a pass over all before it."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = {}
+    for prompt in prompts:
+        ids = start = tokenizer(prompt, return_tensors="pt").input_ids
+        for _ in range(8):
+            with torch.no_grad():
+                logits = model(input_ids=ids, use_cache=False).logits[:, -1, : len(tokenizer)]
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+            if ids[0, -1] == tokenizer.eos_token_id:
+                break
+        found[prompt] = tokenizer.decode(ids[0, start.shape[1] :], skip_special_tokens=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def clean_run(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """(the log, the metrics of its step) of a run without noise."""
+    run = run_of(miniature, tmp_path_factory.mktemp("clean") / "run", steps=1)
+    data = execute(run, timeout=840)[-1]["data"]
+    return run.log.read_text(encoding="utf-8", errors="replace"), data
+
 
 @pytest.mark.compat("verl miniature", short=True)
-@pytest.mark.timeout(900)
-def test_rollout_and_actor_meet_the_same_error(miniature: Path, tmp_path: Path) -> None:
-    """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger."""
+@pytest.mark.timeout(1800)
+def test_rollout_and_actor_meet_the_same_error(
+    miniature: Path, tmp_path: Path, clean_run: tuple[str, Any]
+) -> None:
+    """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger.
+
+    The prompts have 3 to 40 tokens, so that each token's error is found by what it is and where in
+    its own sequence, and not by where it lies in a padded batch.
+    """
     noise = NoiseConfig.parse({"preset": "all", "scale": 0.05})
     run = run_of(miniature, tmp_path / "noisy", steps=1, noise=noise, test_every=1)
     noisy = execute(run, timeout=840)[-1]["data"]
     assert noisy["hetero/rollout_actor_logprob_gap/max"] < 2e-3
     assert noisy["training/rollout_probs_diff_max"] < 1e-4
+    shortest, longest = noisy["prompt_length/min"], noisy["prompt_length/max"]
+    assert longest - shortest >= 9
+    name = "training/rollout_probs_diff_mean"
+    # Below 2^-24 both are the rounding of float32 probabilities, and their ratio is chance.
+    assert noisy[name] <= max(1.5 * clean_run[1][name], 2.0**-24)
 
 
 @pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
-def test_a_clean_run_is_clean_and_says_so(miniature: Path, tmp_path: Path) -> None:
-    run = run_of(miniature, tmp_path / "run", steps=1)
-    data = execute(run, timeout=840)[-1]["data"]
+def test_a_clean_run_is_clean_and_says_so(clean_run: tuple[str, Any]) -> None:
+    log, data = clean_run
     assert not [name for name in data if name.startswith("hetero/")]
-    log = run.log.read_text(encoding="utf-8", errors="replace")
     assert "hetero_noise: rollout worker 0.0: clean" in log
     assert not re.search(r"hetero_noise: .* sites ", log)
     # Weights were synced into a live engine: rollout and actor are the same model.

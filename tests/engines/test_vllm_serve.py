@@ -9,10 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,108 +18,19 @@ import pytest
 pytest.importorskip("vllm")
 
 from tests.compat import NO_ENDPOINT
-from tests.engines.vllm_engine import make_model
+from tests.engines.cancelling import WORDS
+from tests.engines.serving import KEY, PROMPT, SCALE, Server, served
 
 pytestmark = pytest.mark.engine
 
 ENDPOINT = importlib.util.find_spec("vllm.plugins.endpoint_plugins") is not None
 endpoint = pytest.mark.skipif(not ENDPOINT, reason=NO_ENDPOINT)  # all else of a server is there
 
-SCALE = 0.05
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-PROMPT = [3 + (j * 11 + j * j) % 190 for j in range(40)]
-
-
-@dataclass
-class Server:
-    url: str
-    log: Path
-    model: Path
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.loads(answer.read())
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
-            return answer.read().decode()
-
-    def refusal(self, body: dict[str, Any]) -> tuple[int, str]:
-        """Status code and reason of a POST to the noise endpoint that has to fail."""
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            self.post("/v1/hetero_noise", body)
-        return caught.value.code, caught.value.read().decode()
-
-    def complete(self) -> tuple[list[float], list[str]]:
-        """Log-probabilities and tokens of a greedy completion."""
-        body = {
-            "model": str(self.model),
-            "prompt": PROMPT,
-            "max_tokens": 12,
-            "temperature": 0,
-            "ignore_eos": True,
-            "logprobs": 0,
-            "return_tokens_as_token_ids": True,
-        }
-        found = self.post("/v1/completions", body)["choices"][0]["logprobs"]
-        return found["token_logprobs"], found["tokens"]
-
-    def call(self, method: str, **arguments: Any) -> Any:
-        return self.post("/collective_rpc", {"method": method, "kwargs": arguments})["results"][0]
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from hetero_plugin.demo.model import build_tokenizer
-
-    path = tmp_path_factory.mktemp("serve")
-    model = make_model(
-        path / "model", hidden=64, heads=2, kv=1, inner=160, tied=True, dtype="float32"
-    )
-    build_tokenizer().save_pretrained(model)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [Path(sys.executable).with_name("vllm"), "serve", model, "--dtype=float32"]
-    command += ["--max-model-len=128", "--max-num-batched-tokens=128", "--max-num-seqs=8"]
-    command += ["--kv-cache-memory-bytes=67108864", "--host=127.0.0.1", f"--port={port}"]
-    command += [f"--hetero-noise-scale={SCALE}", f"--chat-template={TEMPLATE}"]
-    command += ["--hetero-noise-attest"]
-    env = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    env |= {
-        "VLLM_PLUGINS": "hetero_noise,hetero_noise_http",
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_CACHE_ROOT": str(path / "cache"),
-    }
-    log = path / "serve.log"
-    with log.open("w") as out:
-        process = subprocess.Popen([str(w) for w in command], stdout=out, stderr=out, env=env)
-    made = Server(f"http://127.0.0.1:{port}", log, model)
-    try:
-        _wait(made, process)
+    with served(tmp_path_factory.mktemp("serve")) as made:
         yield made
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(server.url + "/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    pytest.fail(f"the server did not start:\n{server.log.read_text()[-6000:]}")
 
 
 @pytest.mark.compat("server", short=True)
@@ -254,20 +162,152 @@ def test_the_model_card_and_the_metrics_say_that_it_is_noisy(server: Server) -> 
     server.call("hetero_noise_step", step=0)
 
 
-@pytest.mark.compat("server")
-def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
+def _asked_in_three_ways(server: Server) -> list[tuple[str, list[float]]]:
+    """Text and log-probabilities of one prompt: as a completion, streamed, and as a chat."""
     import openai
 
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)
     model = str(server.model)
     asked: dict[str, Any] = {"model": model, "max_tokens": 8, "temperature": 0}
     more = {"extra_body": {"ignore_eos": True}}
-    whole = client.completions.create(prompt="12+34=", **asked, **more).choices[0].text
-    pieces = client.completions.create(prompt="12+34=", stream=True, **asked, **more)
-    assert "".join(piece.choices[0].text for piece in pieces) == whole
+    whole = client.completions.create(prompt="12+34=", logprobs=0, **asked, **more).choices[0]
+    stream = client.completions.create(prompt="12+34=", logprobs=0, stream=True, **asked, **more)
+    pieces = [piece.choices[0] for piece in stream if piece.choices]
     messages: list[Any] = [{"role": "user", "content": "12+34="}]
-    chat = client.chat.completions.create(messages=messages, **asked, **more)
-    assert chat.choices[0].message.content == whole, "the same tokens, so the same noise"
+    chat = client.chat.completions.create(messages=messages, logprobs=True, **asked, **more)
+    said = chat.choices[0]
+    streamed = [
+        value for piece in pieces if piece.logprobs for value in piece.logprobs.token_logprobs
+    ]
+    return [
+        (whole.text, whole.logprobs.token_logprobs),
+        ("".join(piece.text for piece in pieces), streamed),
+        (said.message.content, [one.logprob for one in said.logprobs.content]),
+    ]
+
+
+@pytest.mark.compat("server")
+def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
+    """The same tokens, so the same noise, whichever way they come; and noise it is: at scale 0 all
+    three are something else, and Hugging Face's without noise."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    server.call("hetero_noise_set", reset=True)
+    server.call("hetero_noise_step", step=0)
+    noisy = _asked_in_three_ways(server)
+    server.call("hetero_noise_set", scale=0.0)
+    clean = _asked_in_three_ways(server)
+    server.post("/v1/hetero_noise", {"reset": True})
+    for answers in (noisy, clean):
+        for text, logprobs in answers[1:]:
+            assert text == answers[0][0]
+            assert logprobs == pytest.approx(answers[0][1], abs=1e-4)
+    for (_, with_noise), (_, without) in zip(noisy, clean, strict=True):
+        assert len(with_noise) == len(without) == 8
+        assert abs(with_noise[0] - without[0]) > 1e-3, "the first token follows the same prompt"
+        assert max(abs(a - b) for a, b in zip(with_noise, without, strict=True)) > 0.01
+    ids = AutoTokenizer.from_pretrained(server.model)("12+34=", return_tensors="pt").input_ids
+    model = AutoModelForCausalLM.from_pretrained(server.model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        first = float(model(ids).logits[0, -1].log_softmax(-1).max())
+    assert clean[2][1][0] == pytest.approx(first, abs=1e-4)
+
+
+RAW = [
+    b'{"scale": 1e39}',
+    b'{"scale": 1e-46}',
+    b'{"scale": NaN}',
+    b'{"scale": -Infinity}',
+    b'{"scale": ' + b"9" * 5000 + b"}",
+    b'{"step": 36893488147419103232}',
+    b'{"scale": 0.1, "scale": 0.2}',
+    b'{"scale": 0.1, "aqn": {"sigma": 0.1}}',  # the spec has none
+    b'{"scale": 0.3, "step": 5, "kind": "norm"}',
+    b'{"scale": 0.1, "site": "\\ud800"}',
+    b'{"\\ud800": 1}',
+    b'{"scale": "\xff"}',
+    b"[" * 60_000,
+    b'{"scale":' * 7_000,
+]
+
+
+@endpoint
+@pytest.mark.compat("HTTP endpoint")
+@pytest.mark.parametrize("body", [*RAW, b" " * 70_000], ids=lambda body: repr(body[:24]))
+def test_a_body_of_whatever_kind_leaves_the_endpoints_answering(
+    server: Server, body: bytes
+) -> None:
+    """In the numbers of the float32 table that the engine's process keeps, and on the way there."""
+    before = json.loads(server.get("/v1/hetero_noise"))
+    code, text = server.answer("/v1/hetero_noise", body)
+    assert code == (422 if body in RAW else 413), text
+    after = json.loads(server.get("/v1/hetero_noise"))
+    assert {**after, "compiled": 0} == {**before, "compiled": 0}
+    assert json.loads(server.get("/v1/models"))["data"][0]["hetero_noise"]["noisy"]
+    assert not json.loads(server.get("/is_paused"))["is_paused"]
+
+
+@endpoint
+@pytest.mark.compat("HTTP endpoint")
+def test_the_key_guards_the_endpoint(server: Server) -> None:
+    change = b'{"scale": 0.2}'
+    before = server.get("/v1/hetero_noise")
+    for key in (None, "", "another"):
+        assert server.answer("/v1/hetero_noise", key=key)[0] == 401
+        assert server.answer("/v1/hetero_noise", change, key=key)[0] == 401
+        assert server.answer("/v1/models", key=key)[0] == 401
+    assert server.get("/v1/hetero_noise") == before
+    assert server.answer("/v1/hetero_noise", change)[0] == 200
+    assert server.answer("/v1/hetero_noise")[0] == 200
+    server.post("/v1/hetero_noise", {"reset": True})
+    assert "hetero_noise is open" not in server.log.read_text(), (
+        "the warning is for servers without a key"
+    )
+
+
+@endpoint
+@pytest.mark.compat("HTTP endpoint")
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_what_a_page_of_another_site_can_send_is_refused(server: Server, kind: str) -> None:
+    before = server.get("/v1/hetero_noise")
+    assert server.answer("/v1/hetero_noise", b'{"scale": 0.2}', content_type=kind)[0] == 415
+    assert server.get("/v1/hetero_noise") == before
+
+
+@endpoint
+@pytest.mark.compat("HTTP endpoint")
+def test_a_client_that_goes_away_leaves_nothing_paused(server: Server) -> None:
+    """It waits for requests that run, and its connection ends; a middleware cancels its request."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    body = b'{"scale": 0.4, "step": 9}'
+    head = (
+        f"POST /v1/hetero_noise HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    host, port = server.url.removeprefix("http://").split(":")
+    paused = 0
+    with ThreadPoolExecutor(8) as pool:
+        for pause in (0.0, 0.01, 0.05, 0.1, 0.2, 0.4):
+            running = [pool.submit(server.complete, 80) for _ in range(8)]
+            time.sleep(0.3)
+            with socket.create_connection((host, int(port))) as gone:
+                gone.sendall(head.encode() + body)
+                time.sleep(pause)
+                paused += json.loads(server.get("/is_paused"))["is_paused"]
+            server.complete(1)  # nothing holds it
+            for answer in running:
+                answer.result()
+            assert not json.loads(server.get("/is_paused"))["is_paused"]
+            found = json.loads(server.get("/v1/hetero_noise"))
+            scale = found["scales"]["linear"][0]
+            assert (found["step"], scale) in (
+                (0, pytest.approx(SCALE)),
+                (9, pytest.approx(0.4)),
+            ), "all of the change, or nothing"
+            server.post("/v1/hetero_noise", {"reset": True, "step": 0})
+    assert paused > 0 and WORDS in server.log.read_text(), "a request must have been cut for this"
 
 
 @endpoint

@@ -15,10 +15,15 @@ class Yardstick:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from hetero_plugin.hf import wrap
+        from hetero_plugin.hf import disabled, wrap
 
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         wrap(self.model, spec)
+        probe = list(range(3, 15))
+        noisy = self.rows(probe)
+        with disabled(self.model):
+            apart = float((noisy - self.rows(probe)).abs().max())
+        assert apart > 100 * FLOOR, "a clean engine would measure up to a yardstick without noise"
 
     def rows(self, tokens: list[int]) -> Any:
         """Log-probabilities of every word after each token: float32 [len(tokens), words]."""

@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hetero_plugin import NoiseConfig, wrap
+from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.demo import task as arithmetic
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import realised, tasks
@@ -91,3 +92,19 @@ def test_a_checkpoint_is_measured_on_its_questions(tmp_path: Path) -> None:
     assert all(
         row["rms_relative"] == pytest.approx(0.05, rel=0.15) for row in found["sites"].values()
     )
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 50), (50, 3), (4, 5, 6), (1, 1, 97)])
+def test_sums_in_parts_are_those_of_the_whole(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    x.view(-1)[2] = 0.0
+    y = x * (1 + 0.1 * torch.randn(shape, generator=generator))
+    whole, parts = Realised(), Realised()
+    whole.add(x.mT if x.ndim > 1 else x, y.mT if y.ndim > 1 else y)
+    monkeypatch.setattr("hetero_plugin.attestation.sums.ELEMENTS", 5)
+    parts.add(x, y)
+    assert parts.summary() == {key: pytest.approx(v) for key, v in whole.summary().items()}
+    assert parts.elements == x.numel() and parts.changed == int((x != y).sum())

@@ -139,13 +139,19 @@ def _hooks() -> list[str]:
 def everything() -> list[Fault]:
     """All faults, those of engines too."""
     from tests.faults import (  # noqa: F401
+        cli_second,
+        compat_second,
         core,
         hf_attested,
         hf_lost,
+        hf_rows,
         hf_state,
         hf_values,
+        http_second,
         lora_faults,
+        peft_second,
         records,
+        state_second,
         tp_faults,
         verl_faults,
         verl_second,

@@ -123,8 +123,10 @@ def test_objects(body: dict[str, Any]) -> None:
     if body.get("step") is not None:
         assert found["step"] == body["step"]
     aqn = body.get("aqn") or {}
-    if aqn.get("sigma") is not None and aqn.get("enabled") is not False:
-        assert found["sigma"] == pytest.approx(aqn["sigma"]) or found["enabled"] is False
+    if aqn.get("sigma") is not None:
+        assert found["sigma"] == pytest.approx(aqn["sigma"])
+    if aqn.get("enabled") is False or (body.get("enabled") is False and "kind" not in body):
+        assert found["aqn_enabled"] is False or body.get("site") is not None
 
 
 @fixed(400)

@@ -170,6 +170,13 @@ def test_what_calls_the_layer_after_wrap_is_right(way: Any) -> None:
     assert torch.equal(logits(model), clean)
 
 
+def test_transformers_tensor_parallelism_is_refused() -> None:
+    model = make_family("qwen2")
+    model._tp_size = 2  # what from_pretrained(tp_plan="auto") leaves on two ranks
+    with pytest.raises(ConfigError, match="tp_plan"):
+        wrap(model, SPEC, quiet=True)
+
+
 def test_weights_inside_a_kernel_are_refused() -> None:
     model = make_family("qwen2")
     _method(model.model.layers[0].mlp.up_proj, _same_linear)
@@ -203,11 +210,6 @@ def _replace_mlp(model: Any) -> str:
     return "model.layers.0.mlp"
 
 
-def _resize(model: Any) -> str:
-    model.resize_token_embeddings(128)
-    return "lm_head"
-
-
 def _fuse(model: Any) -> str:
     weight = model.lm_head.weight
     model.lm_head = nn.Identity()
@@ -222,7 +224,7 @@ def _class(model: Any) -> str:
     return "model.norm"
 
 
-@pytest.mark.parametrize("change", [_replace_layer, _replace_mlp, _resize, _fuse, _class])
+@pytest.mark.parametrize("change", [_replace_layer, _replace_mlp, _fuse, _class])
 def test_a_site_that_is_gone_is_an_error(change: Any) -> None:
     model = wrap(make_family("qwen2"), SPEC, quiet=True)
     logits(model)

@@ -187,7 +187,7 @@ def test_the_head_is_noisy_or_its_absence_an_error(checkpoint: Path, tmp_path: P
     ids = torch.randint(3, 259, (2, 9), generator=torch.Generator().manual_seed(1))
     labels = ids.clone()
     labels[:, :4] = -100
-    with pytest.raises(MissingRows, match="did not run it: something fused it"):
+    with pytest.raises(MissingRows, match=r"lm_head: the forward of \S+ is trl\..* past it"):
         model(ids, labels=labels, fused_lm_head=True)
     model = wrap(load(checkpoint), spec, quiet=True)
     trainer(HeteroNoiseGRPOTrainer, model, checkpoint, tmp_path)
@@ -273,3 +273,26 @@ def test_vllm_colocated_has_the_noise_of_each_step(tmp_path: Path) -> None:
     assert all(entry["engine"]["enabled"] and entry["engine"]["noisy"] for entry in steps)
     gaps = [entry["sampling/sampling_logp_difference/mean"] for entry in steps]
     assert gaps[0] < 0.02 and gaps[1] > 3 * gaps[0], gaps
+
+
+@pytest.mark.engine
+def test_prompts_of_unequal_length_have_one_noise_in_vllm_and_in_training(tmp_path: Path) -> None:
+    """Prompts of 3 to 40 tokens are padded for training alone: the gap is that of clean runs."""
+    from tests.trl.unequal_run import STEPS
+
+    done = subprocess.run(
+        [sys.executable, "tests/trl/unequal_run.py", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    line = next(one for one in done.stdout.splitlines() if "@@" in one)
+    found = json.loads(line.partition("@@")[2])
+    assert found["lengths"][0] <= 4 and found["lengths"][-1] >= 40
+    assert len(found["gaps"]) == STEPS
+    noisy, clean = found["gaps"][: STEPS // 2], found["gaps"][STEPS // 2 :]
+    assert sum(noisy) <= 1.5 * sum(clean), found["gaps"]

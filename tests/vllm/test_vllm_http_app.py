@@ -108,10 +108,18 @@ def test_aqn_over_http() -> None:
     _, found = post(engine, {"aqn": {"sigma": 0.25}, "step": 3})
     assert found["sigma"] == 0.25 and found["step"] == 3
     assert (offsets.offsets == 2 * third).all(), "the same z, twice the σ"
-    _, found = post(engine, {"aqn": {"enabled": False}})
-    assert not offsets.offsets.any() and found["active"] > 0, "the operators stay noisy"
-    _, found = post(engine, {"aqn": {"enabled": True, "step": 3}})
-    assert (offsets.offsets == third).all() and found["sigma"] == 0.125
+    for off, on in (
+        ({"enabled": False}, {"enabled": True}),  # everything
+        ({"aqn": {"enabled": False}}, {"aqn": {"enabled": True}}),
+    ):
+        _, found = post(engine, off)
+        assert not offsets.offsets.any() and found["aqn_enabled"] is False
+        assert (found["active"] == 0) == ("enabled" in off)
+        _, found = post(engine, {"step": 3})
+        assert not offsets.offsets.any(), "a step while it is off"
+        _, found = post(engine, on)
+        assert (offsets.offsets == third).all() and found["sigma"] == 0.125
+        assert found["aqn_enabled"] is True and found["active"] > 0
     _, found = post(engine, {"step": 4})
     assert found["aqn_step"] == 4 and not (offsets.offsets == third).all()
 

@@ -1,4 +1,4 @@
-"""What versions of vLLM have differently, by making the installed one so; `make compat` runs them."""
+"""What versions of vLLM have differently, shown by making the installed one so."""
 
 from __future__ import annotations
 
@@ -131,3 +131,59 @@ def test_a_head_of_another_dtype_is_refused_where_there_can_be_one(dtype: Any) -
             _check_head(model)
     else:
         _check_head(model)
+
+
+def traced(function: Any, *args: Any) -> Any:
+    """Through the tracer of the installed PyTorch, whole, and run without generated code."""
+    torch._dynamo.reset()
+    return torch.compile(function, backend="eager", fullgraph=True)(*args)
+
+
+COLUMNS = (Site("mlp.up_proj", "linear", 0, 6, 4), Site("norm", "norm", None, 4, 4))
+POINTS = {
+    "rules": [{"targets": ["linear", "norm"], "scale": 0.1}]
+    + [{"targets": ["linear"], "point": p, "scale": 0.1} for p in ("input", "weight")]
+}
+
+
+def test_the_tracer_can_follow_what_layers_do() -> None:
+    """PyTorch 2.11 (vLLM 0.24's) could not follow a chain's truth value."""
+    from hetero_plugin.perturb import chain
+    from hetero_plugin.vllm.linear import LinearNoise, NoisyLinearMethod, RowSlice
+
+    state = NoiseState(NoiseConfig.parse(POINTS), COLUMNS, max_rows=8)
+    output, inside, weight = (
+        chain(state, stream, [("mlp.up_proj", width, 0)])
+        for stream, width in (("output", 6), ("input", 4), ("weight", 4))
+    )
+    absent = chain(state, "output", [("elsewhere", 6, 0)])
+    state.set_rows(torch.arange(3), torch.arange(3))
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.randn(6, 4), requires_grad=False)
+    layer.bias, layer.cpu_linear = None, nn.functional.linear
+    method = NoisyLinearMethod()
+    x = torch.randn(3, 4)
+    part = RowSlice(0, 6, 0, inside, weight)
+    part.weight, part.bias, part.cpu_linear = layer.weight, None, nn.functional.linear
+    for noise in (
+        LinearNoise(output, None),
+        LinearNoise(absent, inside),
+        LinearNoise(output, None, [part], torch.tensor([0, 1, 2])),
+    ):
+        method.noise = noise
+        plain = method.apply(layer, x)
+        assert not torch.equal(plain, x @ layer.weight.T)
+        assert torch.equal(traced(method.apply, layer, x), plain)
+
+
+def test_experts_that_route_and_compute_in_one_step_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hetero_plugin.vllm import experts
+
+    method = experts.NoisyExpertsMethod.__new__(experts.NoisyExpertsMethod)
+    method.unquantized_backend = experts.UnquantizedMoeBackend.CPU
+    monkeypatch.setattr(experts.NoisyExpertsMethod, "is_monolithic", True)
+    layer = SimpleNamespace(quant_method=method, moe_config=None)
+    with pytest.raises(ConfigError, match=r"mlp\.experts can't have error: .* in one step"):
+        experts.activation_of(layer, "model.layers.0.mlp.experts")

@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import gc
 import inspect
+import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +53,8 @@ def end(llm: Any, grace: float = GRACE) -> None:
                 with contextlib.suppress(psutil.Error):
                     getattr(one, stop)()
         psutil.wait_procs(family, timeout=5)
+    if not _at_exit and sys.version_info < (3, 12):
+        _at_exit.append(_TrackerReaper())
     gc.collect()
 
 
@@ -62,6 +66,41 @@ def _started(core: Any) -> Iterator[Any]:
     for worker in getattr(executor, "workers", None) or ():
         if getattr(worker, "proc", None) is not None:
             yield worker.proc
+
+
+class _TrackerReaper:
+    """Reaps multiprocessing's resource tracker, last of all: Python before 3.12 leaves it to init.
+
+    It has to live until everything that is shared between processes has been given back, which is
+    after the functions of `atexit`; so this goes with the module, as in newer Pythons.
+    """
+
+    def __init__(self) -> None:
+        from multiprocessing import resource_tracker
+
+        self._tracker: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+        self._owner = os.getpid()
+        # At the end of the interpreter modules may be empty already.
+        self._close, self._wait, self._getpid = os.close, os.waitpid, os.getpid
+        self._hang, self._sleep, self._ending = os.WNOHANG, time.sleep, sys.is_finalizing
+
+    def __del__(self) -> None:
+        fd = getattr(self._tracker, "_fd", None)
+        pid = getattr(self._tracker, "_pid", None)
+        if not self._ending() or fd is None or pid is None or self._getpid() != self._owner:
+            return
+        self._tracker._fd = self._tracker._pid = None
+        try:
+            self._close(fd)  # its sign to end
+            for _ in range(40):  # 2 s: somebody else may hold the other end
+                if self._wait(pid, self._hang) != (0, 0):
+                    return
+                self._sleep(0.05)
+        except OSError:  # somebody else has waited for it
+            return
+
+
+_at_exit: list[_TrackerReaper] = []
 
 
 @contextlib.contextmanager

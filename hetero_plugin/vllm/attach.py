@@ -27,7 +27,6 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     UnquantizedEmbeddingMethod,
     VocabParallelEmbedding,
 )
-from vllm.model_executor.models.interfaces_base import is_pooling_model
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.perturb import Chain, Part, chain
@@ -94,7 +93,7 @@ class Walker:
 
     def walk(self, model: nn.Module) -> None:
         _unshare_activations(model)
-        pooling = is_pooling_model(model)
+        pooling = bool(getattr(model, "is_pooling_model", False))
         # In vLLM 0.24 a Qwen's tied head is the embedding itself, under a second name.
         tied = getattr(model, "lm_head", None)
         for path, module in model.named_modules():

@@ -19,7 +19,7 @@ from hetero_plugin.attestation.probes import (
     probe_prompts,
 )
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.sites import aqn_sites
+from hetero_plugin.sites import Site, aqn_sites
 from hetero_plugin.vllm import client, client_async, spec
 
 if TYPE_CHECKING:
@@ -42,9 +42,14 @@ class _EngineProbe:
         self._tensor_parallel = vllm_config.parallel_config.tensor_parallel_size
         self.engine = "vllm-eager" if self._model_config.enforce_eager else "vllm-compiled"
         self.hf_config = self._model_config.hf_text_config.to_dict()
-        self.sites = spec.model_sites(vllm_config)
-        self._pooling = self._model_config.runner_type == "pooling"
+        self._vllm_config = vllm_config
+        self._pooling = getattr(self._model_config, "runner_type", None) == "pooling"
         self.dtype = str(self._model_config.dtype).removeprefix("torch.")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Those of the model that the engine was to load."""
+        return spec.model_sites(self._vllm_config)
 
     def _ranks(self, method: str, **arguments: Any) -> list[Any]:
         """A worker call; one answer a rank."""

@@ -54,9 +54,11 @@ def model_sites(vllm_config: VllmConfig) -> tuple[Site, ...]:
         UnknownArchitectureError: its family has no map.
     """
     model = vllm_config.model_config
-    sites = sites_from_config(model.hf_text_config.to_dict())
+    given = model.hf_text_config.to_dict()
     if model.runner_type != "pooling":
-        return sites
+        return sites_from_config(given)
+    given.pop("architectures", None)  # of what is on top; the map is the decoder's
+    sites = sites_from_config(given)
     decoder = tuple(site for site in sites if site.kind != "lm_head")
     if model.convert_type == "embed":
         return decoder

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from hetero_plugin.demo.model import VOCAB_SIZE, build_tokenizer
 from tests.engines.vllm_engine import Engine, make_model
 from tests.engines.yardstick import FLOOR
 
@@ -55,13 +56,15 @@ def classes(model: Any) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
     folder = tmp_path_factory.mktemp("embed")
-    model = make_model(folder / "model", dtype="float32", **SHAPE)
+    model = make_model(folder / "model", dtype="float32", vocab=VOCAB_SIZE, **SHAPE)
+    build_tokenizer().save_pretrained(model)  # vLLM's pooling entry points want one
     engine = Engine(
         folder / "embed.log",
         IN_PROCESS | {"VLLM_CACHE_ROOT": str(folder / "cache")},
         model=str(model),
         dtype="float32",
         runner="pooling",
+        skip_tokenizer_init=False,
         quantization="hetero_noise",
         additional_config={"hetero_noise": SPEC},
     )
@@ -109,6 +112,7 @@ def test_z_classes_come_from_a_noisy_decoder_and_a_clean_head(
     torch.manual_seed(2)
     model = Qwen2ForSequenceClassification.from_pretrained(embedder[1], num_labels=3).float().eval()
     model.save_pretrained(tmp_path / "model")
+    build_tokenizer().save_pretrained(tmp_path / "model")
     clean = classes(model)
     noisy = classes(wrap(model, SPEC))
     engine = Engine(
@@ -117,6 +121,7 @@ def test_z_classes_come_from_a_noisy_decoder_and_a_clean_head(
         model=str(tmp_path / "model"),
         dtype="float32",
         runner="pooling",
+        skip_tokenizer_init=False,
         enforce_eager=True,
         quantization="hetero_noise",
         additional_config={"hetero_noise": SPEC},

@@ -86,3 +86,26 @@ def test_an_engine_whose_client_takes_no_time_limit_or_is_gone() -> None:
     processes.end(SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)))
     processes.end(SimpleNamespace(llm_engine=SimpleNamespace()))
     assert asked == [1]
+
+
+ENDS = """
+import multiprocessing
+from types import SimpleNamespace
+from hetero_plugin.evaluation import processes
+lock = multiprocessing.get_context("spawn").Lock()  # starts the tracker, which has to free it
+processes.end(SimpleNamespace(llm_engine=SimpleNamespace()))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="orphans are looked for by prctl")
+def test_the_resource_tracker_is_reaped_with_the_process() -> None:
+    """Python before 3.12 leaves it to init, which in a container may reap nothing."""
+    with processes._orphans_come_here():
+        before = {child.pid for child in psutil.Process().children()}
+        done = subprocess.run(
+            [sys.executable, "-c", ENDS], capture_output=True, text=True, check=False
+        )
+        time.sleep(0.5)
+        left = [child for child in psutil.Process().children() if child.pid not in before]
+    assert done.returncode == 0 and done.stderr == ""
+    assert left == []

@@ -7,6 +7,7 @@ the rows of `refusals.REFUSALS` read nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -277,8 +278,20 @@ def test_an_embedding_model_has_the_decoders_sites_and_no_head(models: dict[str,
         )
 
 
-def test_a_classifier_has_a_head_of_the_kind_lm_head(models: dict[str, str]) -> None:
-    made = configured(models["dense"], DECODER, runner="pooling", convert="classify")
+@pytest.mark.parametrize("own", [False, True])
+def test_a_classifier_has_a_head_of_the_kind_lm_head(
+    models: dict[str, str], tmp_path: Path, own: bool
+) -> None:
+    """A language model's checkpoint that is converted, and a classifier's own."""
+    from transformers import Qwen2Config
+
+    model = models["dense"]
+    if own:
+        config = Qwen2Config.from_pretrained(model)
+        config.architectures = ["Qwen2ForSequenceClassification"]
+        config.save_pretrained(tmp_path)
+        model = str(tmp_path)
+    made = configured(model, DECODER, runner="pooling", convert="classify")
     head = spec.model_sites(made)[-1]
     assert (head.name, head.kind, head.features, head.in_features) == ("score", "lm_head", 2, 64)
     chosen = select(spec.settle(made), spec.model_sites(made))

@@ -78,7 +78,7 @@ class _TrackerReaper:
     def __init__(self) -> None:
         from multiprocessing import resource_tracker
 
-        self._tracker: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+        self._tracker: Any = resource_tracker._resource_tracker
         self._owner = os.getpid()
         # At the end of the interpreter modules may be empty already.
         self._close, self._wait, self._getpid = os.close, os.waitpid, os.getpid

@@ -2,7 +2,7 @@
 
 Every ``realised_every`` steps, at each site's first call, forward and backward apart: root mean
 square of the error over that of the clean value, after rounding, and the share of elements that
-changed. An error below the dtype's resolution shows here, and not in the scale that was asked for.
+changed, of those that are not 0. An error below the dtype's resolution shows here, and not in the scale that was asked for.
 
 Of a large tensor a sample of rows is looked at, evenly spaced, so that no more than `ELEMENTS`
 elements are copied at a time: `MEMORY` bytes at the most, whatever the batch and the vocabulary.
@@ -72,15 +72,16 @@ class RealisedError:
         changed = (y != x).sum().float()
         error = torch.linalg.vector_norm(y - x).square()
         value = torch.linalg.vector_norm(x).square()
-        count = torch.tensor(float(x.numel()), device=x.device)
+        # Zeros have no relative error; rows that the mask hides from attention are full of them.
+        count = ((x != 0) | (y != x)).sum().float()
         self._sums[kind] = self._sums[kind] + torch.stack([error, value, changed, count])
 
     def metrics(self) -> dict[str, list[float]]:
-        """By kind: RMS of error over RMS of value, and the share of changed elements."""
+        """By kind: RMS of error over RMS of value, and the share of changed elements that are not 0."""
         found: dict[str, list[float]] = {}
         for kind, sums in self._sums.items():
             error, value, changed, count = sums.tolist()
             if value > 0:
                 found[f"hetero/realised_error/{kind}"] = [(error / value) ** 0.5]
-            found[f"hetero/realised_changed/{kind}"] = [changed / count]
+            found[f"hetero/realised_changed/{kind}"] = [changed / count if count else 0.0]
         return found

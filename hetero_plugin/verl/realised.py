@@ -2,7 +2,8 @@
 
 Every ``realised_every`` steps, at each site's first call, forward and backward apart: root mean
 square of the error over that of the clean value, after rounding, and the share of elements that
-changed, of those that are not 0. An error below the dtype's resolution shows here, and not in the scale that was asked for.
+changed, of those that are not 0. An error below the dtype's resolution shows here, and not in the
+scale that was asked for.
 
 Of a large tensor a sample of rows is looked at, evenly spaced, so that no more than `ELEMENTS`
 elements are copied at a time: `MEMORY` bytes at the most, whatever the batch and the vocabulary.
@@ -77,7 +78,7 @@ class RealisedError:
         self._sums[kind] = self._sums[kind] + torch.stack([error, value, changed, count])
 
     def metrics(self) -> dict[str, list[float]]:
-        """By kind: RMS of error over RMS of value, and the share of changed elements that are not 0."""
+        """By kind: RMS of error over RMS of value, and the changed share of what is not 0."""
         found: dict[str, list[float]] = {}
         for kind, sums in self._sums.items():
             error, value, changed, count = sums.tolist()

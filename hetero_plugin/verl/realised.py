@@ -2,8 +2,8 @@
 
 Every ``realised_every`` steps, at each site's first call, forward and backward apart: root mean
 square of the error over that of the clean value, after rounding, and the share of elements that
-changed, of those that are not 0. An error below the dtype's resolution shows here, and not in the
-scale that was asked for.
+changed, rows that are 0 throughout (padding) left out. An error below the dtype's resolution shows
+here, and not in the scale that was asked for.
 
 Of a large tensor a sample of rows is looked at, evenly spaced, so that no more than `ELEMENTS`
 elements are copied at a time: `MEMORY` bytes at the most, whatever the batch and the vocabulary.
@@ -73,12 +73,13 @@ class RealisedError:
         changed = (y != x).sum().float()
         error = torch.linalg.vector_norm(y - x).square()
         value = torch.linalg.vector_norm(x).square()
-        # Zeros have no relative error; rows that the mask hides from attention are full of them.
-        count = ((x != 0) | (y != x)).sum().float()
+        # Rows of padding, which attention makes 0 throughout, are no token's.
+        there = ((x != 0) | (y != x)).any(-1) if x.ndim else x.new_ones(())
+        count = there.sum() * float(x.shape[-1] if x.ndim else 1)
         self._sums[kind] = self._sums[kind] + torch.stack([error, value, changed, count])
 
     def metrics(self) -> dict[str, list[float]]:
-        """By kind: RMS of error over RMS of value, and the changed share of what is not 0."""
+        """By kind: RMS of error over RMS of value, and the changed share of elements."""
         found: dict[str, list[float]] = {}
         for kind, sums in self._sums.items():
             error, value, changed, count = sums.tolist()

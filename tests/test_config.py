@@ -308,8 +308,10 @@ def test_a_seed_of_thousands_of_digits_is_refused_in_words(tmp_path: Path) -> No
     """Python prints no integer of more than 4,300 digits; an error must not try to."""
     path = tmp_path / "spec.yaml"
     path.write_text("scale: 0.1\nseed: 0x" + "f" * 4000 + "\n")
-    with pytest.raises(ConfigError, match=r"seed: got a whole number of 16000 bits"):
+    with pytest.raises(ConfigError, match=r"line 2, column 7 is a number of 4002 characters"):
         NoiseConfig.parse(path)
+    with pytest.raises(ConfigError, match=r"seed: got a whole number of 16000 bits"):
+        NoiseConfig.parse({"scale": 0.1, "seed": 16**4000 - 1})
     deep: Any = []
     for _ in range(9999):
         deep = [deep]

@@ -78,16 +78,16 @@ def module_replaced_after_wrap() -> str:
 
 
 @fault(
-    "one site, and the weights that were attested",
-    "a weight sync that assigns a new module with new weights",
-    "refused: off is no longer the clean output, and the site is not seen",
+    "the weights that were attested",
+    "a weight sync that assigns a new head with new weights",
+    "refused: off is no longer the clean output (the new head has the noise)",
     by="attestation",
     engine="hf",
 )
 def weight_sync_replaces_a_module() -> str:
     probe = HFProbe.wrapping(tiny(), "all")
     probe.model.lm_head = nn.Linear(64, 272, bias=False)
-    return attested(probe, "off equals clean", "not seen: lm_head")
+    return attested(probe, "off equals clean")
 
 
 @fault(

@@ -132,12 +132,18 @@ def test_a_copy_obeys_its_own_settings(way: str, setting: str) -> None:
         assert torch.equal(logits(twin), logits(tiny()))
 
 
-def test_a_copy_made_inside_disabled_is_not_off_for_ever() -> None:
+def test_a_copy_made_inside_disabled_is_clean_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = used()
     state_of(model).set_phase("rollout")
     noisy = logits(model)
     with disabled(model):
-        twin = copy.deepcopy(model)
+        clean, twin = logits(model), copy.deepcopy(model)
+    assert torch.equal(logits(model), noisy)
+    assert torch.equal(logits(twin), clean)
+    assert "copied inside `disabled`" in caplog.text
+    state_of(twin).set_enabled(True)
     assert torch.equal(logits(twin), noisy)
 
 

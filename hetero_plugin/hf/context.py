@@ -95,12 +95,13 @@ class ForwardContext(OfAModel):
 
     @property
     def frame(self) -> Frame | None:
-        # The compiler does not follow thread-local attributes.
-        return self._shared if torch.compiler.is_compiling() else self._local.frame
+        # Dynamo does not follow thread-local attributes. (`is_compiling` is a flag of the process: true
+        # for other threads too while one of them compiles.)
+        return self._shared if torch.compiler.is_dynamo_compiling() else self._local.frame
 
     @frame.setter
     def frame(self, frame: Frame | None) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             self._shared = frame
             return
         self._local.frame = frame
@@ -136,7 +137,7 @@ class ForwardContext(OfAModel):
             self.state.to(source.device)
         keys = random.row_keys(*identity_of(args, kwargs, source, self._tell_once))
         # Counting and copying are one step, or two threads would have one draw.
-        with nullcontext() if compiling else self._lock:
+        with nullcontext() if torch.compiler.is_dynamo_compiling() else self._lock:
             self.state.next_call()
             frame.rows = Pass(
                 keys,

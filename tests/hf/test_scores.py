@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,7 +111,9 @@ def test_a_score_has_the_error_of_its_address() -> None:
 
 def test_no_error_comes_from_what_the_mask_hides() -> None:
     """Neither from later tokens nor from padding, forward or backward, even if 0 gets error."""
-    spec = NoiseConfig(scale=0.1, targets="attention_scores", error="absolute_gaussian")
+    spec = NoiseConfig(
+        scale=0.1, targets="attention_scores", error="absolute_gaussian", direction="both"
+    )
     model, ids = wrap(make(), spec, quiet=True), tokens(batch=1, length=10)
     other = ids.clone()
     other[:, 6:] = (other[:, 6:] + 1) % 95 + 1
@@ -216,20 +218,27 @@ def test_patterns_mean_scores_only_where_they_say_so() -> None:
     assert {one.site.layer for one in select(only, sites)} == {1}
 
 
-def test_vllm_refuses_them_before_it_loads() -> None:
+def test_vllm_refuses_them_before_it_loads(tmp_path: Path) -> None:
     vllm_spec = pytest.importorskip("hetero_plugin.vllm.spec")
-    model = make()
+    from vllm.engine.arg_utils import EngineArgs
+
+    from hetero_plugin.vllm import register
+
+    register()
+    config = make().config
+    config.architectures = ["Qwen2ForCausalLM"]
+    config.save_pretrained(tmp_path)
 
     def settle(**rule: Any) -> Any:
         given = {"hetero_noise": {"scale": 0.1, "targets": ["attention_scores"], **rule}}
-        quant = vllm_spec.HeteroNoiseQuantConfig()
-        return vllm_spec.settle(
-            SimpleNamespace(
-                additional_config=given,
-                quant_config=quant,
-                model_config=SimpleNamespace(hf_text_config=model.config),
-            )
+        args = EngineArgs(
+            model=str(tmp_path),
+            skip_tokenizer_init=True,
+            kv_cache_memory_bytes=1 << 24,
+            quantization="hetero_noise",
+            additional_config=given,
         )
+        return vllm_spec.settle(args.create_engine_config())
 
     with pytest.raises(ConfigError, match=r"never hold scores.*phase: train"):
         settle()

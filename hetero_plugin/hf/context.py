@@ -95,8 +95,8 @@ class ForwardContext(OfAModel):
 
     @property
     def frame(self) -> Frame | None:
-        # Dynamo does not follow thread-local attributes. `is_compiling` is a flag of the process, true
-        # for other threads too while one of them compiles.
+        # Dynamo does not follow thread-local attributes. `is_compiling` is a flag of the process,
+        # true for other threads too while one of them compiles.
         return self._shared if torch.compiler.is_dynamo_compiling() else self._local.frame
 
     @frame.setter

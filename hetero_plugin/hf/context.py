@@ -46,6 +46,11 @@ class _Local(threading.local):
     frame: Frame | None = None
 
 
+_THREADS = Frame("threads", None)
+"""What compiled code reads where several threads are inside a pass."""
+_THREADS.thread = -1  # nobody's
+
+
 class ForwardContext(OfAModel):
     """The forward passes that are running; shared by a model's noisy layers."""
 
@@ -70,7 +75,7 @@ class ForwardContext(OfAModel):
         self._local = _Local()
         self._lock = threading.Lock()
         self._shared: Frame | None = None  # the frame as compiled code can read it
-        self._threads: set[int] = set()  # that are inside a pass
+        self._threads: dict[int, Frame] = {}  # that are inside a pass
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no pass running."""
@@ -93,11 +98,24 @@ class ForwardContext(OfAModel):
 
     # ---- frames ----
 
+    # A pass may be entered by compiled code and left by code that is not, or the other way round:
+    # dynamo gives a frame of Python up when it has compiled it too often, and hooks are frames of
+    # their own wherever the module's call is not compiled in one piece.
+
     @property
     def frame(self) -> Frame | None:
         # Dynamo does not follow thread-local attributes. `is_compiling` is a flag of the process,
         # true for other threads too while one of them compiles.
-        return self._shared if torch.compiler.is_dynamo_compiling() else self._local.frame
+        if torch.compiler.is_dynamo_compiling():
+            return self._shared
+        frame = Frame.running(self._local.frame)
+        if frame is not None:
+            return frame
+        frame, me = Frame.running(self._shared), threading.get_ident()
+        # Entered by compiled code: the first thread that goes on with it is the one that runs it.
+        if frame is not None and frame.thread == 0:
+            frame.thread = me
+        return frame if frame is not None and frame.thread == me else None
 
     @frame.setter
     def frame(self, frame: Frame | None) -> None:
@@ -105,13 +123,17 @@ class ForwardContext(OfAModel):
             self._shared = frame
             return
         self._local.frame = frame
-        threads, me = self._threads, threading.get_ident()
+        me = threading.get_ident()
         with self._lock:
-            threads.discard(me) if frame is None else threads.add(me)
+            if frame is None:
+                self._threads.pop(me, None)
+            else:
+                frame.thread = me
+                self._threads[me] = frame
             # A compiled part of a model reads what its pass left here. Where two threads are
             # inside, it reads a frame without rows, and says so.
-            alone = len(threads) == (frame is not None)
-            self._shared = frame if alone else Frame("threads", None)
+            inside = [f for f in map(Frame.running, self._threads.values()) if f is not None]
+            self._shared = _THREADS if len(inside) > 1 else next(iter(inside), None)
 
     @property
     def rows(self) -> Pass | None:
@@ -175,12 +197,14 @@ class ForwardContext(OfAModel):
         """Forward hook of a decoder layer: a recomputed layer's rows end with it."""
         frame = self.frame
         if frame is not None and frame.owner == "layer":
+            frame.over = True
             self.frame = frame.parent
 
     def leave(self, owner: object) -> None:
         """Ends a call; what is around it has its rows, and nobody else."""
         frame = self.frame
         while frame is not None:
+            frame.over = True
             parent = frame.parent
             # A decoder inside which the model runs again goes on with rows of its own.
             if parent is not None and isinstance(parent.owner, Scope):
@@ -324,7 +348,7 @@ class Scope:
 
 
 def _outside(site: str, frame: Frame | None) -> str:
-    if frame is not None and frame.owner == "threads":
+    if frame is not None and frame is _THREADS:
         return (
             f"{site}: several threads run this model at once and a part of it is compiled, "
             "where their rows can't be told apart. Compile the whole model, or run one thread "

@@ -62,7 +62,7 @@ class Pass:
 class Frame:
     """One call that is running, of the decoder or of something around it, and its rows."""
 
-    __slots__ = ("given", "keep", "own", "owner", "parent", "passes", "rows")
+    __slots__ = ("given", "keep", "over", "own", "owner", "parent", "passes", "rows", "thread")
 
     def __init__(
         self,
@@ -84,6 +84,17 @@ class Frame:
         """Noise of an attention's output that PEFT's layer around o_proj has put there already."""
         self.own: object = None
         """The module whose own forward is running inside its noisy one."""
+        self.over = False
+        """The call has ended, whoever still has this frame."""
+        self.thread = 0
+        """That runs the call; 0: a call entered by compiled code, which can't ask."""
+
+    @staticmethod
+    def running(frame: Frame | None) -> Frame | None:
+        """The innermost call, from this one outwards, that has not ended."""
+        while frame is not None and frame.over:
+            frame = frame.parent
+        return frame
 
 
 class MissingRows(RuntimeError):

@@ -237,3 +237,22 @@ def test_aqn_is_of_the_pass_too() -> None:
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: model(ids).logits.detach(), range(12)))
     assert all(torch.equal(one, wanted) for one in found)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_pass_that_is_compiled_in_part(limit: int) -> None:
+    """Beyond its limit of recompilations dynamo runs a function as it stands: hooks among them, so
+    that a pass is entered by compiled code and left by plain Python, or the other way round."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=limit), torch.no_grad():
+        ids = tokens(2, 7)
+        for family in ("qwen2", "qwen3", "qwen3_moe", "gemma3_text", "qwen2"):
+            model = wrap(make_family(family), SPEC, quiet=True)
+            right = model(ids).logits
+            hidden = model.model(ids).last_hidden_state
+            compiled = torch.compile(model, backend="aot_eager")
+            for _ in range(2):
+                assert torch.equal(compiled(ids).logits, right)
+                with pytest.raises(MissingRows):
+                    model.lm_head(hidden)
+    torch._dynamo.reset()

@@ -1,14 +1,17 @@
 """Hugging Face and vLLM compute with the same error: three shapes, three scopes, two dtypes.
 
-Over 2,135 tokens a case, the largest difference of a log-probability between the two noisy engines
-is at most half as much again as between the two clean ones, and the noise moves log-probabilities
-by over ten times that. The engines' own gap is the yardstick because nothing finer can be asked:
-in float32 their sums run in other orders (floor 2e-5, some units in the last place of a sum over
-the widest layer); in bfloat16 they round after other operations.
+Over 2,135 tokens a case, the log-probabilities of the two noisy engines differ by little more than
+those of the two clean ones, and the noise moves them by over ten times that. The engines' own gap
+is the yardstick because nothing finer can be asked. In float32 their sums run in other orders: the
+largest difference, at most 1.5 times the clean one (floor 2e-5, some units in the last place of a
+sum over the widest layer). In bfloat16 they round after other operations, each token elsewhere: the
+root mean square, at most 1.25 times the clean one (1.03 to 1.07 measured; 2,135 values that
+scatter independently give it to 2 %). Their largest is one token's luck and another on each CPU.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ pytestmark = pytest.mark.engine
 
 PROMPTS = [[3 + (j * 17 + i * 5 + j * j) % 190 for j in range(120 + 5 * i)] for i in range(14)]
 FLOOR = {"float32": 2e-5, "bfloat16": 0.0}
+BOUND = {"float32": 1.5, "bfloat16": 1.25}
 SHAPES: dict[str, dict[str, Any]] = {
     "tied": {"hidden": 64, "heads": 2, "kv": 1, "inner": 160, "tied": True},
     "grouped": {"hidden": 128, "heads": 4, "kv": 2, "inner": 256, "tied": False},
@@ -49,6 +53,9 @@ class Case:
     clean: list[float]
     clean_gap: float
 
+    def gap(self, a: list[float], b: list[float]) -> float:
+        return gap(a, b, self.dtype)
+
 
 @pytest.fixture(
     scope="module",
@@ -71,7 +78,7 @@ def case(
     )
     engine.set(scale=0.0)
     clean = hf_logprobs(model, dtype, None)
-    yield Case(dtype, model, engine, clean, gap(clean, vllm_logprobs(engine)))
+    yield Case(dtype, model, engine, clean, gap(clean, vllm_logprobs(engine), dtype))
     engine.close()
 
 
@@ -99,8 +106,9 @@ def vllm_logprobs(engine: Engine) -> list[float]:
     return [value for record in engine.logprobs(*PROMPTS) for value in record["prompt"]]
 
 
-def gap(a: list[float], b: list[float]) -> float:
-    return max(abs(u - v) for u, v in zip(a, b, strict=True))
+def gap(a: list[float], b: list[float], dtype: str) -> float:
+    apart = [abs(u - v) for u, v in zip(a, b, strict=True)]
+    return max(apart) if dtype == "float32" else math.hypot(*apart) / math.sqrt(len(apart))
 
 
 @pytest.mark.parametrize("scope", list(SCOPES))
@@ -110,8 +118,9 @@ def test_the_error_is_the_same_number_in_both_engines(case: Case, scope: str) ->
         case.engine.set(scale=0.0, kind=kind)
     noisy, ours = hf_logprobs(case.model, case.dtype, spec(scope)), vllm_logprobs(case.engine)
     assert len(ours) >= 2000
-    yardstick = max(case.clean_gap, FLOOR[case.dtype] / 1.5)
-    effect, apart = gap(noisy, case.clean), gap(ours, noisy)
+    bound = BOUND[case.dtype]
+    yardstick = max(case.clean_gap, FLOOR[case.dtype] / bound)
+    effect, apart = case.gap(noisy, case.clean), case.gap(ours, noisy)
     print(f"clean engines {case.clean_gap:.2g}, noisy engines {apart:.2g}, noise {effect:.2g}")
-    assert apart <= 1.5 * yardstick
+    assert apart <= bound * yardstick
     assert effect >= 10 * yardstick

@@ -3,7 +3,8 @@
     python benchmarks/sites_ran.py [--layers 24] [--runs 41] [--json FILE]
 
 One wrapped model (Qwen2.5-0.5B's shape, random weights, float32, every kind at scale 0, so that no
-noise hides the cost) runs with its marks and without them in turn. Compiled, the marks are followed
+noise hides the cost) runs with its marks and without them in turn, on one thread, in seconds of the
+processor, which other work on the machine does not lengthen. Compiled, the marks are followed
 when the graph is made; the table has the number of operators in both graphs. In vLLM nothing runs
 in a pass: sites are compared with the family's map when weights are loaded.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,6 +91,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
 ) -> None:
     """Print the table."""
+    torch.set_num_threads(1)
     model = build(layers)
     marks = Marks(model)
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -98,12 +101,15 @@ def main(
 
         def run(there: bool, ids: torch.Tensor = ids) -> Callable[[], object]:
             @torch.no_grad()
-            def work() -> object:
+            def work() -> float:
                 marks.set(there)
-                return model(ids)
+                began = time.process_time()
+                model(ids)
+                return time.process_time() - began
 
             return work
 
+        print(f"{length} tokens a pass: {2 * runs + 2} passes", file=sys.stderr, flush=True)
         measured = alternate({"without": run(False), "with": run(True)}, runs)
         seconds[str(length)] = measured
         rows.append(

@@ -212,6 +212,22 @@ class Chain:
             _recorder(tuple(part[0] for part in self.parts), self.stream, x.detach(), y.detach())
         return y
 
+    def before_rounding(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Applies the chain, in place, to what a layer is about to round to ``dtype``.
+
+        Args:
+            x: float32 [..., N], the caller's own; without a gradient.
+            dtype: bfloat16 or float16.
+
+        Returns:
+            x, with the error that the rounded tensor would have; at scale 0 unrounded.
+        """
+        keys = self.state.row_keys, self.state.clock, self.state.scales
+        for stage in self.stages:
+            how = stage.segments, stage.error, stage.stochastic, stage.native
+            torch.ops.hetero_noise.perturb_unrounded_(x, dtype, *keys, *how)
+        return x
+
 
 def chain(
     state: NoiseState, stream: str, parts: Sequence[Part], *, share: int | None = None

@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from hetero_plugin.kernels import build, checks, fused, reference
+from hetero_plugin.kernels import build, checks, fused, reference, unrounded
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -36,6 +36,7 @@ _library.impl("perturb_", reference.perturb_, "CompositeExplicitAutograd")
 _library.impl("stream", reference.stream, "CompositeExplicitAutograd")
 
 fused.register(_library)
+unrounded.register(_library)
 
 
 def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
@@ -43,15 +44,19 @@ def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # typ
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _nothing(*args: object) -> None:
-    return None
-
-
-torch.library.register_fake("hetero_noise::perturb_", _nothing, lib=_library)
+torch.library.register_fake("hetero_noise::perturb_", fused.nothing, lib=_library)
 
 
 # Per-row addresses have no vmapped dimension; without a rule, torch says something about fallbacks.
-for _name in ("perturb", "perturb_reference", "perturb_", "gated_", "weighed_"):
+for _name in (
+    "perturb",
+    "perturb_reference",
+    "perturb_",
+    "gated_",
+    "weighed_",
+    "perturb_unrounded_",
+    "weighed_unrounded_",
+):
     torch.library.register_vmap(f"hetero_noise::{_name}", checks.no_vmap, lib=_library)
 
 

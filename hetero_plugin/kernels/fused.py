@@ -64,7 +64,8 @@ def pick(clean: Tensor, noisy: Callable[[], Tensor], on: Tensor) -> Tensor:
     return torch.where(on, noisy(), clean)  # no synchronisation with the host
 
 
-def _live(scales: Tensor, segments: Tensor) -> Tensor:
+def live(scales: Tensor, segments: Tensor) -> Tensor:
+    """One bool: whether any of the segments has a scale that is not 0."""
     # Slots one by one: they lie in host memory, the scales may not.
     on = torch.zeros((), dtype=torch.bool, device=scales.device)
     for slot in segments[:, 3].tolist():
@@ -100,7 +101,7 @@ def gated_(
         )
         return noisy_act * gate_up[..., half:]
 
-    clean.copy_(pick(clean, noisy, _live(scales, segments)))
+    clean.copy_(pick(clean, noisy, live(scales, segments)))
 
 
 def weighed_(
@@ -141,7 +142,8 @@ def weighed_(
         torch.ops.hetero_noise.perturb_(rows, row_keys, clock, scales, segments, error, stochastic)
 
 
-def _nothing(*args: object) -> None:
+def nothing(*args: object) -> None:
+    """The fake of an operator that writes in place."""
     return None
 
 
@@ -151,4 +153,4 @@ def register(library: torch.library.Library) -> None:
         name = schema.partition("(")[0]
         library.define(schema)
         library.impl(name, function, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hetero_noise::{name}", _nothing, lib=library)
+        torch.library.register_fake(f"hetero_noise::{name}", nothing, lib=library)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm import ir
 from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
@@ -52,16 +53,21 @@ class _NoisyNorm:
         unit = None if noise.offset is None else self._unit(x, residual)
         result = super().forward(x, residual)  # type: ignore[misc]
         normed = result if residual is None else result[0]
+        dtype = normed.dtype
+        if torch.compiler.is_compiling():
+            # Not rounded yet, as in the clean graph, where the compiler may fuse what follows.
+            normed = normed.float()
         if unit is not None and noise.offset is not None:
             weights = _weight(self), noise.offset, self._shift, noise.in_dtype
-            normed = ops.weighed(noise.output, normed, unit, *weights)
+            normed = ops.weighed(noise.output, normed, dtype, unit, *weights)
         elif noise.output:
-            shape = normed.shape
-            if shape[-1] != noise.output.width:
-                rows = normed.reshape(-1, noise.output.width)
-                normed = noise.output(rows, in_place=True).view(shape)
+            rows = normed.reshape(-1, noise.output.width)  # a norm of each head: all heads are one
+            if dtype == normed.dtype:
+                rows = noise.output(rows, in_place=True)
             else:
-                normed = noise.output(normed, in_place=True)
+                rows = noise.output.before_rounding(rows, dtype)
+            normed = rows.view(normed.shape)
+        normed = normed.to(dtype)
         return normed if residual is None else (normed, result[1])
 
     @abstractmethod

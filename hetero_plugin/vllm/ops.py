@@ -89,6 +89,7 @@ def gated(chain: Chain, gate_up: Tensor, clean: Tensor, activation: str, live: T
 def weighed(
     chain: Chain,
     clean: Tensor,
+    dtype: torch.dtype,
     unit: Tensor,
     weight: Tensor,
     offset: Tensor,
@@ -102,6 +103,7 @@ def weighed(
     Args:
         chain: of the norm's output; may be empty.
         clean: [..., N], the norm's own result; written over.
+        dtype: what the norm's result is rounded to; ``clean`` in float32 is not rounded yet.
         unit: [..., N], the norm before its weight.
         weight: [N].
         offset: float32 [N], AQN's.
@@ -114,7 +116,14 @@ def weighed(
     how = (_NOTHING, "", False)
     if stage is not None:
         how = (stage.segments, stage.error, stage.stochastic)
-    torch.ops.hetero_noise.weighed_(clean, unit, weight, offset, shift, in_dtype, *keys, *how)
+    rest = unit, weight, offset, shift, in_dtype, *keys, *how
+    rounded = clean.dtype == dtype
+    if rounded:
+        torch.ops.hetero_noise.weighed_(clean, *rest)
+    else:
+        torch.ops.hetero_noise.weighed_unrounded_(clean, dtype, *rest)
     if stage is None and chain:
-        return chain(clean.view(-1, chain.width), in_place=True).view(clean.shape)
+        rows = clean.view(-1, chain.width)
+        rows = chain(rows, in_place=True) if rounded else chain.before_rounding(rows, dtype)
+        return rows.view(clean.shape)
     return clean

@@ -1,0 +1,176 @@
+"""Zero is nothing, in compiled vLLM engines of seven families, in bfloat16 and float32.
+
+Each family, dtype and scope: an engine at scale 0 gives the log-probabilities of vLLM without the
+plugin, bit for bit, over 664 tokens. In bfloat16 this is the demanding case: between two operators
+that the compiler fuses it keeps float32, and an operator of ours between them must not round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from tests.engines import zero_engines
+from tests.engines.vllm_engine import ROOT
+
+pytestmark = pytest.mark.engine
+
+PROMPTS = [[3 + (j * 11 + i * 7 + j * j) % 190 for j in range(39 + 13 * i)] for i in range(8)]
+AQN = {"schedule": "constant", "sigma_start": 0.05, "total_steps": 10}
+SCOPES: dict[str, Any] = {
+    "default": {"preset": "qerl-fp4"},
+    "all-ops": {"preset": "all-ops"},
+    "all-ops-aqn": {"preset": "all-ops", "aqn": AQN},
+}
+COMMON: dict[str, Any] = {
+    "vocab_size": 199,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {"head_dim": 32},
+    "llama": {"head_dim": 32},
+    "mistral": {"head_dim": 32, "sliding_window": None},
+    "gemma3_text": {"head_dim": 32, "sliding_window": 64, "query_pre_attn_scalar": 32},
+    "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 96},
+    "qwen3_moe": EXPERTS | {"head_dim": 32},
+}
+DTYPES = ("bfloat16", "float32")
+
+
+def make(family: str, path: Path, dtype: str) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **(COMMON | FAMILIES[family]))
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.to(getattr(torch, dtype)).save_pretrained(path)
+    return path
+
+
+def hf_logprobs(path: Path, dtype: str, spec: Any) -> list[float]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hetero_plugin.hf import wrap
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    if spec is not None:
+        wrap(model, spec, quiet=True)
+    answer: list[float] = []
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            logits = model(torch.tensor([prompt])).logits.float().log_softmax(-1)[0]
+            answer += logits[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
+    return answer
+
+
+@dataclass
+class Case:
+    engines: dict[str, dict[str, list[float]]]
+    models: Path
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    path = tmp_path_factory.mktemp(request.param)
+    engines = []
+    for dtype in DTYPES:
+        model = str(make(request.param, path / dtype, dtype))
+        for name, spec in {"plain": None, **SCOPES}.items():
+            settings = {"model": model, "dtype": dtype}
+            engines.append({"name": f"{dtype} {name}", "settings": settings, "spec": spec})
+    common = {
+        "max_model_len": 256,
+        "max_num_seqs": 32,
+        "max_num_batched_tokens": 256,
+        "kv_cache_memory_bytes": 64 << 20,
+        "skip_tokenizer_init": True,
+        "enable_prefix_caching": False,
+        "seed": 0,
+    }
+    work = {"common": common, "prompts": PROMPTS, "engines": engines}
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CACHE_ROOT": str(path / "cache"),
+    }
+    done = subprocess.run(
+        [sys.executable, zero_engines.__file__, json.dumps(work)],
+        capture_output=True,
+        text=True,
+        env=environ,
+    )
+    lines = [json.loads(line[2:]) for line in done.stdout.splitlines() if line.startswith("@@")]
+    assert len(lines) == len(engines), done.stderr[-6000:]
+    return Case({line["name"]: line["rows"] for line in lines}, path)
+
+
+def differing(a: list[float], b: list[float]) -> tuple[int, float]:
+    """How many values differ, and by how much at most."""
+    apart = [abs(u - v) for u, v in zip(a, b, strict=True)]
+    return sum(x > 0 for x in apart), max(apart)
+
+
+def rms(a: list[float], b: list[float]) -> float:
+    return math.dist(a, b) / math.sqrt(len(a))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scope", list(SCOPES))
+def test_scale_zero_is_vllm_itself(found: Case, scope: str, dtype: str) -> None:
+    plain, ours = found.engines[f"{dtype} plain"], found.engines[f"{dtype} {scope}"]
+    clean, zero = plain["together"], ours["together"]
+    assert len(clean) >= 600
+    noise, own = differing(ours["noisy"], clean), differing(plain["alone"], clean)
+    print(f"scale 0: {differing(zero, clean)}, noise: {noise}, batch 1 against 8: {own}")
+    assert zero == clean
+    for noisy in ours.keys() - {"together"}:
+        assert differing(ours[noisy], clean)[0] >= 0.99 * len(clean), noisy
+
+
+@pytest.mark.parametrize("scope", ["default", "all-ops"])
+def test_the_error_in_bfloat16_is_that_of_hugging_face(found: Case, scope: str) -> None:
+    """As in test_vllm_parity, whose bound this takes, for every family."""
+    plain, ours = found.engines["bfloat16 plain"], found.engines[f"bfloat16 {scope}"]
+    model = found.models / "bfloat16"
+    clean, noisy = (hf_logprobs(model, "bfloat16", spec) for spec in (None, SCOPES[scope]))
+    apart, clean_gap = rms(ours["noisy"], noisy), rms(plain["together"], clean)
+    effect = rms(noisy, clean)
+    print(f"clean engines {clean_gap:.2g}, noisy engines {apart:.2g}, noise {effect:.2g}")
+    assert apart <= 1.25 * clean_gap
+    assert effect >= 5 * clean_gap

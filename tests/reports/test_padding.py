@@ -59,9 +59,9 @@ def test_batch_against_single(family: str, side: str) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILY))
 @torch.no_grad()
 def test_batch_against_single_in_bfloat16(family: str) -> None:
-    """By the root mean square over some 6,000 logits: a batch rounds elsewhere than a row, here as
-    in the clean model (0.9 to 1.35 times as much; experts change hands at a tie). Wrong rows would
-    be the noise's whole effect, over 20 times that."""
+    """By the 90 % quantile over some 6,000 logits: a batch rounds elsewhere than a row, here as in
+    the clean model, and a tie between experts may go elsewhere for a token. Wrong rows would be the
+    noise's whole effect, over 20 times that."""
     model = wrap(make_family(family, torch.bfloat16), SPEC, quiet=True)
     rows = prompts((3, 7, 12, 20, 5, 16))
     ids, mask = padded(rows, "left")
@@ -70,14 +70,14 @@ def test_batch_against_single_in_bfloat16(family: str) -> None:
         batch = model(ids, attention_mask=mask).logits[mask.bool()].float()
         return batch, torch.cat([model(row[None]).logits[0].float() for row in rows])
 
-    def rms(a: Tensor, b: Tensor) -> float:
-        return float((a - b).square().mean().sqrt())
+    def apart(a: Tensor, b: Tensor) -> float:
+        return float((a - b).abs().flatten().quantile(0.9))
 
     noisy = both()
     with disabled(model):
         clean = both()
-    assert rms(*noisy) <= 2 * rms(*clean)
-    assert rms(noisy[1], clean[1]) >= 20 * rms(*clean)
+    assert apart(*noisy) <= 1.5 * apart(*clean)
+    assert apart(noisy[1], clean[1]) >= 20 * apart(*clean)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

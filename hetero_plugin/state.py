@@ -302,7 +302,8 @@ class NoiseState:
                 f"hetero_noise: a forward pass of {n} rows, but the row-key buffer holds "
                 f"{self.row_keys.numel()}: the engine's token limit was read wrongly"
             )
-        self.row_keys[:n].copy_(random.row_keys(token_ids.reshape(-1), positions.reshape(-1)))
+        ids, places = token_ids.reshape(-1), positions.reshape(-1)
+        torch.ops.hetero_noise.row_keys_(self.row_keys[:n], ids, places)
         self.next_call()
 
     def next_call(self) -> None:

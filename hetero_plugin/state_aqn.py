@@ -142,15 +142,15 @@ class AQNState:
         """Whether an offset in force is not 0: by the tensor, whoever wrote it.
 
         On a GPU read once a change, because it waits for the device; a pass that is being captured
-        counts as one with offsets, as it may be replayed under some.
+        counts as one with offsets, as it may be replayed under some, whatever the gate is now.
         """
-        if not self.is_open:
-            return False
         device = self.offsets.device.type
-        if device == "cpu":
-            return bool(self.offsets.any())
         if device == "cuda" and torch.cuda.is_current_stream_capturing():
             return True
+        if not self.is_open:
+            return False
+        if device == "cpu":
+            return bool(self.offsets.any())
         version = self.offsets._version
         if self._seen is None or self._seen[0] != version:
             self._seen = version, bool(self.offsets.any())

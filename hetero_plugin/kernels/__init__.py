@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from hetero_plugin.kernels import build, checks, fused, reference, unrounded
+from hetero_plugin.kernels import build, checks, fused, keys, reference, unrounded
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -37,6 +37,7 @@ _library.impl("stream", reference.stream, "CompositeExplicitAutograd")
 
 fused.register(_library)
 unrounded.register(_library)
+keys.register(_library)
 
 
 def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
@@ -94,6 +95,12 @@ def _weighed_cuda_(*args):  # type: ignore[no-untyped-def]
     cuda_fused.weighed_(*args)
 
 
+def _row_keys_cuda_(*args):  # type: ignore[no-untyped-def]
+    from hetero_plugin.kernels import cuda_keys
+
+    cuda_keys.row_keys_(*args)
+
+
 def _load_cuda() -> str:
     if os.environ.get("HETERO_NOISE_KERNEL", "native") == "reference":
         return "reference"
@@ -103,6 +110,7 @@ def _load_cuda() -> str:
     _library.impl("perturb_", _perturb_cuda_, "CUDA")
     _library.impl("gated_", _gated_cuda_, "CUDA")
     _library.impl("weighed_", _weighed_cuda_, "CUDA")
+    _library.impl("row_keys_", _row_keys_cuda_, "CUDA")
     return "triton"
 
 

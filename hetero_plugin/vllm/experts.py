@@ -41,6 +41,8 @@ _GATES = {
     MoEActivation.GELU: "gelu",
     MoEActivation.GELU_TANH: "gelu_tanh",
 }
+_GROUPED_KERNELS = ((9, 0), (10, 0))
+"""Capabilities of the GPUs for which PyTorch has a grouped GEMM that does not wait for the host."""
 _PLAIN_WEIGHTS = (UnquantizedMoeBackend.CPU, UnquantizedMoeBackend.TRITON)
 """Backends beside which the weights stay as they were loaded."""
 
@@ -81,8 +83,26 @@ def grouped_linear(x_SN: Tensor, weight_EON: Tensor, ends_E: Tensor) -> Tensor:
         x_SN: rows, those of expert 0 first.
         weight_EON: one matrix for each expert.
         ends_E: int32, the row after each expert's last.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and PyTorch has no kernel for this dtype and
+            GPU that could be in one: it would take the ends to the host.
     """
+    if x_SN.is_cuda and torch.cuda.is_current_stream_capturing():
+        _check_capture(x_SN)
     return F.grouped_mm(x_SN, weight_EON.transpose(-2, -1), offs=ends_E)
+
+
+def _check_capture(x: Tensor) -> None:
+    capability = torch.cuda.get_device_capability(x.device)
+    if x.dtype != torch.bfloat16 or capability not in _GROUPED_KERNELS:
+        known = " and ".join(f"{major}.{minor}" for major, minor in _GROUPED_KERNELS)
+        raise RuntimeError(
+            "hetero_noise: experts with error run in a CUDA graph in bfloat16 on GPUs of "
+            f"capability {known}; these are {str(x.dtype).removeprefix('torch.')} on one of "
+            f"{capability[0]}.{capability[1]}. Start the engine with enforce_eager=True, or "
+            "exclude '*.mlp.experts.*'"
+        )
 
 
 def noisy_experts(
@@ -92,6 +112,7 @@ def noisy_experts(
     w2: Tensor,
     weights_TK: Tensor,
     ids_TK: Tensor,
+    on: Tensor | None = None,
 ) -> Tensor:
     """The experts with error at each operator, [T, H]; no synchronisation with the host.
 
@@ -100,11 +121,14 @@ def noisy_experts(
         w13: [E, 2 I, H], the gate's rows and then the up-projection's.
         w2: [E, H, I].
         weights_TK, ids_TK: the router's weights, float32, and experts, integer.
+        on: one bool; where it is false the GEMMs have no rows, and the result means nothing.
     """
     experts, k = w13.shape[0], ids_TK.shape[1]
     expert_S, order = torch.sort(ids_TK.reshape(-1).to(torch.int64), stable=True)
     bounds = torch.arange(experts, device=expert_S.device)
     ends = torch.searchsorted(expert_S, bounds, right=True).to(torch.int32)
+    if on is not None:
+        ends = ends * on
     token_S = order // k
     keys = random.expert_keys(noise.state.row_keys[token_S], expert_S)
 
@@ -154,9 +178,9 @@ def _experts(
         if bool(on):
             return noisy_experts(noise, x, w13, w2, weights, ids)
         return method.clean(x, weights, ids)
-    return torch.where(
-        on, noisy_experts(noise, x, w13, w2, weights, ids), method.clean(x, weights, ids)
-    )
+    # The host does not wait to know which: both run, the noisy one at scale 0 on no rows.
+    noisy = noisy_experts(noise, x, w13, w2, weights, ids, on)
+    return torch.where(on, noisy, method.clean(x, weights, ids))
 
 
 @_experts.register_fake
@@ -187,7 +211,8 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
         self.attached = False
         # In a list: as a submodule its weights would be the model's, a second time.
         self._kernel_layer: list[Any] = []
-        self.number = torch.tensor([next(_numbers)], dtype=torch.int64)
+        # On the host, whatever device vLLM builds the model on: it is read in every pass.
+        self.number = torch.tensor([next(_numbers)], dtype=torch.int64, device="cpu")
         _LAYERS[int(self.number)] = self
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:

@@ -138,7 +138,9 @@ class NoisyAttention(Attention):
     noise: Chain
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.noise(super().forward(*args, **kwargs), in_place=True)
+        # Not in place: what attention returns is a view of a buffer that the compiled graph was
+        # given, and vLLM's functionalization would copy it before the operator and back after.
+        return self.noise(super().forward(*args, **kwargs))
 
 
 @cache

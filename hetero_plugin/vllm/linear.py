@@ -72,7 +72,8 @@ class RowSlice(nn.Module):
         self.weight = nn.Parameter(weight.data[rows], requires_grad=False)
         bias = layer.bias
         if isinstance(bias, Tensor):
-            self.bias: Tensor | None = nn.Parameter(bias.data[rows].clone(), requires_grad=False)
+            # A view: weights are loaded into it, and captured graphs go on reading its address.
+            self.bias: Tensor | None = nn.Parameter(bias.data[rows], requires_grad=False)
         else:
             self.bias = None
         if current_platform.is_cpu() and not self.weight_chain:

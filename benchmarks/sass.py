@@ -162,7 +162,9 @@ def compiled(variant: Variant, capability: int) -> Any:
 
 
 _LINE = re.compile(r'//## File "([^"]+)", line (\d+)')
-_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*)")
+_INSTRUCTION = re.compile(
+    r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*)"
+)
 _LABEL = re.compile(r"^(\.L_x_\d+):")
 
 

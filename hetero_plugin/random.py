@@ -14,9 +14,9 @@ and is laid out as Philox key (clock.lo ^ site.hi, clock.hi) and counter
 One block is three Philox calls and serves eight columns: calls 0 and 1 give the eight 32-bit words
 of the normals, call 2 the eight 16-bit words of the stochastic rounding. Uniforms are calls 0 and 1
 of a domain of their own, bit 29 of the first counter word, which no block reaches (2**32 columns
-are 2**29 blocks): whatever a site draws, and however it rounds, no word serves twice. Columns are dealt to
-blocks so that sixteen *neighbouring* columns use the same word of sixteen neighbouring blocks:
-a SIMD register (or half a warp) then holds neighbouring columns without any shuffling.
+are 2**29 blocks): whatever a site draws, and however it rounds, no word serves twice. Columns are
+dealt to blocks so that sixteen *neighbouring* columns use the same word of sixteen neighbouring
+blocks: a SIMD register (or half a warp) then holds neighbouring columns without any shuffling.
 
     group = column >> 7;  lane = column & 15;  slot = (column >> 4) & 7
     block = group * 16 + lane;  normal word = call (slot >> 2), word (slot & 3)
@@ -158,7 +158,12 @@ def _words(
     k1 = (clock >> 32) & _MASK
     words: list[Tensor] = []
     for call in calls:
-        counter = (block + (domain + (call << 30)), rows & _MASK, (rows >> 32) & _MASK, site & _MASK)
+        counter = (
+            block + (domain + (call << 30)),
+            rows & _MASK,
+            (rows >> 32) & _MASK,
+            site & _MASK,
+        )
         words += torch.broadcast_tensors(*philox(counter, (k0, k1)))
     return torch.stack(words, dim=2)
 

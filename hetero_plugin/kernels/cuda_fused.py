@@ -202,19 +202,18 @@ def _fused(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 112,
                 STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
-            if MODEL >= 0:
-                if scale != 0.0:
-                    at = row_of(clock, site, tl.load(keys_ptr + row))
-                    b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
-                    c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
-                    x0, x1, x2, x3 = four_slots(
-                        x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
-                        0, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
-                    )  # fmt: skip
-                    x4, x5, x6, x7 = four_slots(
-                        x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
-                        1, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
-                    )  # fmt: skip
+            if scale != 0.0:
+                at = row_of(clock, site, tl.load(keys_ptr + row))
+                b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
+                c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
+                x0, x1, x2, x3 = four_slots(
+                    x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
+                    0, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                )  # fmt: skip
+                x4, x5, x6, x7 = four_slots(
+                    x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
+                    1, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                )  # fmt: skip
             _finish(clean_at, up_at, column, count, x0, 0, STEP_KIND, DTYPE, PAIRED)
             _finish(clean_at, up_at, column, count, x1, 16, STEP_KIND, DTYPE, PAIRED)
             _finish(clean_at, up_at, column, count, x2, 32, STEP_KIND, DTYPE, PAIRED)

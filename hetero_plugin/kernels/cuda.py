@@ -85,6 +85,15 @@ def bits_of(block, at, DRAWN: tl.constexpr):
     return b0, b1, b2, b3
 
 
+def one_variant(function: Any) -> Any:
+    """Compiles a kernel without a variant for arguments that are 1, or multiples of 16."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount]
+    scalars = [name for name in names if not name.isupper()]
+    return triton.jit(do_not_specialize=scalars, do_not_specialize_on_alignment=scalars)(function)
+
+
+@one_variant
 def _perturb(
     x_ptr, y_ptr, keys_ptr, clock_ptr, scales_ptr,
     in_place: tl.int32, rows: tl.int32, N: tl.int64, first: tl.int64,
@@ -150,17 +159,6 @@ def _perturb(
             store(target, column, count, x5, 80, PAIRED, DTYPE)
             store(target, column, count, x6, 96, PAIRED, DTYPE)
             store(target, column, count, x7, 112, PAIRED, DTYPE)
-
-
-def one_variant(function: Any) -> Any:
-    """Compiles a kernel without a variant for arguments that are 1, or multiples of 16."""
-    code = function.__code__
-    names = code.co_varnames[: code.co_argcount]
-    scalars = [name for name in names if not name.isupper()]
-    return triton.jit(do_not_specialize=scalars, do_not_specialize_on_alignment=scalars)(function)
-
-
-_perturb = one_variant(_perturb)
 
 
 def programs_of(offset: int, width: int) -> int:

@@ -70,10 +70,7 @@ def _product(pair, up, DTYPE: tl.constexpr):
 
 @triton.jit
 def _weigh(unit, weight, offset, shift, DTYPE: tl.constexpr, IN_DTYPE: tl.constexpr):
-    if IN_DTYPE:
-        whole = nearest(weight + nearest(offset, DTYPE), DTYPE)
-    else:
-        whole = weight + offset
+    whole = nearest(weight + nearest(offset, DTYPE), DTYPE) if IN_DTYPE else weight + offset
     return _keep(unit * (whole + shift), DTYPE)
 
 
@@ -137,6 +134,7 @@ def _finish(
     store(clean_at, column, count, pair, STEP, PAIRED, DTYPE)
 
 
+@one_variant
 def _fused(
     x_ptr, clean_ptr, w_ptr, o_ptr, keys_ptr, clock_ptr, scales_ptr,
     rows: tl.int32, N: tl.int64, period: tl.int32, site: tl.int64, offset: tl.int64,
@@ -222,9 +220,6 @@ def _fused(
             _finish(clean_at, up_at, column, count, x5, 80, STEP_KIND, DTYPE, PAIRED)
             _finish(clean_at, up_at, column, count, x6, 96, STEP_KIND, DTYPE, PAIRED)
             _finish(clean_at, up_at, column, count, x7, 112, STEP_KIND, DTYPE, PAIRED)
-
-
-_fused = one_variant(_fused)
 
 
 def _launch(

@@ -232,6 +232,13 @@ def count(cubin: bytes) -> Code:
     inside = [(opcode, where) for i, opcode, where in real if begin <= i <= end]
     phases = Counter(FUNCTIONS.get(where, "loop") for _, where in inside)
     opcodes = Counter(opcode.split(".")[0] for opcode, _ in inside)
+    # A jump to the exit may be written as a call; nothing returns from there.
+    real_calls = [
+        i
+        for i, (opcode, rest, _) in enumerate(lines)
+        if opcode.startswith("CALL")
+        and lines[labels.get((re.findall(r"\.L_x_\d+", rest) or [""])[0], -1) + 1][0] != "EXIT"
+    ]
     moves = sum(opcode.startswith("IMAD.MOV") for opcode, _ in inside)
     return Code(
         loop=len(inside),
@@ -241,7 +248,7 @@ def count(cubin: bytes) -> Code:
         special=opcodes["MUFU"] + opcodes["I2F"] + opcodes["F2I"] + opcodes["FRND"],
         registers=int(re.findall(r"REG:(\d+)", usage)[0]),
         spilled=sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", usage))),
-        calls=sum(opcode.startswith("CALL") for _, opcode, _ in real),
+        calls=len(real_calls),
         opcodes=dict(opcodes.most_common()),
     )
 

@@ -19,10 +19,11 @@ GOALS = {
 
 @pytest.mark.parametrize("name", list(GOALS))
 def test_instructions_an_element_on_sm_90(name: str) -> None:
-    """At most what was asked for, no call among them, nothing spilled; all of them have a phase."""
+    """At most what was asked for, nothing spilled, all of them with a phase. The one call is the slow
+    path of truncation's division, once a program."""
     _, code = compiled(name, 90)
     assert code.loop / 16 <= GOALS[name]
-    assert code.spilled == 0 and "CALL" not in code.opcodes
+    assert code.spilled == 0 and code.calls == (name.startswith("truncation"))
     assert sum(code.phases.values()) == code.loop
     drawn = "gaussian" in name or "uniform" in name
     assert (code.phases["Philox"] > 8 * 16) == drawn

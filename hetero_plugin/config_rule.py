@@ -12,11 +12,12 @@ from hetero_plugin.config_model import Frozen, Number, no_bool
 
 __all__ = ["ABSOLUTE", "ERROR_MODELS", "NoiseRule"]
 
-# Names and formulas (x the clean value, s the scale, z standard normal). The implementations
-# are in the room `errors`, below this one; a test holds the two lists equal.
+# Names and formulas (x the clean value, s the scale, z standard normal, u uniform in ±√3). The
+# implementations are in the room `errors`, below this one; a test holds the two lists equal.
 ERROR_MODELS: dict[str, str] = {
     "relative_gaussian": "z·|x|·s",
     "absolute_gaussian": "z·s",
+    "relative_uniform": "u·|x|·s",
     "systematic_bias": "sign(x)·s, or sign(x)·|x|·s with relative: true",
     "truncation": "floor(x/s)·s − x",
     "deadzone": "−x where |x| < s·max|x|, else 0",

@@ -9,16 +9,19 @@ numbers: as easy as 1, 2, 3", SC11; seven rounds are Crush-resistant there). An 
     column    29+3 bits global feature index, before tensor-parallel sharding
 
 and is laid out as Philox key (clock.lo ^ site.hi, clock.hi) and counter
-(block | call << 30, row.lo, row.hi, site.lo).
+(block | domain << 29 | call << 30, row.lo, row.hi, site.lo).
 
 One block is three Philox calls and serves eight columns: calls 0 and 1 give the eight 32-bit words
-of the normals, call 2 the eight 16-bit words of the stochastic rounding. Columns are dealt to
-blocks so that sixteen *neighbouring* columns use the same word of sixteen neighbouring blocks:
-a SIMD register (or half a warp) then holds neighbouring columns without any shuffling.
+of the normals, call 2 the eight 16-bit words of the stochastic rounding. Uniforms are calls 0 and 1
+of a domain of their own, bit 29 of the first counter word, which no block reaches (2**32 columns
+are 2**29 blocks): whatever a site draws, and however it rounds, no word serves twice. Columns are
+dealt to blocks so that sixteen *neighbouring* columns use the same word of sixteen neighbouring
+blocks: a SIMD register (or half a warp) then holds neighbouring columns without any shuffling.
 
     group = column >> 7;  lane = column & 15;  slot = (column >> 4) & 7
     block = group * 16 + lane;  normal word = call (slot >> 2), word (slot & 3)
     Box-Muller pairs slot 2k (radius) with slot 2k+1 (angle): columns j and j + 16.
+    A uniform is its word's top bit, the sign, and lowest 23 bits, the size.
 
 Everything here is plain tensor arithmetic and serves as the definition that the fast kernels must
 reproduce bit for bit.
@@ -34,6 +37,7 @@ from torch import Tensor
 
 ROUNDS = 7
 GROUP = 128  # columns served by 16 blocks
+UNIFORM = 1 << 29  # in the first counter word: these words are of uniforms
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57  # Philox4x32 multipliers
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85  # Weyl increments of the key
@@ -137,7 +141,13 @@ def philox(
 
 
 def _words(
-    clock: Tensor, site: Tensor, rows: Tensor, first_group: int, groups: int, calls: tuple[int, ...]
+    clock: Tensor,
+    site: Tensor,
+    rows: Tensor,
+    first_group: int,
+    groups: int,
+    calls: tuple[int, ...],
+    domain: int = 0,
 ) -> Tensor:
     """Words of whole groups: int64 [rows, groups, len(calls) * 4, 16], each in [0, 2**32)."""
     clock, site, rows = (v.reshape(-1, 1, 1) for v in (clock, site, rows))
@@ -148,7 +158,12 @@ def _words(
     k1 = (clock >> 32) & _MASK
     words: list[Tensor] = []
     for call in calls:
-        counter = (block + (call << 30), rows & _MASK, (rows >> 32) & _MASK, site & _MASK)
+        counter = (
+            block + (domain + (call << 30)),
+            rows & _MASK,
+            (rows >> 32) & _MASK,
+            site & _MASK,
+        )
         words += torch.broadcast_tensors(*philox(counter, (k0, k1)))
     return torch.stack(words, dim=2)
 
@@ -177,6 +192,31 @@ def rounding_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns
     words = _words(clock, site, rows, first, groups, (2,))
     halves = torch.stack([words & 0xFFFF, words >> 16], dim=3)  # slot 2k: low half; 2k+1: high half
     return halves.reshape(words.shape[0], -1)[:, cut]
+
+
+def uniform_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int) -> Tensor:
+    """The 32-bit words behind the uniforms, int64 [T, columns]; see `normal_bits`."""
+    first, groups, cut = _span(start, columns)
+    words = _words(clock, site, rows, first, groups, (0, 1), UNIFORM)
+    return words.reshape(words.shape[0], -1)[:, cut]
+
+
+def uniform(
+    clock: Tensor,
+    site: Tensor,
+    rows: Tensor,
+    start: int,
+    columns: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Uniforms in ±1, [T, columns]: k·2**-23 with |k| < 2**23, both signs of 0 among them.
+
+    Arguments as `normal_bits`. Exact in float32; the mean is 0 by symmetry, the variance 1/3 within
+    2e-7 of it.
+    """
+    words = uniform_bits(clock, site, rows, start, columns)
+    size = (words & 0x7FFFFF).to(dtype) * 2.0**-23
+    return torch.where((words >> 31).bool(), -size, size)
 
 
 def normal(

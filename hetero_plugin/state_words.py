@@ -28,10 +28,13 @@ def warn_of_rules(config: NoiseConfig, dtype: torch.dtype) -> None:
                 rule.scale,
                 rule.direction,
             )
-        if rule.rounding != "nearest" or rule.error != "relative_gaussian":
+        if rule.rounding != "nearest" or rule.error not in (
+            "relative_gaussian",
+            "relative_uniform",
+        ):
             continue
         if 0 < rule.scale < half_ulp(dtype):
-            share = share_changed(rule.scale, dtype)
+            share = share_changed(rule.scale, dtype, rule.error)
             log.warning(
                 "hetero_noise: rules[%d] asks for a relative error of %g rounded to nearest, "
                 "under half an ulp of %s (%.3g): it will change %.2f %% of the elements. "

@@ -57,7 +57,7 @@ def test_mix64_of_tensors_is_mix64() -> None:
 @pytest.mark.parametrize(
     "start,columns", [(0, 128), (0, 1000), (77, 300), (448, 64), (5, 1), (125, 1), (1 << 31, 40)]
 )
-@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("kind", [0, 1, 3, 4])
 def test_the_kernel_draws_the_reference_bits(start: int, columns: int, kind: int) -> None:
     if KERNEL == "reference":
         pytest.skip("no native kernel on this machine: no compiler")
@@ -159,6 +159,53 @@ def test_rounding_bits_are_uniform_and_apart_from_the_normals() -> None:
         assert stats.chisquare(counts.numpy()).pvalue > 1e-6
     centred = (bits.double() - 32767.5) / 18918.0
     assert abs(_correlation(centred, draw(rows, 1024, 2))) < 5.5
+
+
+def test_uniforms_are_uniform() -> None:
+    """4·10**7 uniforms: moments at 5 standard errors, Kolmogorov-Smirnov at 1e-6, every bit of the
+    word at 5.5 sigma. False alarm about 2e-6 altogether."""
+    n_rows, columns = 4000, 10_000
+    n = n_rows * columns
+    u = draw(torch.arange(n_rows), columns, 4).reshape(-1).double()
+    assert u.abs().max() < 1
+    assert abs(u.mean()) < 5 / math.sqrt(3 * n)
+    assert abs(u.square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
+    assert abs(u.pow(3).mean()) < 5 / math.sqrt(7 * n)
+    assert abs(u.pow(4).mean() - 1 / 5) < 5 * math.sqrt((1 / 9 - 1 / 25) / n)
+    ranked, _ = u.sort()
+    rank = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    worst = float(((ranked + 1) / 2 - rank).abs().max())
+    assert stats.kstwobign.sf(worst * math.sqrt(n)) > 1e-6
+    words = draw(torch.arange(n_rows), columns, 3).reshape(-1)
+    for bit in range(32):
+        ones = int(((words >> bit) & 1).sum())
+        assert abs(ones - n / 2) < 5.5 * math.sqrt(n) / 2, bit
+
+
+def test_uniforms_are_exact_in_float32() -> None:
+    rows = torch.arange(100)
+    at = torch.tensor([CLOCK]), torch.tensor([SITE]), rows, 3, 500
+    exact = random.uniform(*at, torch.float64)
+    assert torch.equal(random.uniform(*at).double(), exact)
+    assert torch.equal(draw(rows, 500, 4, start=3).double(), exact)
+    assert torch.equal(exact * 2**23, torch.round(exact * 2**23))
+
+
+def test_no_word_serves_two_purposes() -> None:
+    """Normals, uniforms and rounding of one address: other words, and none related to another
+    (correlations at 5.5 sigma, six checks)."""
+    rows, columns = torch.arange(1000), 1024
+    at = torch.tensor([CLOCK]), torch.tensor([SITE]), rows[:50], 0, columns
+    normal, uniform = random.normal_bits(*at), random.uniform_bits(*at)
+    both = torch.cat([normal.reshape(-1), uniform.reshape(-1)])
+    assert both.unique().numel() >= both.numel() - 5  # chance: 1.2 pairs of 10**5 words
+    u = draw(rows, columns, 4).double() * math.sqrt(3)
+    z = draw(rows, columns, 2).double()
+    bits = (draw(rows, columns, 1).double() - 32767.5) / 18918.0
+    for name, other in {"normals": z, "rounding": bits, "next column": u.roll(-1, 1)}.items():
+        assert abs(_correlation(u, other)) < 5.5, name
+        squares = (u.square() - 1) / math.sqrt(0.8), other.square() - other.square().mean()
+        assert abs(_correlation(squares[0], squares[1] / squares[1].std())) < 5.5, name
 
 
 def test_collisions_are_as_expected() -> None:

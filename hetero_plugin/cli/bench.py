@@ -13,6 +13,8 @@ from hetero_plugin.config import ConfigError
 
 BENCHMARKS = {
     "kernel": ("kernel.py", "the operator beside a copy, dropout and the naive way; AQN's step"),
+    "kernel-gpu": ("kernel_gpu.py", "the operator on a GPU beside a copy, scale 0, naive"),
+    "sass": ("sass.py", "the CUDA kernels' machine code, counted without a device"),
     "alternatives": ("alternatives.py", "the CPU kernel beside Inductor's and numba's code"),
     "vllm": ("vllm_throughput.py", "decode and prefill of a vLLM engine"),
     "control": ("vllm_control.py", "a setting of a running engine"),

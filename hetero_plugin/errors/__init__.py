@@ -9,9 +9,19 @@ from __future__ import annotations
 from hetero_plugin.errors.base import ErrorModel
 from hetero_plugin.errors.deterministic import BIAS, DEADZONE, RELATIVE_BIAS, TRUNCATION
 from hetero_plugin.errors.gaussian import ABSOLUTE, RELATIVE
+from hetero_plugin.errors.uniform import RELATIVE_UNIFORM
 
 MODELS: dict[str, ErrorModel] = {
-    model.name: model for model in (RELATIVE, ABSOLUTE, BIAS, RELATIVE_BIAS, TRUNCATION, DEADZONE)
+    model.name: model
+    for model in (
+        RELATIVE,
+        ABSOLUTE,
+        RELATIVE_UNIFORM,
+        BIAS,
+        RELATIVE_BIAS,
+        TRUNCATION,
+        DEADZONE,
+    )
 }
 
 

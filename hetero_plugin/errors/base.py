@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-# (clean value x [T, N], scale s [], standard normals z [T, N] or None) -> [T, N], all of one
-# floating dtype: float32 in the operator, float64 in tests.
+# (clean value x [T, N], scale s [], draws z [T, N] or None) -> [T, N], all of one floating dtype:
+# float32 in the operator, float64 in tests. Draws: standard normals, or uniforms in ±1.
 Function = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -21,7 +22,7 @@ class ErrorModel:
         function: gives the error to add if `additive`, else the new value.
         additive: the error is added, and the sum rounded stochastically by default; a model that
             is not (truncation, a number format) rounds by itself and is rounded to nearest.
-        random: draws normals.
+        draws: what z is: ``normal``, ``uniform`` or None, for an error that is not random.
         native: the C++ kernel knows it; others run as tensor operations.
         help: one line for people.
         whole_row: the error of an element depends on the others of its row, so that a rank with a
@@ -32,7 +33,7 @@ class ErrorModel:
     name: str
     function: Function
     additive: bool
-    random: bool
+    draws: Literal["normal", "uniform"] | None
     native: bool
     help: str
     whole_row: bool = False

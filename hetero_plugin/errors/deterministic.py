@@ -28,24 +28,24 @@ def _deadzone(x: Tensor, scale: Tensor, z: Tensor | None) -> Tensor:
 
 
 BIAS = ErrorModel(
-    "systematic_bias", _bias, additive=True, random=False, native=True, help="sign(x)·s"
+    "systematic_bias", _bias, additive=True, draws=None, native=True, help="sign(x)·s"
 )
 RELATIVE_BIAS = ErrorModel(
     "systematic_bias_relative",
     _relative_bias,
     additive=True,
-    random=False,
+    draws=None,
     native=True,
     help="sign(x)·|x|·s",
 )
 TRUNCATION = ErrorModel(
-    "truncation", _truncation, additive=False, random=False, native=True, help="floor(x/s)·s − x"
+    "truncation", _truncation, additive=False, draws=None, native=True, help="floor(x/s)·s − x"
 )
 DEADZONE = ErrorModel(
     "deadzone",
     _deadzone,
     additive=False,
-    random=False,
+    draws=None,
     native=False,
     help="−x where |x| < s·max|x| of the row",
     whole_row=True,

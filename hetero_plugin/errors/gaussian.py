@@ -18,8 +18,8 @@ def _absolute(x: Tensor, scale: Tensor, z: Tensor | None) -> Tensor:
 
 
 RELATIVE = ErrorModel(
-    "relative_gaussian", _relative, additive=True, random=True, native=True, help="z·|x|·s"
+    "relative_gaussian", _relative, additive=True, draws="normal", native=True, help="z·|x|·s"
 )
 ABSOLUTE = ErrorModel(
-    "absolute_gaussian", _absolute, additive=True, random=True, native=True, help="z·s"
+    "absolute_gaussian", _absolute, additive=True, draws="normal", native=True, help="z·s"
 )

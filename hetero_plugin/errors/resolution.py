@@ -15,10 +15,13 @@ def half_ulp(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 4
 
 
-def share_changed(scale: float, dtype: torch.dtype) -> float:
-    """Expected share of elements that a relative Gaussian error changes when rounded to nearest.
+def share_changed(scale: float, dtype: torch.dtype, error: str = "relative_gaussian") -> float:
+    """Expected share of elements that a relative error changes when rounded to nearest.
 
     A number m·2**e (1 <= m < 2) changes if |z|·s·m > eps/2; m is taken as log-uniform.
+
+    Args:
+        error: ``relative_gaussian`` or ``relative_uniform`` (|z| is then uniform up to √3).
     """
     if scale <= 0:
         return 0.0
@@ -27,5 +30,9 @@ def share_changed(scale: float, dtype: torch.dtype) -> float:
     total = 0.0
     for i in range(points):
         m = 2.0 ** ((i + 0.5) / points)
-        total += math.erfc(half_step / (scale * m) / math.sqrt(2.0))
+        least = half_step / (scale * m)
+        if error == "relative_uniform":
+            total += max(0.0, 1.0 - least / math.sqrt(3.0))
+        else:
+            total += math.erfc(least / math.sqrt(2.0))
     return total / points

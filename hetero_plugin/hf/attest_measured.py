@@ -87,17 +87,17 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
         _rows_are_the_tokens("rows are known by token and position", plain, ids),
         _rows_are_the_tokens("rows are known under left padding", left, padded, mask),
     ]
-    gaussian = {
+    relative = {
         name: rules[name][0].scale
         for name in seen
         if name in rules
         and len(rules[name]) == 1
-        and rules[name][0].error == "relative_gaussian"
+        and rules[name][0].error in ("relative_gaussian", "relative_uniform")
         and rules[name][0].scale > 0
     }
-    if gaussian:
-        checks += _check_sizes(gaussian, seen, next(model.parameters()).dtype)
-        checks += _check_independence({name: seen[name].z for name in gaussian})
+    if relative:
+        checks += _check_sizes(relative, seen, next(model.parameters()).dtype)
+        checks += _check_independence({name: seen[name].z for name in relative})
     return _by_kind(seen, kinds, rules), checks
 
 

@@ -13,14 +13,28 @@ import triton.language as tl
 from torch import Tensor
 
 from hetero_plugin.kernels.cuda import (
-    _DTYPES,
-    BLOCK,
+    TILE,
+    bits_of,
+    four_slots,
+    one_variant,
+    programs_of,
+    programs_of_rows,
+)
+from hetero_plugin.kernels.cuda_draw import row_of
+from hetero_plugin.kernels.cuda_value import (
+    DRAWS,
+    DTYPES,
     MODELS,
-    _draw,
-    _float,
-    _nearest,
-    _philox,
-    _with_error,
+    aid_of,
+    join,
+    load,
+    nearest,
+    pairs_lie_together,
+    pointers,
+    rounded,
+    split,
+    store,
+    stored,
 )
 
 GATED, WEIGHED = 1, 2
@@ -29,86 +43,183 @@ NONE = -1
 
 
 @triton.jit
-def _source(
-    x_ptr, clean_ptr, w_ptr, o_ptr, at, row, column, N, period, shift, mask,
-    STEP: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr,
-):  # fmt: skip
-    """The stored element that error goes on, and what is passed on at scale 0."""
-    clean = tl.load(clean_ptr + at, mask=mask, other=0)
-    if STEP == 1:
-        gate = _float(tl.load(x_ptr + row * (2 * N) + column, mask=mask, other=0), DTYPE)
-        raw = _nearest(tl.div_rn(gate, 1.0 + tl.exp(-gate)), DTYPE)
-    else:
-        unit = _float(tl.load(x_ptr + at, mask=mask, other=0), UNIT)
-        weight = _float(tl.load(w_ptr + column % period, mask=mask, other=0), DTYPE)
-        offset = tl.load(o_ptr + column % period, mask=mask, other=0.0)
-        if IN_DTYPE:
-            moved = _float(_nearest(offset, DTYPE), DTYPE)
-            whole = _float(_nearest(weight + moved, DTYPE), DTYPE)
-        else:
-            whole = weight + offset
-        shifted = _nearest(unit * (whole + shift), DTYPE)
-        raw = tl.where(offset != 0.0, shifted, clean)
-    return raw, clean
+def _keep(value, DTYPE: tl.constexpr):
+    """float32 rounded to nearest, as `rounded` gives it."""
+    return rounded(value, value, value, value, DTYPE, False)
 
 
 @triton.jit
+def _silu(x, DTYPE: tl.constexpr):
+    # div_rn has a slow path that is called; the other is within 2 ulp of float32.
+    denominator = 1.0 + tl.exp(-x)
+    return _keep(tl.div_rn(x, denominator) if DTYPE == 2 else x / denominator, DTYPE)
+
+
+@triton.jit
+def _act(pair, DTYPE: tl.constexpr):
+    a, b = split(pair, DTYPE)
+    return join(_silu(a, DTYPE), _silu(b, DTYPE), DTYPE)
+
+
+@triton.jit
+def _product(pair, up, DTYPE: tl.constexpr):
+    a, b = split(pair, DTYPE)
+    c, d = split(up, DTYPE)
+    return join(_keep(a * c, DTYPE), _keep(b * d, DTYPE), DTYPE)
+
+
+@triton.jit
+def _weigh(unit, weight, offset, shift, DTYPE: tl.constexpr, IN_DTYPE: tl.constexpr):
+    whole = nearest(weight + nearest(offset, DTYPE), DTYPE) if IN_DTYPE else weight + offset
+    return _keep(unit * (whole + shift), DTYPE)
+
+
+@triton.jit
+def _shifted(
+    clean, units, w_ptr, o_ptr, column, count, period, shift, STEP: tl.constexpr,
+    DTYPE: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr, PAIRED: tl.constexpr,
+):  # fmt: skip
+    """Pairs of a norm's result: clean where the feature's offset is 0, else weighed anew."""
+    at = column + STEP
+    inside = at.to(tl.uint32, bitcast=True) < count
+    # Both of a pair: the period is even where pairs are.
+    low, high = at % period, (at + 1) % period
+    moved_a = tl.load(o_ptr + low, mask=inside, other=0.0)
+    moved_b = tl.load(o_ptr + high, mask=(at + 1).to(tl.uint32, bitcast=True) < count, other=0.0)
+    whole_a = tl.load(w_ptr + low, mask=inside, other=0)
+    whole_b = tl.load(w_ptr + high, mask=(at + 1).to(tl.uint32, bitcast=True) < count, other=0)
+    if DTYPE == 2:
+        weights = whole_a.to(tl.uint32, bitcast=True).to(tl.int64) | (whole_b.to(tl.int64) << 32)
+    else:
+        weights = whole_a.to(tl.uint16, bitcast=True).to(tl.int32) | (whole_b.to(tl.int32) << 16)
+    a, b = split(load(units, column, count, STEP, PAIRED, UNIT), UNIT)
+    c, d = split(weights, DTYPE)
+    ya = _weigh(a, c, moved_a, shift, DTYPE, IN_DTYPE)
+    yb = _weigh(b, d, moved_b, shift, DTYPE, IN_DTYPE)
+    shifted = join(ya, yb, DTYPE)
+    if DTYPE == 2:
+        mask = tl.where(moved_a != 0.0, 0xFFFFFFFF, 0).to(tl.int64)
+        mask = mask | (tl.where(moved_b != 0.0, 0xFFFFFFFF, 0).to(tl.int64) << 32)
+    else:
+        mask = tl.where(moved_a != 0.0, 0xFFFF, 0).to(tl.int32)
+        mask = mask | (tl.where(moved_b != 0.0, 0xFFFF, 0).to(tl.int32) << 16)
+    return (shifted & mask) | (clean & ~mask)
+
+
+@triton.jit
+def _source(
+    clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, STEP: tl.constexpr,
+    STEP_KIND: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr,
+    PAIRED: tl.constexpr,
+):  # fmt: skip
+    """The pairs that error goes on."""
+    if STEP_KIND == 1:
+        pair = _act(load(x_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
+    else:
+        clean = load(clean_at, column, count, STEP, PAIRED, DTYPE)
+        pair = _shifted(
+            clean, x_at, w_ptr, o_ptr, column, count, period, shift, STEP,
+            DTYPE, UNIT, IN_DTYPE, PAIRED,
+        )  # fmt: skip
+    return pair
+
+
+@triton.jit
+def _finish(
+    clean_at, up_at, column, count, pair, STEP: tl.constexpr, STEP_KIND: tl.constexpr,
+    DTYPE: tl.constexpr, PAIRED: tl.constexpr,
+):  # fmt: skip
+    if STEP_KIND == 1:
+        pair = _product(pair, load(up_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
+    store(clean_at, column, count, pair, STEP, PAIRED, DTYPE)
+
+
+@one_variant
 def _fused(
     x_ptr, clean_ptr, w_ptr, o_ptr, keys_ptr, clock_ptr, scales_ptr,
-    N: tl.int64, period: tl.int64, site: tl.int64, offset: tl.int64, slot: tl.int64,
-    shift: tl.float32,
-    STEP: tl.constexpr, MODEL: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr,
-    IN_DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, BLOCK: tl.constexpr,
+    rows: tl.int32, N: tl.int64, period: tl.int32, site: tl.int64, offset: tl.int64,
+    slot: tl.int32, shift: tl.float32,
+    STEP_KIND: tl.constexpr, MODEL: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr,
+    IN_DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexpr,
+    DRAW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """As `cuda._perturb`, of one segment of N columns."""
-    row = tl.program_id(0).to(tl.int64)
+    index = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    column = (index >> 3) * 128 + (index & 7) * 2 - (offset & 127).to(tl.int32)
+    block = ((offset >> 7) * 16).to(tl.uint32) + (index * 2).to(tl.uint32)
+    count = N.to(tl.uint32)
     scale = 0.0
-    clock = tl.load(clock_ptr)
-    key = clock
-    if MODEL >= 0:  # without error a norm of each head may have more rows than there are keys
+    if MODEL >= 0:
         scale = tl.load(scales_ptr + slot)
-        key = tl.load(keys_ptr + row)
-    index = tl.program_id(1).to(tl.int64) * BLOCK + (offset // 128) * 16 + tl.arange(0, BLOCK)
-    first = (index // 16) * 128 + index % 16 - offset
-    block = index.to(tl.uint32)
-    key0 = (clock ^ (site >> 32)).to(tl.uint32)
-    key1 = (clock >> 32).to(tl.uint32)
-    c1 = tl.zeros([BLOCK], tl.uint32) + key.to(tl.uint32)
-    c2 = tl.zeros([BLOCK], tl.uint32) + (key >> 32).to(tl.uint32)
-    c3 = tl.zeros([BLOCK], tl.uint32) + site.to(tl.uint32)
-    b0, b1, b2, b3 = block, block, block, block
-    if STOCHASTIC and MODEL >= 0 and MODEL != 4:
-        b0, b1, b2, b3 = _philox(block + 0x80000000, c1, c2, c3, key0, key1)
-    for call in tl.static_range(2):
-        za, zb, zc, zd = scale, scale, scale, scale
-        if MODEL >= 0:
-            za, zb, zc, zd = _draw(block, call, c1, c2, c3, key0, key1, scale, MODEL)
-        ra = b0 if call == 0 else b2
-        rb = b1 if call == 0 else b3
-        for pair in tl.static_range(2):
-            word = ra if pair == 0 else rb
+    work = scale != 0.0
+    if STEP_KIND == 2:
+        # Of the features that these columns have, and a few more: nothing to do if all are 0.
+        for step in tl.static_range(8):
             for half in tl.static_range(2):
-                z = (za if half == 0 else zb) if pair == 0 else (zc if half == 0 else zd)
-                r = (word & 0xFFFF) if half == 0 else (word >> 16)
-                column = first + (call * 4 + pair * 2 + half) * 16
-                mask = (column >= 0) & (column < N)
-                at = row * N + column
-                raw, clean = _source(
-                    x_ptr, clean_ptr, w_ptr, o_ptr, at, row, column, N, period, shift, mask,
-                    STEP, DTYPE, UNIT, IN_DTYPE,
+                feature = column + step * 16 + half
+                inside = feature.to(tl.uint32, bitcast=True) < count
+                moved = tl.load(o_ptr + feature % period, mask=inside, other=0.0)
+                work = work | (tl.max(tl.abs(moved), 0) != 0.0)
+    if work:
+        clock = tl.load(clock_ptr)
+        aid = aid_of(scale, MODEL)
+        for row in range(tl.program_id(1), rows, tl.num_programs(1)):
+            base = row * N
+            clean_at = pointers(clean_ptr, base, column, PAIRED)
+            x_at = pointers(x_ptr, base * 2 if STEP_KIND == 1 else base, column, PAIRED)
+            up_at = pointers(x_ptr, base * 2 + N, column, PAIRED) if STEP_KIND == 1 else x_at
+            x0 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 0,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x1 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 16,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x2 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 32,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x3 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 48,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x4 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 64,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x5 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 80,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x6 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 96,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            x7 = _source(
+                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 112,
+                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+            )  # fmt: skip
+            if scale != 0.0:
+                at = row_of(clock, site, tl.load(keys_ptr + row))
+                b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
+                c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
+                x0, x1, x2, x3 = four_slots(
+                    x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
+                    0, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
-                y = raw
-                if MODEL >= 0:
-                    y = _with_error(raw, z, r, scale, MODEL, DTYPE, STOCHASTIC)
-                if STEP == 1:
-                    up = tl.load(x_ptr + row * (2 * N) + N + column, mask=mask, other=0)
-                    product = _nearest(_float(y, DTYPE) * _float(up, DTYPE), DTYPE)
-                    y = tl.where(scale == 0.0, clean, product)
-                tl.store(clean_ptr + at, y, mask=mask)
-
-
-def _stored(x: Tensor) -> Tensor:
-    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+                x4, x5, x6, x7 = four_slots(
+                    x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
+                    1, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                )  # fmt: skip
+            _finish(clean_at, up_at, column, count, x0, 0, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x1, 16, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x2, 32, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x3, 48, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x4, 64, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x5, 80, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x6, 96, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x7, 112, STEP_KIND, DTYPE, PAIRED)
 
 
 def _launch(
@@ -139,30 +250,37 @@ def _launch(
             f"hetero_noise: the segments cover {columns} columns from slot {slot}; the tensor is "
             f"{list(clean.shape)}, the scale table has {scales.numel()} slots"
         )
-    groups = -(-(first + columns) // 128) - first // 128
+    even = (columns | first | weight.numel() | x.shape[-1] | clean.shape[-1]) % 2 == 0
+    paired = even and pairs_lie_together(x, clean)
+    programs = programs_of(first, columns)
+    model = MODELS[error] if table else NONE
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        _fused[(rows, -(-groups * 16 // BLOCK))](
-            _stored(x),
-            _stored(clean),
-            _stored(weight),
+        _fused[(programs, programs_of_rows(rows, programs))](
+            stored(x, paired),
+            stored(clean, paired),
+            stored(weight, False),
             offset,
             row_keys,
             clock,
             scales,
+            rows,
             columns,
             weight.numel(),
             site,
             first,
             slot,
             shift,
-            STEP=step,
-            MODEL=MODELS[error] if table else NONE,
-            DTYPE=_DTYPES[clean.dtype],
-            UNIT=_DTYPES[x.dtype],
+            STEP_KIND=step,
+            MODEL=model,
+            DTYPE=DTYPES[clean.dtype],
+            UNIT=DTYPES[x.dtype],
             IN_DTYPE=in_dtype,
             STOCHASTIC=stochastic,
-            BLOCK=BLOCK,
-            num_warps=4,
+            PAIRED=paired,
+            FAST=clean.dtype != torch.float32,
+            DRAW=DRAWS.get(model, 2),
+            TILE=TILE,
+            num_warps=TILE // 32,
             enable_fp_fusion=False,
         )
     if clean is not given:

@@ -12,6 +12,8 @@ from hetero_plugin import random
 from hetero_plugin.errors import MODELS
 from hetero_plugin.kernels.checks import check_dtype
 
+DRAWS = {"normal": random.normal, "uniform": random.uniform}
+
 
 def stochastic_round(
     value: Tensor, bits: Tensor, dtype: torch.dtype, clean: Tensor, error: Tensor
@@ -83,7 +85,7 @@ def perturb(
                 "no phase set; run the model inside `with phase(model, ...)`"
             )
         clean = x_Tn.to(torch.float32)
-        z = random.normal(clock, site, keys, first, n) if model.random else None
+        z = DRAWS[model.draws](clock, site, keys, first, n) if model.draws else None
         if model.additive:
             addend = model.function(clean, scale, z)
             value = clean + addend
@@ -117,11 +119,12 @@ def perturb_(
 def stream(clock: Tensor, site: Tensor, row: Tensor, start: int, columns: int, kind: int) -> Tensor:
     """Bits or normals by address, [T, columns]; clock, site, row: int64 [T].
 
-    kind 0: the words of the normals (int32); 1: of rounding (int32); 2: the normals (float32).
+    kind 0: the words of the normals (int32); 1: of rounding (int32); 2: the normals (float32);
+    3: the words of the uniforms (int32); 4: the uniforms in ±1 (float32).
     """
-    if kind == 2:
-        return random.normal(clock, site, row, start, columns).contiguous()
-    words = (random.rounding_bits if kind == 1 else random.normal_bits)(
-        clock, site, row, start, columns
-    )
+    if kind in (2, 4):
+        values = random.normal if kind == 2 else random.uniform
+        return values(clock, site, row, start, columns).contiguous()
+    bits = {0: random.normal_bits, 1: random.rounding_bits, 3: random.uniform_bits}[kind]
+    words = bits(clock, site, row, start, columns)
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).contiguous()

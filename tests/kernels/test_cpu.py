@@ -22,7 +22,7 @@ address = (
     torch.full((rows,), random.site_key("model.layers.0.mlp.up_proj", "output")),
     random.row_keys(torch.arange(rows) * 7919, torch.arange(rows)),
 )
-for kind in (0, 1):
+for kind in (0, 1, 3, 4):
     drawn = torch.ops.hetero_noise.stream(*address, start, columns, kind)
     assert torch.equal(drawn, reference.stream(*address, start, columns, kind)), kind
 exact = random.normal(*address, start, columns, torch.float64)
@@ -38,6 +38,11 @@ ours, wanted = torch.ops.hetero_noise.perturb(*call), reference.perturb(*call)
 assert torch.equal(ours.isnan(), wanted.isnan()) and torch.equal(ours.isinf(), wanted.isinf())
 same = (ours == wanted) | ours.isnan()
 assert same.float().mean() > 0.999, same.float().mean()
+call = (*call[:5], "relative_uniform", True)
+for value in (x, x.float(), x.half()):
+    ours = torch.ops.hetero_noise.perturb(value, *call[1:])
+    wanted = reference.perturb(value, *call[1:])
+    assert torch.equal(ours.nan_to_num(), wanted.nan_to_num()), value.dtype
 from hetero_plugin.kernels import KERNEL
 print("ran", KERNEL)
 """

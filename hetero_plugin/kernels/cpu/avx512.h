@@ -33,7 +33,7 @@ static inline u32x16 together(__m512i even, __m512i odd) {
 
 // The words of CALLS consecutive Philox calls of one group of columns. Of round 0 and 1 the multiply
 // of what all columns share was done for the row.
-template <int FIRST, int CALLS>
+template <int FIRST, int CALLS, bool UNIFORM = false>
 static inline void philox(const Row& at, uint32_t group, u32x16* words) {
   const __m512i m0 = all(0xD2511F53u), m1 = all(0xCD9E8D57u);
   __m512i c[CALLS][2][4];
@@ -42,7 +42,7 @@ static inline void philox(const Row& at, uint32_t group, u32x16* words) {
     const __m512i lane = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      const __m512i block = _mm512_add_epi32(lane, all(group * LANES + ((uint32_t)(FIRST + j) << 30) + h));
+      const __m512i block = _mm512_add_epi32(lane, all(group * LANES + call_bits<UNIFORM>(FIRST + j) + h));
       const __m512i p0 = _mm512_mul_epu32(block, m0);                                       // round 0
       const __m512i p1 = _mm512_mul_epu32(xor3(upper(p0), all(at.site_lo), all(at.key1[0])), m1);  // round 1
       const __m512i q0 = _mm512_mul_epu32(_mm512_xor_si512(upper(p1), all(at.second0)), m0);  // round 2

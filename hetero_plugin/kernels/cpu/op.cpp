@@ -13,7 +13,7 @@
 
 namespace hetero {
 
-enum class Model { relative_gaussian, absolute_gaussian, bias, relative_bias, truncation };
+enum class Model { relative_gaussian, absolute_gaussian, bias, relative_bias, truncation, relative_uniform };
 
 // ---- sixteen elements of a dtype, to and from float32 ----
 
@@ -101,19 +101,20 @@ template <Model M, class D, bool SR>
 static inline void group(const typename D::storage* x, typename D::storage* y, const Row& at,
                          uint32_t index, float scale) {
   constexpr bool random = M == Model::relative_gaussian || M == Model::absolute_gaussian;
+  constexpr bool uniform = M == Model::relative_uniform;
   constexpr bool rounds = SR && M != Model::truncation;
   u32x16 words[12], bits[SLOTS];
   f32x16 z[SLOTS];
-  if constexpr (random && rounds) {
-    philox<0, 3>(at, index, words);
-  } else if constexpr (random) {
-    philox<0, 2>(at, index, words);
+  if constexpr ((random || uniform) && rounds) {
+    philox<0, 3, uniform>(at, index, words);
+  } else if constexpr (random || uniform) {
+    philox<0, 2, uniform>(at, index, words);
   } else if constexpr (rounds) {
     philox<2, 1>(at, index, words + 8);
   }
   if constexpr (random) normals(words, scale, z);
   if constexpr (rounds) halves(words + 8, bits);
-  const f32x16 s = splatf(scale);
+  const f32x16 s = splatf(scale), s_root3 = splatf(scale * 1.7320508075688772f);
 #pragma GCC unroll 8
   for (int k = 0; k < SLOTS; ++k) {
     const f32x16 v = D::load(x + k * LANES);
@@ -121,6 +122,7 @@ static inline void group(const typename D::storage* x, typename D::storage* y, c
     if constexpr (M == Model::relative_gaussian) error = z[k] * magnitude(v);
     if constexpr (M == Model::absolute_gaussian) error = z[k];
     if constexpr (M == Model::relative_bias) error = v * s;
+    if constexpr (uniform) error = apart(share(words[k]) * s_root3 * with_sign(v, words[k]));
     if constexpr (M == Model::bias) {
       const u32x16 signed_scale = as_bits(s) | (as_bits(v) & 0x80000000u);
       error = as_float(select((i32x16)(v == f32x16{}), splat(0), signed_scale));
@@ -244,6 +246,7 @@ static void perturb_into(const at::Tensor& x, at::Tensor& y, const at::Tensor& r
   else if (error == "absolute_gaussian") go(by_dtype<Model::absolute_gaussian>);
   else if (error == "systematic_bias") go(by_dtype<Model::bias>);
   else if (error == "systematic_bias_relative") go(by_dtype<Model::relative_bias>);
+  else if (error == "relative_uniform") go(by_dtype<Model::relative_uniform>);
   else if (error == "truncation") go(by_dtype<Model::truncation>);
   else TORCH_CHECK_VALUE(false, "hetero_noise::perturb has no native error model '", error, "'");
 }
@@ -267,16 +270,19 @@ void perturb_(const at::Tensor& x, const at::Tensor& row_keys, const at::Tensor&
 
 // One column of many rows: sixteen rows at a time instead of a whole group of columns for each.
 static void stream_of_rows(const int64_t* clock, const int64_t* site, const int64_t* row, int64_t count,
-                           int64_t column, bool rounding, uint32_t* out) {
+                           int64_t column, int64_t kind, uint32_t* out) {
+  const bool rounding = kind == 1;
   const uint32_t inside = column % GROUP, slot = inside / LANES;
   const uint32_t block = (uint32_t)(column / GROUP) * LANES + inside % LANES;
+  const int call = rounding ? 2 : slot / 4;
+  const uint32_t counter = kind == 3 ? call_bits<true>(call) : call_bits<false>(call);
   at::parallel_for(0, (count + LANES - 1) / LANES, 512, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin * LANES; r < std::min(end * LANES, count); r += LANES) {
       const int64_t n = std::min<int64_t>(LANES, count - r);
       u32x16 words[4], values[SLOTS];
       int64_t address[3][LANES] = {};
       for (int k = 0; k < 3; ++k) std::memcpy(address[k], (k == 0 ? clock : k == 1 ? site : row) + r, n * 8);
-      philox_of_rows(address[0], address[1], address[2], block, rounding ? 2 : slot / 4, words);
+      philox_of_rows(address[0], address[1], address[2], block + counter, words);
       if (rounding) halves(words, values);
       std::memcpy(out + r, rounding ? values + slot : words + slot % 4, n * 4);
     }
@@ -284,16 +290,17 @@ static void stream_of_rows(const int64_t* clock, const int64_t* site, const int6
 }
 
 // kind 0: the 32-bit words of the normals; 1: the 16-bit words of rounding (int32 both);
-// 2: the normals (float32). clock, site, row: int64 [T]. Result: [T, columns].
+// 2: the normals (float32); 3: the 32-bit words of the uniforms; 4: the uniforms in +-1 (float32).
+// clock, site, row: int64 [T]. Result: [T, columns].
 at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Tensor& row,
                   int64_t start, int64_t columns, int64_t kind) {
   const int64_t R = row.numel();
   TORCH_CHECK(clock.numel() == R && site.numel() == R, "hetero_noise::stream: one clock and site a row");
-  at::Tensor out = at::empty({R, columns}, row.options().dtype(kind == 2 ? at::kFloat : at::kInt));
+  at::Tensor out = at::empty({R, columns}, row.options().dtype(kind == 2 || kind == 4 ? at::kFloat : at::kInt));
   uint32_t* base = static_cast<uint32_t*>(out.mutable_data_ptr());
   const int64_t *c = clock.const_data_ptr<int64_t>(), *s = site.const_data_ptr<int64_t>(), *k = row.const_data_ptr<int64_t>();
-  if (columns == 1 && kind != 2) {
-    stream_of_rows(c, s, k, R, start, kind == 1, base);
+  if (columns == 1 && kind != 2 && kind != 4) {
+    stream_of_rows(c, s, k, R, start, kind, base);
     return out;
   }
   at::parallel_for(0, R, std::max<int64_t>(1, 8192 / std::max<int64_t>(columns, 1)), [&](int64_t begin, int64_t end) {
@@ -311,6 +318,13 @@ at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Ten
         if (kind == 1) {
           philox<2, 1>(at, index, words);
           halves(words, values);
+        } else if (kind >= 3) {
+          philox<0, 2, true>(at, index, words);
+          source = words;
+          if (kind == 4) {
+            for (int i = 0; i < SLOTS; ++i) z[i] = with_sign(share(words[i]), words[i]);
+            source = z;
+          }
         } else {
           philox<0, 2>(at, index, words);
           source = words;

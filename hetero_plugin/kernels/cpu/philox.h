@@ -69,6 +69,12 @@ struct Address {  // one row of one site
         site_lo((uint32_t)site) {}
 };
 
+// What a call adds to the first counter word; see hetero_plugin/random.py.
+template <bool UNIFORM>
+constexpr uint32_t call_bits(int call) {
+  return ((uint32_t)call << 30) | (UNIFORM && call < 2 ? 1u << 29 : 0u);
+}
+
 // The rounds, on CALLS calls interleaved so that their latencies overlap. Key: uint32_t where all
 // lanes share a key, u32x16 where they do not.
 template <int CALLS, class Key>
@@ -100,12 +106,12 @@ struct Row : Address {  // what the calls of a row share
 };
 
 // The words of CALLS consecutive Philox calls of one group of columns.
-template <int FIRST, int CALLS>
+template <int FIRST, int CALLS, bool UNIFORM = false>
 static inline void philox(const Row& at, uint32_t group, u32x16* words) {
   const u32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   u32x16 c[CALLS][4];
   for (int j = 0; j < CALLS; ++j) {
-    c[j][0] = lane + (group * LANES + ((uint32_t)(FIRST + j) << 30));
+    c[j][0] = lane + (group * LANES + call_bits<UNIFORM>(FIRST + j));
     c[j][1] = splat(at.row_lo);
     c[j][2] = splat(at.row_hi);
     c[j][3] = splat(at.site_lo);
@@ -119,7 +125,7 @@ static inline void philox(const Row& at, uint32_t group, u32x16* words) {
 
 // The four words of one call at one block of columns, for sixteen addresses.
 static inline void philox_of_rows(const int64_t* clock, const int64_t* site, const int64_t* row,
-                                  uint32_t block, uint32_t call, u32x16* words) {
+                                  uint32_t block, u32x16* words) {
   u32x16 k0, k1, c[1][4];
   for (int i = 0; i < LANES; ++i) {
     const Address at(clock[i], site[i], row[i]);
@@ -129,7 +135,7 @@ static inline void philox_of_rows(const int64_t* clock, const int64_t* site, con
     c[0][2][i] = at.row_hi;
     c[0][3][i] = at.site_lo;
   }
-  c[0][0] = splat(block + (call << 30));
+  c[0][0] = splat(block);
   philox_rounds<1>(c, k0, k1);
   for (int i = 0; i < 4; ++i) words[i] = c[0][i];
 }
@@ -196,6 +202,34 @@ static inline void box_muller(u32x16 radius_word, u32x16 angle_word, float scale
 static inline void normals(const u32x16* words, float scale, f32x16* z) {
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) box_muller(words[2 * k], words[2 * k + 1], scale, z[2 * k], z[2 * k + 1]);
+}
+
+// A product that is rounded by itself: no compiler fuses what follows into it, so that uniforms are
+// equal bit for bit on all machines.
+static inline f32x16 apart(f32x16 v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__FMA__)
+  __m256 part[2];
+  std::memcpy(part, &v, 64);
+  asm("" : "+x"(part[0]), "+x"(part[1]));
+  std::memcpy(&v, part, 64);
+#elif defined(__ARM_FEATURE_FMA)
+  typedef float f32x4 __attribute__((vector_size(16)));
+  f32x4 part[4];
+  std::memcpy(part, &v, 64);
+  asm("" : "+w"(part[0]), "+w"(part[1]), "+w"(part[2]), "+w"(part[3]));
+  std::memcpy(&v, part, 64);
+#endif
+  return v;
+}
+
+// What a word's lowest 23 bits are as a share of 1; its top bit is the sign.
+static inline f32x16 share(u32x16 word) {
+  return as_float((word & splat(0x7FFFFFu)) | splat(0x3F800000u)) - splatf(1.0f);
+}
+static inline f32x16 with_sign(f32x16 size, u32x16 word) {
+  return as_float((as_bits(size) & splat(0x7FFFFFFFu)) | (word & splat(0x80000000u)));
 }
 
 static inline void halves(const u32x16* words, u32x16* bits) {

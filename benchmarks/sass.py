@@ -118,6 +118,8 @@ def variants() -> list[Variant]:
             add(f"{error}, {DTYPE_NAMES[dtype]}", error, dtype)
     add("relative_gaussian, bf16, nearest", "relative_gaussian", stochastic=False)
     add("relative_gaussian, bf16, odd widths", "relative_gaussian", paired=False)
+    before = _constants(MODELS["relative_gaussian"], 0, True, True) | {"KEPT": 2}
+    found.append(Variant("relative_gaussian, before a rounding to bf16", cuda._perturb, before, 8))
     for name, step, model in (
         ("gated, relative_gaussian, bf16", cuda_fused.GATED, 0),
         ("weighed, relative_gaussian, bf16", cuda_fused.WEIGHED, 0),
@@ -133,6 +135,7 @@ def _constants(model: int, dtype: int, stochastic: bool, paired: bool) -> dict[s
     return {
         "MODEL": model,
         "DTYPE": dtype,
+        "KEPT": dtype,
         "STOCHASTIC": stochastic,
         "PAIRED": paired,
         "FAST": dtype < 2,
@@ -143,7 +146,7 @@ def _constants(model: int, dtype: int, stochastic: bool, paired: bool) -> dict[s
 
 def compiled(variant: Variant, capability: int) -> Any:
     """The variant, compiled by Triton for a capability such as 90."""
-    size = BYTES[variant.constants["DTYPE"]] * (2 if variant.constants["PAIRED"] else 1)
+    size = BYTES[variant.constants["KEPT"]] * (2 if variant.constants["PAIRED"] else 1)
     pointers = {"keys_ptr": "*i64", "clock_ptr": "*i64", "scales_ptr": "*fp32", "o_ptr": "*fp32"}
     pointers["w_ptr"] = f"*i{8 * BYTES[variant.constants['DTYPE']]}"
     signature = {}

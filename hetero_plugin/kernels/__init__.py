@@ -95,6 +95,24 @@ def _weighed_cuda_(*args):  # type: ignore[no-untyped-def]
     cuda_fused.weighed_(*args)
 
 
+def _perturb_unrounded_cuda_(  # type: ignore[no-untyped-def]
+    x, dtype, row_keys, clock, scales, segments, error, stochastic, native
+):
+    args = row_keys, clock, scales, segments, error, stochastic
+    if not native:
+        unrounded.perturb_unrounded_(x, dtype, *args, native)
+        return
+    from hetero_plugin.kernels import cuda
+
+    cuda.perturb(x, *args, in_place=True, rounds_to=dtype)
+
+
+def _weighed_unrounded_cuda_(clean, dtype, *args):  # type: ignore[no-untyped-def]
+    from hetero_plugin.kernels import cuda_fused
+
+    cuda_fused.weighed_(clean, *args, dtype)
+
+
 def _row_keys_cuda_(*args):  # type: ignore[no-untyped-def]
     from hetero_plugin.kernels import cuda_keys
 
@@ -110,6 +128,8 @@ def _load_cuda() -> str:
     _library.impl("perturb_", _perturb_cuda_, "CUDA")
     _library.impl("gated_", _gated_cuda_, "CUDA")
     _library.impl("weighed_", _weighed_cuda_, "CUDA")
+    _library.impl("perturb_unrounded_", _perturb_unrounded_cuda_, "CUDA")
+    _library.impl("weighed_unrounded_", _weighed_unrounded_cuda_, "CUDA")
     _library.impl("row_keys_", _row_keys_cuda_, "CUDA")
     return "triton"
 

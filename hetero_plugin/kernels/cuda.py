@@ -31,11 +31,13 @@ from hetero_plugin.kernels.cuda_value import (
     aid_of,
     join,
     load,
+    nearest,
     pairs_lie_together,
     pointers,
     split,
     store,
     stored,
+    widened,
     with_error,
 )
 
@@ -51,28 +53,32 @@ SEGMENTS = 4
 
 @triton.jit
 def _slot(pair, za, zb, ra, rb, scale, aid, MODEL: tl.constexpr, DTYPE: tl.constexpr,
-          STOCHASTIC: tl.constexpr):  # fmt: skip
+          KEPT: tl.constexpr, STOCHASTIC: tl.constexpr):  # fmt: skip
     """A pair with its errors; its elements' draws and random bits come from two blocks."""
-    a, b = split(pair, DTYPE)
+    a, b = split(pair, KEPT)
+    if KEPT != DTYPE:
+        a, b = nearest(a, DTYPE), nearest(b, DTYPE)
     ya = with_error(a, za, ra, scale, aid, MODEL, DTYPE, STOCHASTIC)
     yb = with_error(b, zb, rb, scale, aid, MODEL, DTYPE, STOCHASTIC)
-    return join(ya, yb, DTYPE)
+    if KEPT != DTYPE:
+        ya, yb = widened(ya, DTYPE), widened(yb, DTYPE)
+    return join(ya, yb, KEPT)
 
 
 @triton.jit
 def four_slots(
     x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid, CALL: tl.constexpr,
-    MODEL: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, DRAW: tl.constexpr,
-    FAST: tl.constexpr,
+    MODEL: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr, STOCHASTIC: tl.constexpr,
+    DRAW: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Four pairs of columns with their errors; b0, b1 and c0, c1: words of their rounding."""
     z0, z1, z2, z3 = draw(block, CALL, at, scale, DRAW, FAST)
     w0, w1, w2, w3 = draw(block + 1, CALL, at, scale, DRAW, FAST)
     low = 0xFFFF
-    y0 = _slot(x0, z0, w0, b0 & low, c0 & low, scale, aid, MODEL, DTYPE, STOCHASTIC)
-    y1 = _slot(x1, z1, w1, b0 >> 16, c0 >> 16, scale, aid, MODEL, DTYPE, STOCHASTIC)
-    y2 = _slot(x2, z2, w2, b1 & low, c1 & low, scale, aid, MODEL, DTYPE, STOCHASTIC)
-    y3 = _slot(x3, z3, w3, b1 >> 16, c1 >> 16, scale, aid, MODEL, DTYPE, STOCHASTIC)
+    y0 = _slot(x0, z0, w0, b0 & low, c0 & low, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC)
+    y1 = _slot(x1, z1, w1, b0 >> 16, c0 >> 16, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC)
+    y2 = _slot(x2, z2, w2, b1 & low, c1 & low, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC)
+    y3 = _slot(x3, z3, w3, b1 >> 16, c1 >> 16, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC)
     return y0, y1, y2, y3
 
 
@@ -101,8 +107,8 @@ def _perturb(
     w1: tl.int32, k1: tl.int64, o1: tl.int64, s1: tl.int32, e1: tl.int32,
     w2: tl.int32, k2: tl.int64, o2: tl.int64, s2: tl.int32, e2: tl.int32,
     w3: tl.int32, k3: tl.int64, o3: tl.int64, s3: tl.int32, e3: tl.int32,
-    MODEL: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, PAIRED: tl.constexpr,
-    FAST: tl.constexpr, DRAW: tl.constexpr, TILE: tl.constexpr,
+    MODEL: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr, STOCHASTIC: tl.constexpr,
+    PAIRED: tl.constexpr, FAST: tl.constexpr, DRAW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Segment i: width wi, site key ki, global first column oi, slot si, programs end at ei.
 
@@ -131,34 +137,34 @@ def _perturb(
             source = pointers(x_ptr, base, column, PAIRED)
             target = pointers(y_ptr, base, column, PAIRED)
             # All loads before the first store, behind which the compiler would leave them.
-            x0 = load(source, column, count, 0, PAIRED, DTYPE)
-            x1 = load(source, column, count, 16, PAIRED, DTYPE)
-            x2 = load(source, column, count, 32, PAIRED, DTYPE)
-            x3 = load(source, column, count, 48, PAIRED, DTYPE)
-            x4 = load(source, column, count, 64, PAIRED, DTYPE)
-            x5 = load(source, column, count, 80, PAIRED, DTYPE)
-            x6 = load(source, column, count, 96, PAIRED, DTYPE)
-            x7 = load(source, column, count, 112, PAIRED, DTYPE)
+            x0 = load(source, column, count, 0, PAIRED, KEPT)
+            x1 = load(source, column, count, 16, PAIRED, KEPT)
+            x2 = load(source, column, count, 32, PAIRED, KEPT)
+            x3 = load(source, column, count, 48, PAIRED, KEPT)
+            x4 = load(source, column, count, 64, PAIRED, KEPT)
+            x5 = load(source, column, count, 80, PAIRED, KEPT)
+            x6 = load(source, column, count, 96, PAIRED, KEPT)
+            x7 = load(source, column, count, 112, PAIRED, KEPT)
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
                 b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
                 c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
                 x0, x1, x2, x3 = four_slots(
                     x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
-                    0, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                    0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
                 x4, x5, x6, x7 = four_slots(
                     x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
-                    1, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                    1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
-            store(target, column, count, x0, 0, PAIRED, DTYPE)
-            store(target, column, count, x1, 16, PAIRED, DTYPE)
-            store(target, column, count, x2, 32, PAIRED, DTYPE)
-            store(target, column, count, x3, 48, PAIRED, DTYPE)
-            store(target, column, count, x4, 64, PAIRED, DTYPE)
-            store(target, column, count, x5, 80, PAIRED, DTYPE)
-            store(target, column, count, x6, 96, PAIRED, DTYPE)
-            store(target, column, count, x7, 112, PAIRED, DTYPE)
+            store(target, column, count, x0, 0, PAIRED, KEPT)
+            store(target, column, count, x1, 16, PAIRED, KEPT)
+            store(target, column, count, x2, 32, PAIRED, KEPT)
+            store(target, column, count, x3, 48, PAIRED, KEPT)
+            store(target, column, count, x4, 64, PAIRED, KEPT)
+            store(target, column, count, x5, 80, PAIRED, KEPT)
+            store(target, column, count, x6, 96, PAIRED, KEPT)
+            store(target, column, count, x7, 112, PAIRED, KEPT)
 
 
 def programs_of(offset: int, width: int) -> int:
@@ -183,20 +189,29 @@ def perturb(
     *,
     in_place: bool = False,
     fast: bool | None = None,
+    rounds_to: torch.dtype | None = None,
 ) -> Tensor:
     """See `hetero_plugin.perturb.perturb`, which this implements; ``in_place`` writes to x.
 
     Args:
+        rounds_to: what x, float32, is about to be rounded to (kernels/unrounded.py).
         fast: normals from the special-function unit (see cuda_draw); default: but for float32.
 
     Raises:
         TypeError: a dtype other than bfloat16, float16 and float32.
-        ValueError: no such error model here, too few row keys, or tables with gaps.
+        ValueError: no such error model here, too few row keys, tables with gaps, or keys and
+            tables on another device, whose addresses the kernel could not read.
     """
+    elsewhere = [t.device for t in (row_keys, clock, scales) if t.device != x.device]
+    if elsewhere:
+        raise ValueError(
+            f"hetero_noise::perturb: keys or tables on {elsewhere[0]}, the tensor is on {x.device}"
+        )
     if x.dtype not in DTYPES:
         raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
     if error not in MODELS:
         raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
+    rounds_to = rounds_to or x.dtype
     given, x = x, x.contiguous()
     y = x if in_place else torch.empty_like(x)
     columns = x.shape[-1] if x.dim() else 0
@@ -243,10 +258,11 @@ def perturb(
                 first,
                 *arguments,
                 MODEL=model,
-                DTYPE=DTYPES[x.dtype],
+                DTYPE=DTYPES[rounds_to],
+                KEPT=DTYPES[x.dtype],
                 STOCHASTIC=stochastic,
                 PAIRED=paired,
-                FAST=x.dtype != torch.float32 if fast is None else fast,
+                FAST=rounds_to != torch.float32 if fast is None else fast,
                 DRAW=DRAWS[model],
                 TILE=TILE,
                 num_warps=TILE // 32,

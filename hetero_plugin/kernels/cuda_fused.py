@@ -35,6 +35,7 @@ from hetero_plugin.kernels.cuda_value import (
     split,
     store,
     stored,
+    widened,
 )
 
 GATED, WEIGHED = 1, 2
@@ -77,7 +78,8 @@ def _weigh(unit, weight, offset, shift, DTYPE: tl.constexpr, IN_DTYPE: tl.conste
 @triton.jit
 def _shifted(
     clean, units, w_ptr, o_ptr, column, count, period, shift, STEP: tl.constexpr,
-    DTYPE: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr, PAIRED: tl.constexpr,
+    DTYPE: tl.constexpr, KEPT: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr,
+    PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Pairs of a norm's result: clean where the feature's offset is 0, else weighed anew."""
     at = column + STEP
@@ -96,8 +98,10 @@ def _shifted(
     c, d = split(weights, DTYPE)
     ya = _weigh(a, c, moved_a, shift, DTYPE, IN_DTYPE)
     yb = _weigh(b, d, moved_b, shift, DTYPE, IN_DTYPE)
-    shifted = join(ya, yb, DTYPE)
-    if DTYPE == 2:
+    if KEPT != DTYPE:
+        ya, yb = widened(ya, DTYPE), widened(yb, DTYPE)
+    shifted = join(ya, yb, KEPT)
+    if KEPT == 2:
         mask = tl.where(moved_a != 0.0, 0xFFFFFFFF, 0).to(tl.int64)
         mask = mask | (tl.where(moved_b != 0.0, 0xFFFFFFFF, 0).to(tl.int64) << 32)
     else:
@@ -109,17 +113,17 @@ def _shifted(
 @triton.jit
 def _source(
     clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, STEP: tl.constexpr,
-    STEP_KIND: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr,
-    PAIRED: tl.constexpr,
+    STEP_KIND: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr, UNIT: tl.constexpr,
+    IN_DTYPE: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """The pairs that error goes on."""
     if STEP_KIND == 1:
         pair = _act(load(x_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
     else:
-        clean = load(clean_at, column, count, STEP, PAIRED, DTYPE)
+        clean = load(clean_at, column, count, STEP, PAIRED, KEPT)
         pair = _shifted(
             clean, x_at, w_ptr, o_ptr, column, count, period, shift, STEP,
-            DTYPE, UNIT, IN_DTYPE, PAIRED,
+            DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
         )  # fmt: skip
     return pair
 
@@ -127,11 +131,11 @@ def _source(
 @triton.jit
 def _finish(
     clean_at, up_at, column, count, pair, STEP: tl.constexpr, STEP_KIND: tl.constexpr,
-    DTYPE: tl.constexpr, PAIRED: tl.constexpr,
+    DTYPE: tl.constexpr, KEPT: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     if STEP_KIND == 1:
         pair = _product(pair, load(up_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
-    store(clean_at, column, count, pair, STEP, PAIRED, DTYPE)
+    store(clean_at, column, count, pair, STEP, PAIRED, KEPT)
 
 
 @one_variant
@@ -139,9 +143,9 @@ def _fused(
     x_ptr, clean_ptr, w_ptr, o_ptr, keys_ptr, clock_ptr, scales_ptr,
     rows: tl.int32, N: tl.int64, period: tl.int32, site: tl.int64, offset: tl.int64,
     slot: tl.int32, shift: tl.float32,
-    STEP_KIND: tl.constexpr, MODEL: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr,
-    IN_DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexpr,
-    DRAW: tl.constexpr, TILE: tl.constexpr,
+    STEP_KIND: tl.constexpr, MODEL: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr,
+    UNIT: tl.constexpr, IN_DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, PAIRED: tl.constexpr,
+    FAST: tl.constexpr, DRAW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """As `cuda._perturb`, of one segment of N columns."""
     index = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -170,35 +174,35 @@ def _fused(
             up_at = pointers(x_ptr, base * 2 + N, column, PAIRED) if STEP_KIND == 1 else x_at
             x0 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 0,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x1 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 16,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x2 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 32,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x3 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 48,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x4 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 64,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x5 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 80,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x6 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 96,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x7 = _source(
                 clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 112,
-                STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
+                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
@@ -206,20 +210,20 @@ def _fused(
                 c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
                 x0, x1, x2, x3 = four_slots(
                     x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
-                    0, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                    0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
                 x4, x5, x6, x7 = four_slots(
                     x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
-                    1, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
+                    1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
-            _finish(clean_at, up_at, column, count, x0, 0, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x1, 16, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x2, 32, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x3, 48, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x4, 64, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x5, 80, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x6, 96, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x7, 112, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, up_at, column, count, x0, 0, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x1, 16, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x2, 32, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x3, 48, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x4, 64, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x5, 80, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x6, 96, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, up_at, column, count, x7, 112, STEP_KIND, DTYPE, KEPT, PAIRED)
 
 
 def _launch(
@@ -236,7 +240,9 @@ def _launch(
     segments: Tensor,
     error: str,
     stochastic: bool,
+    rounds_to: torch.dtype | None = None,
 ) -> None:
+    rounds_to = rounds_to or clean.dtype
     given, x, clean = clean, x.contiguous(), clean.contiguous()
     if clean.numel() == 0:
         return
@@ -272,12 +278,13 @@ def _launch(
             shift,
             STEP_KIND=step,
             MODEL=model,
-            DTYPE=DTYPES[clean.dtype],
+            DTYPE=DTYPES[rounds_to],
+            KEPT=DTYPES[clean.dtype],
             UNIT=DTYPES[x.dtype],
             IN_DTYPE=in_dtype,
             STOCHASTIC=stochastic,
             PAIRED=paired,
-            FAST=clean.dtype != torch.float32,
+            FAST=rounds_to != torch.float32,
             DRAW=DRAWS.get(model, 2),
             TILE=TILE,
             num_warps=TILE // 32,
@@ -321,17 +328,22 @@ def weighed_(
     segments: Tensor,
     error: str,
     stochastic: bool,
+    rounds_to: torch.dtype | None = None,
 ) -> None:
-    """See `hetero_plugin.kernels.fused.weighed_`.
+    """See `hetero_plugin.kernels.fused.weighed_`, or `unrounded.weighed_unrounded_` of a dtype.
 
     Each feature decides by its own offset whether it is clean, where the reference asks whether
     any is: an offset that is exactly 0 among others leaves the clean norm's own rounding there.
     """
     keys = row_keys, clock, scales, segments, error, stochastic
     known = segments.shape[0] == 0 or (segments.shape[0] == 1 and error in MODELS)
-    if not known or weight.dtype != clean.dtype:
-        from hetero_plugin.kernels import fused
+    if not known or weight.dtype != (rounds_to or clean.dtype):
+        from hetero_plugin.kernels import fused, unrounded
 
-        fused.weighed_(clean, unit, weight, offset, shift, in_dtype, *keys)
+        how = unit, weight, offset, shift, in_dtype, *keys
+        if rounds_to is None:
+            fused.weighed_(clean, *how)
+        else:
+            unrounded.weighed_unrounded_(clean, rounds_to, *how)
         return
-    _launch(WEIGHED, unit, clean, weight, offset, shift, in_dtype, *keys)
+    _launch(WEIGHED, unit, clean, weight, offset, shift, in_dtype, *keys, rounds_to)

@@ -2,7 +2,9 @@
 
 A pair is one integer of twice the element's size, so that one instruction loads or stores it
 wherever neighbours lie at an even address (PAIRED); elsewhere its halves are loaded one by one.
-Inside the pair the first element is the low half. DTYPE: 0 bfloat16, 1 float16, 2 float32.
+Inside the pair the first element is the low half. DTYPE: 0 bfloat16, 1 float16, 2 float32. KEPT is
+how elements lie in memory: as DTYPE, or in float32 before a rounding to DTYPE (see
+kernels/unrounded.py).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
@@ -163,15 +165,15 @@ def rounded(value, clean, error, r, DTYPE: tl.constexpr, STOCHASTIC: tl.constexp
 
 
 @triton.jit
+def widened(y, DTYPE: tl.constexpr):
+    """float32 of what `rounded` gave."""
+    return (y & 0xFFFF0000).to(tl.float32, bitcast=True) if DTYPE == 0 else y.to(tl.float32)
+
+
+@triton.jit
 def nearest(value, DTYPE: tl.constexpr):
     """float32 of value rounded to DTYPE."""
-    if DTYPE == 0:
-        y = (rounded(value, value, value, value, 0, False) & 0xFFFF0000).to(
-            tl.float32, bitcast=True
-        )
-    else:
-        y = rounded(value, value, value, value, DTYPE, False).to(tl.float32)
-    return y
+    return widened(rounded(value, value, value, value, DTYPE, False), DTYPE)
 
 
 @triton.jit

@@ -106,6 +106,17 @@ def _interpreted() -> None:
         off[3].zero_()
         same = [compare(cuda.perturb(*off, in_place=way), off[0])["same"] for way in (False, True)]
         answers.append(["off", str(dtype), same == [1.0, 1.0], 0, {}])
+    for dtype in (torch.bfloat16, torch.float16):  # before the rounding
+        for model in MODELS:
+            for layout in (0, 1):
+                x, *rest = case(torch.float32, layout)
+                y, right = x.clone(), reference.perturb(x.to(dtype), *rest, model, True)
+                cuda.perturb(y, *rest, model, True, in_place=True, rounds_to=dtype)
+                live = torch.cat(
+                    [(rest[2][int(row[3])] != 0).expand(int(row[0])) for row in rest[3]]
+                )
+                right = torch.where(live, right.float(), x)
+                answers.append([f"before {dtype}", model, True, layout, compare(y, right)])
     unset = case(torch.bfloat16, 0)
     unset[3][1] = float("nan")  # a phase that nobody set
     for model in MODELS:
@@ -126,7 +137,7 @@ def test_its_arithmetic_is_the_references() -> None:
     )
     assert out.returncode == 0, out.stderr[-3000:]
     answers = json.loads(out.stdout.splitlines()[-1])
-    assert len(answers) == len(DTYPES) * (len(MODELS) * 2 * 2 + 1) + len(MODELS)
+    assert len(answers) == len(DTYPES) * (len(MODELS) * 2 * 2 + 1) + (2 * 2 + 1) * len(MODELS)
     for dtype, model, stochastic, layout, found in answers:
         where = f"{model} {dtype} stochastic={stochastic} layout {layout}: {found}"
         if dtype == "unset":

@@ -110,7 +110,7 @@ def _perturb_unrounded_cuda_(  # type: ignore[no-untyped-def]
 def _weighed_unrounded_cuda_(clean, dtype, *args):  # type: ignore[no-untyped-def]
     from hetero_plugin.kernels import cuda_fused
 
-    cuda_fused.weighed_(clean, *args, dtype)
+    cuda_fused.weighed_(clean, *args, dtype)  # type: ignore[call-arg]
 
 
 def _row_keys_cuda_(*args):  # type: ignore[no-untyped-def]

@@ -132,12 +132,12 @@ def _source(
 
 @triton.jit
 def _finish(
-    clean_at, up_at, column, count, pair, STEP: tl.constexpr, STEP_KIND: tl.constexpr,
+    at, column, count, pair, up, STEP: tl.constexpr, STEP_KIND: tl.constexpr,
     DTYPE: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     if STEP_KIND == 1:
-        pair = _product(pair, load(up_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
-    store(clean_at, column, count, pair, STEP, PAIRED, DTYPE)
+        pair = _product(pair, up, DTYPE)
+    store(at, column, count, pair, STEP, PAIRED, DTYPE)
 
 
 @one_variant
@@ -223,6 +223,15 @@ def _fused(
                 clean_at, x_at, column, count, w7, a7, d7, shift, 112,
                 STEP_KIND, DTYPE, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
+            # All loads before the first store, behind which the compiler would leave them.
+            u0 = load(up_at, column, count, 0, PAIRED, DTYPE) if STEP_KIND == 1 else x0
+            u1 = load(up_at, column, count, 16, PAIRED, DTYPE) if STEP_KIND == 1 else x1
+            u2 = load(up_at, column, count, 32, PAIRED, DTYPE) if STEP_KIND == 1 else x2
+            u3 = load(up_at, column, count, 48, PAIRED, DTYPE) if STEP_KIND == 1 else x3
+            u4 = load(up_at, column, count, 64, PAIRED, DTYPE) if STEP_KIND == 1 else x4
+            u5 = load(up_at, column, count, 80, PAIRED, DTYPE) if STEP_KIND == 1 else x5
+            u6 = load(up_at, column, count, 96, PAIRED, DTYPE) if STEP_KIND == 1 else x6
+            u7 = load(up_at, column, count, 112, PAIRED, DTYPE) if STEP_KIND == 1 else x7
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
                 b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
@@ -235,14 +244,14 @@ def _fused(
                     x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
                     1, MODEL, DTYPE, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
-            _finish(clean_at, up_at, column, count, x0, 0, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x1, 16, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x2, 32, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x3, 48, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x4, 64, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x5, 80, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x6, 96, STEP_KIND, DTYPE, PAIRED)
-            _finish(clean_at, up_at, column, count, x7, 112, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x0, u0, 0, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x1, u1, 16, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x2, u2, 32, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x3, u3, 48, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x4, u4, 64, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x5, u5, 80, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x6, u6, 96, STEP_KIND, DTYPE, PAIRED)
+            _finish(clean_at, column, count, x7, u7, 112, STEP_KIND, DTYPE, PAIRED)
 
 
 def _launch(

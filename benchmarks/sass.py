@@ -5,7 +5,8 @@
 Every kernel is compiled for each capability, assembled and disassembled with the tools that Triton
 brings. Counted is the loop over rows, statically: both branches of an `if` inside it, no-operations
 left out. An instruction belongs to the function whose source line the debug information names
-innermost; where the compiler merged two, that is one of them. "Program" is what lies outside the
+innermost; where the compiler merged two, that is one of them. "Keys" is what a row's key is taken
+apart with, "step" the gate or the norm of a fused kernel, "loop" addresses, the loop and the rest. "Program" is what lies outside the
 loop, once a program.
 
 Bounds, in picoseconds an element: instructions at 80 % of four a cycle and multiprocessor; integer
@@ -44,7 +45,7 @@ CARDS = {
     90: ("H100", 132, 1.755, 3.0),
     100: ("B200", 148, 1.85, 7.0),
 }
-PHASES = ("keys", "Philox", "draws", "error", "rounding", "memory", "loop")
+PHASES = ("keys", "Philox", "draws", "error", "rounding", "memory", "step", "loop")
 FUNCTIONS = {
     "row_of": "keys",
     "philox": "Philox",
@@ -65,6 +66,11 @@ FUNCTIONS = {
     "_stochastic_f16": "rounding",
     "_stochastic_f32": "rounding",
     "four_slots": "rounding",
+    "_silu": "step",
+    "_act": "step",
+    "_product": "step",
+    "_weigh": "step",
+    "_shifted": "step",
     "load": "memory",
     "store": "memory",
     "pointers": "memory",

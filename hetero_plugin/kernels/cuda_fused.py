@@ -76,66 +76,73 @@ def _weigh(unit, weight, offset, shift, DTYPE: tl.constexpr, IN_DTYPE: tl.conste
 
 
 @triton.jit
+def _feature(w_ptr, o_ptr, feature, period, DTYPE: tl.constexpr):
+    """A pair of weights, and the two offsets, from ``feature`` on; and the feature after 16 more.
+
+    feature: -127 to period - 1, where negative nothing is read; period: at least 17.
+    """
+    after = feature + 1
+    after = tl.where(after >= period, 0, after)
+    offset_a = tl.load(o_ptr + feature, mask=feature >= 0, other=0.0)
+    offset_b = tl.load(o_ptr + after, mask=after >= 0, other=0.0)
+    low = tl.load(w_ptr + feature, mask=feature >= 0, other=0)
+    high = tl.load(w_ptr + after, mask=after >= 0, other=0)
+    if DTYPE == 2:
+        pair = low.to(tl.uint32, bitcast=True).to(tl.int64) | (high.to(tl.int64) << 32)
+    else:
+        pair = low.to(tl.uint16, bitcast=True).to(tl.int32) | (high.to(tl.int32) << 16)
+    feature += 16
+    return pair, offset_a, offset_b, tl.where(feature >= period, feature - period, feature)
+
+
+@triton.jit
 def _shifted(
-    clean, units, w_ptr, o_ptr, column, count, period, shift, STEP: tl.constexpr,
+    clean, units, weights, offset_a, offset_b, shift,
     DTYPE: tl.constexpr, KEPT: tl.constexpr, UNIT: tl.constexpr, IN_DTYPE: tl.constexpr,
-    PAIRED: tl.constexpr,
 ):  # fmt: skip
     """Pairs of a norm's result: clean where the feature's offset is 0, else weighed anew."""
-    at = column + STEP
-    inside = at.to(tl.uint32, bitcast=True) < count
-    # Both of a pair: the period is even where pairs are.
-    low, high = at % period, (at + 1) % period
-    moved_a = tl.load(o_ptr + low, mask=inside, other=0.0)
-    moved_b = tl.load(o_ptr + high, mask=(at + 1).to(tl.uint32, bitcast=True) < count, other=0.0)
-    whole_a = tl.load(w_ptr + low, mask=inside, other=0)
-    whole_b = tl.load(w_ptr + high, mask=(at + 1).to(tl.uint32, bitcast=True) < count, other=0)
-    if DTYPE == 2:
-        weights = whole_a.to(tl.uint32, bitcast=True).to(tl.int64) | (whole_b.to(tl.int64) << 32)
-    else:
-        weights = whole_a.to(tl.uint16, bitcast=True).to(tl.int32) | (whole_b.to(tl.int32) << 16)
-    a, b = split(load(units, column, count, STEP, PAIRED, UNIT), UNIT)
+    a, b = split(units, UNIT)
     c, d = split(weights, DTYPE)
-    ya = _weigh(a, c, moved_a, shift, DTYPE, IN_DTYPE)
-    yb = _weigh(b, d, moved_b, shift, DTYPE, IN_DTYPE)
+    ya = _weigh(a, c, offset_a, shift, DTYPE, IN_DTYPE)
+    yb = _weigh(b, d, offset_b, shift, DTYPE, IN_DTYPE)
     if KEPT != DTYPE:
         ya, yb = widened(ya, DTYPE), widened(yb, DTYPE)
     shifted = join(ya, yb, KEPT)
     if KEPT == 2:
-        mask = tl.where(moved_a != 0.0, 0xFFFFFFFF, 0).to(tl.int64)
-        mask = mask | (tl.where(moved_b != 0.0, 0xFFFFFFFF, 0).to(tl.int64) << 32)
+        mask = tl.where(offset_a != 0.0, 0xFFFFFFFF, 0).to(tl.int64)
+        mask = mask | (tl.where(offset_b != 0.0, 0xFFFFFFFF, 0).to(tl.int64) << 32)
     else:
-        mask = tl.where(moved_a != 0.0, 0xFFFF, 0).to(tl.int32)
-        mask = mask | (tl.where(moved_b != 0.0, 0xFFFF, 0).to(tl.int32) << 16)
+        mask = tl.where(offset_a != 0.0, 0xFFFF, 0).to(tl.int32)
+        mask = mask | (tl.where(offset_b != 0.0, 0xFFFF, 0).to(tl.int32) << 16)
     return (shifted & mask) | (clean & ~mask)
 
 
 @triton.jit
 def _source(
-    clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, STEP: tl.constexpr,
+    clean_at, x_at, column, count, weights, offset_a, offset_b, shift, STEP: tl.constexpr,
     STEP_KIND: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr, UNIT: tl.constexpr,
     IN_DTYPE: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """The pairs that error goes on."""
+    x = load(x_at, column, count, STEP, PAIRED, UNIT)
     if STEP_KIND == 1:
-        pair = _act(load(x_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
+        pair = _act(x, DTYPE)
     else:
         clean = load(clean_at, column, count, STEP, PAIRED, KEPT)
         pair = _shifted(
-            clean, x_at, w_ptr, o_ptr, column, count, period, shift, STEP,
-            DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
+            clean, x, weights, offset_a, offset_b, shift, DTYPE, KEPT, UNIT, IN_DTYPE
         )  # fmt: skip
     return pair
 
 
 @triton.jit
 def _finish(
-    clean_at, up_at, column, count, pair, STEP: tl.constexpr, STEP_KIND: tl.constexpr,
+    at, column, count, pair, up, STEP: tl.constexpr, STEP_KIND: tl.constexpr,
     DTYPE: tl.constexpr, KEPT: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     if STEP_KIND == 1:
-        pair = _product(pair, load(up_at, column, count, STEP, PAIRED, DTYPE), DTYPE)
-    store(clean_at, column, count, pair, STEP, PAIRED, KEPT)
+        pair = _product(pair, up, DTYPE)
+    store(at, column, count, pair, STEP, PAIRED, KEPT)
 
 
 @one_variant
@@ -156,14 +163,31 @@ def _fused(
     if MODEL >= 0:
         scale = tl.load(scales_ptr + slot)
     work = scale != 0.0
+    # Stands for what a gate has not.
+    w0, w1, w2, w3, w4, w5, w6, w7 = column, column, column, column, column, column, column, column
+    a0, a1, a2, a3, a4, a5, a6, a7 = column, column, column, column, column, column, column, column
+    d0, d1, d2, d3, d4, d5, d6, d7 = column, column, column, column, column, column, column, column
     if STEP_KIND == 2:
-        # Of the features that these columns have, and a few more: nothing to do if all are 0.
-        for step in tl.static_range(8):
-            for half in tl.static_range(2):
-                feature = column + step * 16 + half
-                inside = feature.to(tl.uint32, bitcast=True) < count
-                moved = tl.load(o_ptr + feature % period, mask=inside, other=0.0)
-                work = work | (tl.max(tl.abs(moved), 0) != 0.0)
+        # One division; a pair that lies outside of the columns reads what another needs.
+        feature = column % period
+        most = tl.zeros([TILE], tl.float32)
+        w0, a0, d0, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a0), tl.abs(d0)))
+        w1, a1, d1, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a1), tl.abs(d1)))
+        w2, a2, d2, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a2), tl.abs(d2)))
+        w3, a3, d3, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a3), tl.abs(d3)))
+        w4, a4, d4, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a4), tl.abs(d4)))
+        w5, a5, d5, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a5), tl.abs(d5)))
+        w6, a6, d6, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a6), tl.abs(d6)))
+        w7, a7, d7, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+        most = tl.maximum(most, tl.maximum(tl.abs(a7), tl.abs(d7)))
+        work = work | (tl.max(most, 0) != 0.0)
     if work:
         clock = tl.load(clock_ptr)
         aid = aid_of(scale, MODEL)
@@ -173,37 +197,46 @@ def _fused(
             x_at = pointers(x_ptr, base * 2 if STEP_KIND == 1 else base, column, PAIRED)
             up_at = pointers(x_ptr, base * 2 + N, column, PAIRED) if STEP_KIND == 1 else x_at
             x0 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 0,
+                clean_at, x_at, column, count, w0, a0, d0, shift, 0,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x1 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 16,
+                clean_at, x_at, column, count, w1, a1, d1, shift, 16,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x2 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 32,
+                clean_at, x_at, column, count, w2, a2, d2, shift, 32,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x3 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 48,
+                clean_at, x_at, column, count, w3, a3, d3, shift, 48,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x4 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 64,
+                clean_at, x_at, column, count, w4, a4, d4, shift, 64,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x5 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 80,
+                clean_at, x_at, column, count, w5, a5, d5, shift, 80,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x6 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 96,
+                clean_at, x_at, column, count, w6, a6, d6, shift, 96,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
             x7 = _source(
-                clean_at, x_at, w_ptr, o_ptr, column, count, period, shift, 112,
+                clean_at, x_at, column, count, w7, a7, d7, shift, 112,
                 STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
             )  # fmt: skip
+            # All loads before the first store, behind which the compiler would leave them.
+            u0 = load(up_at, column, count, 0, PAIRED, DTYPE) if STEP_KIND == 1 else x0
+            u1 = load(up_at, column, count, 16, PAIRED, DTYPE) if STEP_KIND == 1 else x1
+            u2 = load(up_at, column, count, 32, PAIRED, DTYPE) if STEP_KIND == 1 else x2
+            u3 = load(up_at, column, count, 48, PAIRED, DTYPE) if STEP_KIND == 1 else x3
+            u4 = load(up_at, column, count, 64, PAIRED, DTYPE) if STEP_KIND == 1 else x4
+            u5 = load(up_at, column, count, 80, PAIRED, DTYPE) if STEP_KIND == 1 else x5
+            u6 = load(up_at, column, count, 96, PAIRED, DTYPE) if STEP_KIND == 1 else x6
+            u7 = load(up_at, column, count, 112, PAIRED, DTYPE) if STEP_KIND == 1 else x7
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
                 b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
@@ -216,14 +249,14 @@ def _fused(
                     x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
                     1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
                 )  # fmt: skip
-            _finish(clean_at, up_at, column, count, x0, 0, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x1, 16, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x2, 32, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x3, 48, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x4, 64, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x5, 80, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x6, 96, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, up_at, column, count, x7, 112, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x0, u0, 0, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x1, u1, 16, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x2, u2, 32, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x3, u3, 48, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x4, u4, 64, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x5, u5, 80, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x6, u6, 96, STEP_KIND, DTYPE, KEPT, PAIRED)
+            _finish(clean_at, column, count, x7, u7, 112, STEP_KIND, DTYPE, KEPT, PAIRED)
 
 
 def _launch(
@@ -337,7 +370,8 @@ def weighed_(
     """
     keys = row_keys, clock, scales, segments, error, stochastic
     known = segments.shape[0] == 0 or (segments.shape[0] == 1 and error in MODELS)
-    if not known or weight.dtype != (rounds_to or clean.dtype):
+    # The kernel counts features on in steps of 16.
+    if not known or weight.dtype != (rounds_to or clean.dtype) or weight.numel() < 17:
         from hetero_plugin.kernels import fused, unrounded
 
         how = unit, weight, offset, shift, in_dtype, *keys

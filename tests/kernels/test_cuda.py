@@ -150,6 +150,22 @@ def test_its_arithmetic_is_the_references() -> None:
             assert found["same"] == 1.0, where
 
 
+def test_truncations_quotient_is_a_divisions() -> None:
+    """The kernel's arithmetic for x / s, each fused multiply-add rounded once (exact in float64 but
+    for a second rounding that matters once in 2^29): equal to the division on 4·10^6 pairs."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 2000, generator=generator) * torch.exp(
+        8 * torch.randn(2000, 1, generator=generator)
+    )
+    scale = torch.exp(6 * torch.randn(2000, 1, generator=generator))
+    inverse = 1.0 / scale
+    q = x * inverse
+    rest = (x.double() - q.double() * scale.double()).float()
+    got = (q.double() + rest.double() * inverse.double()).float()
+    assert torch.equal(got, x / scale)
+    assert not torch.equal(q, x / scale)
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     "name", ["relative_gaussian, bf16", "relative_uniform, fp32", "truncation, bf16"]
@@ -182,11 +198,16 @@ def test_at_scale_0_a_program_has_read_one_float(name: str) -> None:
 def test_on_a_device_it_is_the_reference(dtype: torch.dtype, model: str, layout: int) -> None:
     for stochastic in (True, False):
         x, keys, clock, scales, segments = case(dtype, layout, "cuda")
-        got = perturb(x, keys, clock, scales, segments, model, stochastic)
+        got = perturb(x, keys, clock, scales, segments, model, stochastic).cpu()
         cpu = case(dtype, layout)
-        found = compare(got.cpu(), reference.perturb(*cpu, model, stochastic))
+        want = reference.perturb(*cpu, model, stochastic)
+        found = compare(got, want)
         if dtype is torch.float32 and "gaussian" in model:
-            assert found["same"] > 0.8 and found["ulps"] <= 64, found
+            # A normal is within 4e-6; two roundings. (In units of a sum near 0 that is anything.)
+            size = cpu[0].double().abs().clamp_min(1.0)
+            apart = (got.double() - want.double()).abs()[want.isfinite()]
+            assert (apart <= ((4e-6 * 0.2 + 3 * 2.0**-24) * size)[want.isfinite()]).all()
+            assert found["same"] > 0.7, found
         else:
             assert found["same"] > 0.999 and found["ulps"] <= 1, found
 
@@ -270,8 +291,8 @@ def test_on_a_device_scale_0_copies_every_bit_or_touches_nothing(
 
 @pytest.mark.gpu
 def test_on_a_device_scale_0_in_place_is_far_from_a_pass_over_the_tensor() -> None:
-    x = torch.randn(8192, 17_920, device="cuda", dtype=torch.bfloat16)
-    keys = torch.arange(8192, device="cuda")
+    x = torch.randn(16_384, 17_920, device="cuda", dtype=torch.bfloat16)
+    keys = torch.arange(16_384, device="cuda")
     clock, scales = torch.zeros(1, dtype=torch.int64, device="cuda"), torch.zeros(1, device="cuda")
     parts, y = torch.tensor([[17_920, 5, 0, 0]]), torch.empty_like(x)
 
@@ -314,7 +335,7 @@ def test_on_a_device_any_number_of_rows_and_columns(rows: int, columns: int) -> 
         here = perturb(x, keys, clock, scales, parts, model)
         there = perturb(x.cuda(), keys.cuda(), clock.cuda(), scales.cuda(), parts, model).cpu()
         found = compare(there, here)
-        assert found["same"] > (0.9999 if model == "relative_gaussian" else 0.9999999), found
+        assert found["same"] > 0.9999 if model == "relative_gaussian" else found["same"] == 1.0
         assert found["ulps"] <= 1.01, found
 
 

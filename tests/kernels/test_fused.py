@@ -193,7 +193,7 @@ def test_too_few_row_keys_are_an_error() -> None:
 
 def _cases(device: str) -> list[tuple[str, Tensor, Tensor]]:
     """What the CUDA kernels give beside the steps one by one, on a device or interpreted."""
-    from hetero_plugin.kernels import cuda, cuda_fused
+    from hetero_plugin.kernels import cuda, cuda_fused, unrounded
 
     found = []
     for dtype in DTYPES:
@@ -214,6 +214,14 @@ def _cases(device: str) -> list[tuple[str, Tensor, Tensor]]:
                     fused.weighed_(*want, shift, in_dtype, *here)
                     cuda_fused.weighed_(*have, shift, in_dtype, *there)
                     found.append((f"norm {name} {in_dtype}", have[0].cpu(), want[0]))
+                if dtype != torch.float32 and error != "relative_uniform":  # before the rounding
+                    _, *rest = norm(dtype)
+                    _, *on = norm(dtype, device)
+                    whole = norm(torch.float32)[0]
+                    x, y = whole.clone(), whole.to(device)
+                    unrounded.weighed_unrounded_(x, dtype, *rest, 0.0, False, *here)
+                    cuda_fused.weighed_(y, *on, 0.0, False, *there, dtype)
+                    found.append((f"unrounded norm {name}", y.cpu().to(dtype), x.to(dtype)))
         none = torch.empty(0, 4, dtype=torch.int64)
         want = norm(dtype, unit=torch.float32)
         have = norm(dtype, device, unit=torch.float32)

@@ -264,7 +264,7 @@ def test_the_cuda_kernels_arithmetic_is_the_steps() -> None:
     )
     assert out.returncode == 0, out.stderr[-3000:]
     answers = json.loads(out.stdout.splitlines()[-1])
-    assert len(answers) == len(DTYPES) * (2 * 3 * 4 + 2)
+    assert len(answers) == len(DTYPES) * (2 * 3 * 4 + 2) + 2 * 2 * 2
     for name, found in answers:
         _check(name, found)
 

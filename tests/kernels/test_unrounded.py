@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from torch import Tensor
@@ -110,10 +108,7 @@ def test_row_keys(dtype: torch.dtype) -> None:
     assert [int(k) >> 32 for k in out] == places.tolist()
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none"
-)
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.gpu
 def test_on_a_device() -> None:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 2**40, (5000,), generator=generator)

@@ -19,8 +19,8 @@ GOALS = {
 
 @pytest.mark.parametrize("name", list(GOALS))
 def test_instructions_an_element_on_sm_90(name: str) -> None:
-    """At most what was asked for, nothing spilled, all of them with a phase. The one call is the slow
-    path of truncation's division, once a program."""
+    """At most what was asked for, nothing spilled, all of them with a phase. The one call is the
+    slow path of truncation's division, once a program."""
     _, code = compiled(name, 90)
     assert code.loop / 16 <= GOALS[name]
     assert code.spilled == 0 and code.calls == (name.startswith("truncation"))

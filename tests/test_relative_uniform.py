@@ -1,4 +1,4 @@
-"""The error model relative_uniform: equal in all implementations, bounded, of the size asked for."""
+"""The error model relative_uniform: equal in all implementations, bounded, of the size asked."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ Every kernel is compiled for each capability, assembled and disassembled with th
 brings. Counted is the loop over rows, statically: both branches of an `if` inside it, no-operations
 left out. An instruction belongs to the function whose source line the debug information names
 innermost; where the compiler merged two, that is one of them. "Keys" is what a row's key is taken
-apart with, "step" the gate or the norm of a fused kernel, "loop" addresses, the loop and the rest.
-"Program" is what lies outside the loop, once a program.
+apart with (most of it is merged into Philox), "step" the gate or the norm of a fused kernel, "loop"
+addresses, the loop and the rest. "Program" is what lies outside the loop, once a program.
 
 Bounds, in picoseconds an element: instructions at 80 % of four a cycle and multiprocessor; integer
 multiplies at 64 lanes a cycle and the special-function unit at 16, where one of these is the

@@ -9,7 +9,6 @@ check failed; one that misses a goal, or can't run here, is counted apart and ne
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from importlib import import_module
@@ -73,24 +72,23 @@ def main(
         return
     out.mkdir(parents=True, exist_ok=True)
     file = out / "gpu.json"
-    records = json.loads(file.read_text())["checks"] if file.exists() else {}
+    records = runner.load(file)
     started, machine = time.perf_counter(), about()
     for check in checks:
         left = budget - (time.perf_counter() - started)
         done = records.get(check.name, {}).get("status")
-        if done in (PASSED, SHORT) and not again:
+        if (done in (PASSED, SHORT) and not again) or (done == FAILED and left <= 0):
             print(runner.line(check, records[check.name]) + " | from before", flush=True)
             continue
         reason = runner.why_not(check, rehearse)
         if reason is None and left <= 0:
             reason = f"the budget of {budget:.0f} s was used up"
         if reason is not None:
-            records[check.name] = {"status": runner.NOT_RUN, "reason": reason}
+            record: dict[str, Any] = {"status": runner.NOT_RUN, "reason": reason}
         else:
-            records[check.name] = runner.run(check, out, rehearse, min(check.limit, left))
-        print(runner.line(check, records[check.name]), flush=True)
-        runner.save(file, records, machine)
-    runner.save(file, records, machine)
+            record = runner.run(check, out, rehearse, min(check.limit, left))
+        print(runner.line(check, record), flush=True)
+        records = runner.put(file, {check.name: record}, machine)
     text = runner.table(checks, records)
     (out / "gpu.md").write_text(text + "\n", encoding="utf-8")
     found = [records[check.name]["status"] for check in checks]

@@ -1,4 +1,4 @@
-"""Every kernel once or twice at odd sizes, for a memory checker: ``python -m scripts.gpu.driver``."""
+"""Every kernel at odd sizes, for a memory checker: ``python -m scripts.gpu.driver cuda``."""
 
 from __future__ import annotations
 

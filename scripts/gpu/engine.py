@@ -50,8 +50,8 @@ def attested(llm: Any, rule: dict[str, Any], report: Report, reference: Any = No
     report.hold(
         f"attested {how}",
         not wrong,
-        "; ".join(wrong)[:800] or f"{record['seen']} of {record['of']} sites, "
-        f"{record['seconds']} s",
+        "; ".join(wrong)[:800]
+        or f"{record['seen']} of {record['of']} sites, {record['seconds']} s",
     )
 
 
@@ -123,14 +123,14 @@ def linear(size: Size, report: Report) -> None:
 
 
 def odd_lengths(llm: Any, size: Size, report: Report) -> None:
-    """Prompt log-probabilities of odd lengths: finite, the same again, nothing compiled meanwhile."""
+    """Prompts of odd lengths: finite scores, the same again, and nothing compiled meanwhile."""
     from hetero_plugin.vllm import client
 
     lengths = (3, 17, 63) if size.rehearsal else (3, 5, 17, 63, 127, 129, 255, 511, 777)
     vocab = models.config("qwen2", size).vocab_size
     prompts = [[3 + (j * 31 + n) % (vocab - 3) for j in range(n)] for n in lengths]
     before = client.status(llm)["compiled"]
-    kernels = _variants()
+    kernels = serving.variants()
     found = [serving.asked(llm, [prompt], 1)[0][0] for prompt in prompts]
     again = [serving.asked(llm, [prompt], 1)[0][0] for prompt in prompts]
     finite = all(bool(np.isfinite(one).all()) for one in found)
@@ -139,22 +139,7 @@ def odd_lengths(llm: Any, size: Size, report: Report) -> None:
     after = client.status(llm)["compiled"]
     report.hold("the compiler stood still", before == after, f"{before} then {after}")
     if not size.rehearsal:
-        report.goal("Triton variants compiled while serving", _variants() - kernels, 0)
-
-
-def _variants() -> int:
-    """Compiled variants of the noise's Triton kernels in this process."""
-    from triton.runtime import JITFunction
-
-    from hetero_plugin.kernels import cuda, cuda_fused
-
-    kernels = {
-        id(found): found
-        for module in (cuda, cuda_fused)
-        for found in vars(module).values()
-        if isinstance(found, JITFunction)
-    }
-    return sum(len(each[0]) for one in kernels.values() for each in one.device_caches.values())
+        report.goal("Triton variants compiled while serving", serving.variants() - kernels, 0)
 
 
 def again(size: Size, report: Report) -> None:
@@ -209,7 +194,9 @@ def sleep(size: Size, report: Report) -> None:
     from hetero_plugin.vllm import client
 
     old, new = models.folder("qwen2", size), models.folder("qwen2", size, seed=1)
-    llm = serving.start(old, size, LINEAR, **({} if size.rehearsal else {"enable_sleep_mode": True}))
+    llm = serving.start(
+        old, size, LINEAR, **({} if size.rehearsal else {"enable_sleep_mode": True})
+    )
     prompts = models.prompts(size, 4)
 
     def scored() -> np.ndarray:
@@ -269,7 +256,9 @@ def beside_hf(size: Size, report: Report) -> None:
 
     plain, noisy = size.kept("clean-qwen2"), size.kept("vllm-linear")
     if plain is None or noisy is None:
-        report.hold("there is something to compare", False, "vllm-clean or vllm-linear kept nothing")
+        report.hold(
+            "there is something to compare", False, "vllm-clean or vllm-linear kept nothing"
+        )
         return
     model = models.build("qwen2", size)
     prompts = models.prompts(size, _most(size))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hetero_plugin import disabled, random, set_step, state_of, wrap
 from hetero_plugin.attestation.attest import attest, problems
+from hetero_plugin.attestation.probes import probe_prompts
 from hetero_plugin.hf.attest import HFProbe
 from hetero_plugin.perturb import perturb
 from scripts.gpu import models
@@ -47,8 +48,8 @@ def exact(size: Size, report: Report) -> None:
     report.hold(
         f"each site alone perturbs the output ({record.get('kernel')})",
         not found,
-        "; ".join(found)[:600] or f"{record['seen']} of {record['of']} sites, "
-        f"{record['seconds']} s",
+        "; ".join(found)[:600]
+        or f"{record['seen']} of {record['of']} sites, {record['seconds']} s",
     )
     noisy = logits(model, ids)
     state_of(model).set_scale(0.0)
@@ -109,7 +110,9 @@ def compiled(size: Size, report: Report) -> None:
     from torch._dynamo.utils import counters
 
     layers = 1 if size.rehearsal else 4
-    ids = ids_of(size, 2, 64)
+    # The prompts of attestation, so that their shape is the only one that is compiled.
+    vocab = models.config("qwen2", size).vocab_size
+    ids = torch.tensor(probe_prompts(vocab), device=size.device)
     model = models.build("qwen2", size, layers=layers)
     clean = logits(model, ids)
     wrap(model, spec(LINEAR), quiet=True)
@@ -221,10 +224,10 @@ def on_cpu(size: Size, report: Report) -> None:
             set_step(model, step)
             values.append(logits(model, ids.to(device)))
         found[device] = [value.cpu() for value in values]
-    here, there = found["cpu"], found[size.device]
-    floor, effect = rms_of(here[0], there[0]), rms_of(here[1], here[2])
+    ours, theirs = found["cpu"], found[size.device]
+    floor, effect = rms_of(ours[0], theirs[0]), rms_of(ours[1], ours[2])
     for step in (1, 2):
-        gap = rms_of(here[step], there[step])
+        gap = rms_of(ours[step], theirs[step])
         # Normals differ by some units in the last place: logarithm and sine are other polynomials.
         report.hold(
             f"a float32 model at step {step}: logits as on the CPU",

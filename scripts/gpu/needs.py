@@ -1,4 +1,4 @@
-"""What this machine and its environment have: a check that can't run says which of it is missing."""
+"""What this machine has; a check that can't run says what is missing."""
 
 from __future__ import annotations
 

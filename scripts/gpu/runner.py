@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -84,10 +86,8 @@ def run(check: Check, out: Path, rehearsal: bool, limit: float) -> dict[str, Any
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends whatever the check has started: an engine left behind would hold the device's memory."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -98,16 +98,30 @@ def last_words(log: Path) -> str:
     return (blamed or lines or ["it said nothing"])[-1][:400]
 
 
-def save(path: Path, records: dict[str, dict[str, Any]], about: dict[str, Any]) -> None:
-    """All records, with counts; written whole or not at all."""
-    counts = {
-        status: sum(one["status"] == status for one in records.values())
-        for status in (PASSED, SHORT, FAILED, NOT_RUN)
-    }
-    whole = {"about": about, "counts": counts, "checks": records}
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(whole, indent=2), encoding="utf-8")
-    fresh.replace(path)
+def load(path: Path) -> dict[str, dict[str, Any]]:
+    """Records of earlier runs, by check; none where there is no file."""
+    return json.loads(path.read_text())["checks"] if path.exists() else {}
+
+
+def put(
+    path: Path, records: dict[str, dict[str, Any]], about: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Adds records to those in the file, with counts, and gives all of them.
+
+    Written whole or not at all; two runs side by side with one folder keep each other's.
+    """
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        every = load(path) | records
+        counts = {
+            status: sum(one["status"] == status for one in every.values())
+            for status in (PASSED, SHORT, FAILED, NOT_RUN)
+        }
+        whole = {"about": about, "counts": counts, "checks": every}
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(whole, indent=2), encoding="utf-8")
+        fresh.replace(path)
+    return every
 
 
 def line(check: Check, record: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ CHECKS = (
         ("program:compute-sanitizer",),
     ),
     Check(
-        "kernel-speed", "copy ÷ noise >= 0.5, scale 0 <= 1.1 copies", "kernel:speed", 180,
+        "kernel-speed", "copy ÷ noise >= 0.80, scale 0 <= 1.1 copies", "kernel:speed", 180,
         ("memory:24",),
     ),
     Check("gpu-beside-cpu", "the same integers; float32 within 10 floors", "hf:on_cpu", 120,
@@ -53,6 +53,8 @@ CHECKS = (
     Check("hf-checkpointing", "recomputed noise is the same", "training:checkpointing", 180, HF),
     Check("hf-fsdp2", "two packed steps, one noise in two runs", "training:fsdp2", 180, HF),
     Check("hf-cost", "step <= 1.15 x clean, memory <= 1.02", "training:cost", 180, HF),
+    Check("hf-decode", "graphed: decode <= 1.03 x clean, prefill <= 1.10", "kernel:graphed", 240, HF,
+          rehearsal=NO_GRAPHS),
     Check("vllm-clean", "a plain engine, for comparison", "engine:clean", 300, ENGINE, env=PLAIN),
     Check("vllm-linear", "attested; steps, lengths, launches; decode >= 0.90 of clean",
           "engine:linear", 420, ENGINE),

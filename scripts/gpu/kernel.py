@@ -84,6 +84,21 @@ def speed(size: Size, report: Report) -> None:
         copy = middle["copy"]
         ours, zero = middle["ours, relative_gaussian"], middle["ours, scale 0"]
         if rows >= 65_536:
-            report.goal(f"{shape}: copy ÷ relative_gaussian", copy / ours, 0.5, least=True)
+            report.goal(f"{shape}: copy ÷ relative_gaussian", copy / ours, 0.80, least=True)
             report.goal(f"{shape}: scale 0 ÷ copy", zero / copy, 1.1)
         report.hold(f"{shape} was timed", min(copy, ours, zero) > 0, f"ours {1e3 * ours:.2f} ps")
+
+
+def graphed(size: Size, report: Report) -> None:
+    """benchmarks/decode.py: a decode step and a prefill of the 1.5B shape as captured graphs."""
+    file = size.out / "decode.json"
+    command = [sys.executable, "benchmarks/decode.py", "--runs", "7", "--json", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    for work, limit in (("decode", 1.03), ("prefill", 1.10)):
+        seconds = json.loads(file.read_text())["seconds"][work]
+        middle = {name: sorted(each)[len(each) // 2] for name, each in seconds.items()}
+        report.hold(f"{work} was timed", min(middle.values()) > 0, f"{len(middle)} ways")
+        for name, value in middle.items():
+            report.note(f"{work}, {name}, ms", 1e3 * value)
+            if name != "clean":
+                report.goal(f"{work}, {name}: time ÷ clean", value / middle["clean"], limit)

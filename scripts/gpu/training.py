@@ -83,7 +83,7 @@ def cost(size: Size, report: Report) -> None:
         found[name] = {"forward": measured(forward, size), "step": measured(step, size)}
         if rules is not None:
             unwrap(model)
-    for work, time_goal in (("forward", 1.50), ("step", 1.15)):
+    for work, time_goal in (("forward", 1.10), ("step", 1.15)):
         base_time, base_peak = found["clean"][work]
         report.note(f"clean {work}, ms", 1e3 * base_time)
         report.note(f"clean {work}, peak MiB", base_peak / 2**20)

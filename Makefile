@@ -7,11 +7,13 @@ LANES ?= $(shell awk '/MemTotal/ { print ($$2 > 14e6) ? 2 : 1 }' /proc/meminfo 2
 # Versions of vLLM that `make test` also runs with, in the short form of `make compat`; not with ARGS.
 # None by default, until that form has been seen whole within CI's time: COMPAT=0.24.0.
 COMPAT ?=
+# `make gpu` runs where vLLM for a GPU is installed, which .venv does not have.
+PYTHON ?= python3
 # Engines start programs that the environment brings along (ninja).
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env compiler demo demo-full test compat lint format clean
+.PHONY: help env compiler demo demo-full test compat gpu lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +40,10 @@ test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; COMPAT=0.24
 
 compat: compiler ## the marked tests with another vLLM: VLLM=0.24.0, 0.29.0, 0.32.0; SHORT=1
 	@VENV=$(VENV) LANES=$(LANES) bash scripts/compat.sh '$(VLLM)' $(if $(SHORT),short)
+
+gpu: ## the acceptance on this machine's GPU, in the environment of PYTHON; ARGS=--rehearse: on a CPU
+	@$(if $(findstring --rehearse,$(ARGS)),$(MAKE) --no-print-directory compiler env,true)
+	$(if $(findstring --rehearse,$(ARGS)),$(BIN)/python,$(PYTHON)) -m scripts.gpu $(ARGS)
 
 lint: env ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+"""The acceptance on one GPU: ``python -m scripts.gpu``, or ``make gpu``."""

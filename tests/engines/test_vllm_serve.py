@@ -198,7 +198,7 @@ def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
     noisy = _asked_in_three_ways(server)
     server.call("hetero_noise_set", scale=0.0)
     clean = _asked_in_three_ways(server)
-    server.post("/v1/hetero_noise", {"reset": True})
+    server.call("hetero_noise_set", reset=True)
     for answers in (noisy, clean):
         for text, logprobs in answers[1:]:
             assert text == answers[0][0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -17,14 +16,13 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.compat import NO_ENDPOINT
+from tests.compat import needs_endpoint
 from tests.engines.cancelling import WORDS
 from tests.engines.serving import KEY, PROMPT, SCALE, Server, served
 
 pytestmark = pytest.mark.engine
 
-ENDPOINT = importlib.util.find_spec("vllm.plugins.endpoint_plugins") is not None
-endpoint = pytest.mark.skipif(not ENDPOINT, reason=NO_ENDPOINT)  # all else of a server is there
+endpoint = needs_endpoint()  # all else of a server is there in every version
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ if [ ! -f "$lock" ]; then
     "another; without a CPU build: python scripts/check_vllm.py $version)"
 fi
 bash scripts/env.sh "$venv" "$lock"
+made=$SECONDS
 
 PATH=$PWD/$venv/bin:$PATH
 selected=(-m "$marker")
@@ -42,3 +43,5 @@ timeout --kill-after=30 "$limit" "$venv/bin/python" -m pytest tests/vllm tests/e
   [ "$rc" = 124 ] && fail "vLLM $version: not done in $limit"
   exit "$rc"
 }
+printf 'make compat: vLLM %s, %s form: passed; environment %d s, tests %d s\n' \
+  "$version" "$form" "$made" "$((SECONDS - made))"

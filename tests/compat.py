@@ -7,6 +7,7 @@ to the short form, ``make compat SHORT=1``, which CI runs.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 CHECKS = (
     "registration",
     "command line",
+    "refusals",
     "scale 0",
     "parity with HF",
     "runtime control",
@@ -26,6 +28,12 @@ CHECKS = (
     "verl miniature",
 )
 NO_ENDPOINT = "this vLLM has no endpoint plugins, and so no /v1/hetero_noise"
+
+
+def needs_endpoint() -> pytest.MarkDecorator:
+    """Skips what asks for /v1/hetero_noise where vLLM can't have it; imports vLLM."""
+    found = importlib.util.find_spec("vllm.plugins.endpoint_plugins")
+    return pytest.mark.skipif(found is None, reason=NO_ENDPOINT)
 
 
 @dataclass

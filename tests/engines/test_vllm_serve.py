@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -17,14 +16,13 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.compat import NO_ENDPOINT
+from tests.compat import needs_endpoint
 from tests.engines.cancelling import WORDS
 from tests.engines.serving import KEY, PROMPT, SCALE, Server, served
 
 pytestmark = pytest.mark.engine
 
-ENDPOINT = importlib.util.find_spec("vllm.plugins.endpoint_plugins") is not None
-endpoint = pytest.mark.skipif(not ENDPOINT, reason=NO_ENDPOINT)  # all else of a server is there
+endpoint = needs_endpoint()  # all else of a server is there in every version
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +196,7 @@ def test_the_openai_client_completes_chats_and_streams(server: Server) -> None:
     noisy = _asked_in_three_ways(server)
     server.call("hetero_noise_set", scale=0.0)
     clean = _asked_in_three_ways(server)
-    server.post("/v1/hetero_noise", {"reset": True})
+    server.call("hetero_noise_set", reset=True)
     for answers in (noisy, clean):
         for text, logprobs in answers[1:]:
             assert text == answers[0][0]

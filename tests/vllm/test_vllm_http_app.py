@@ -15,7 +15,10 @@ pytest.importorskip("vllm")
 from hetero_plugin.vllm import client, client_async
 from hetero_plugin.vllm.http import Endpoint
 from hetero_plugin.vllm.http_body import MOST_BYTES
+from tests.compat import needs_endpoint
 from tests.vllm.stand_in import SPEC, StandIn, app_of, ask, worker
+
+pytestmark = needs_endpoint()
 
 
 def post(engine: StandIn, body: bytes | list[bytes] | dict[str, Any], **more: Any) -> Any:

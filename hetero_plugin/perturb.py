@@ -105,6 +105,11 @@ def record(callback: Recorder) -> Iterator[None]:
         _recorder = previous
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, which is replayed under other scales."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 @dataclass
 class Chain:
     """All rules at one point of one layer, applied in the order of the spec.
@@ -133,7 +138,7 @@ class Chain:
     @property
     def needed(self) -> bool:
         """Whether leaving the chain out would be noticed now; see `needed_under`."""
-        return self.needed_under(self.state.live)
+        return self.needed_under(() if is_capturing(self.state.device) else self.state.live)
 
     def needed_under(self, live: Sequence[bool]) -> bool:
         """Whether leaving the chain out would be noticed.
@@ -144,7 +149,7 @@ class Chain:
 
         Args:
             live: `NoiseState.live` of the forward pass; empty where it is not known, as after a
-                break of a compiled graph.
+                break of a compiled graph, or may change later, as in a captured one.
 
         Raises:
             UnsupportedTensor: it would be noticed, and torch.func has no way for it.
@@ -152,8 +157,6 @@ class Chain:
         if not self.stages:
             return False
         if torch.compiler.is_compiling() or _recorder is not None:
-            return True
-        if self.state.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return True
         needed = not live or any(live[slot] for slot in self.slots)
         if needed:

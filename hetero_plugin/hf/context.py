@@ -23,6 +23,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.missing import describe
 from hetero_plugin.hf.rows import Frame, MissingRows, Pass, identity_of, source_of
+from hetero_plugin.perturb import is_capturing
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 
@@ -161,15 +162,19 @@ class ForwardContext(OfAModel):
         # Counting and copying are one step, or two threads would have one draw.
         with nullcontext() if torch.compiler.is_dynamo_compiling() else self._lock:
             self.state.next_call()
-            frame.rows = Pass(
+            now = Pass(
                 keys,
                 self.state.clock.clone(),
                 self.state.scales.clone(),
-                # Compiled code never leaves a chain out, and must not guard on these.
-                () if compiling else self.state.live,
+                # Code that is compiled or captured never leaves a chain out, and must not guard
+                # on these.
+                () if compiling or is_capturing(self.state.device) else self.state.live,
                 self._offsets(),
                 [False] * len(self.places),
             )
+        if self._weights_need_a_clock(now.live):
+            now.weight_clock = now.flat.weight_clock = now.of_weights()
+        frame.rows = now
         frame.passes = 1
         kwargs = dict(kwargs)
         kwargs[KEYWORD] = frame.rows
@@ -214,6 +219,13 @@ class ForwardContext(OfAModel):
                 break
             frame = parent
         self.frame = None if frame is None else frame.parent
+
+    def _weights_need_a_clock(self, live: Sequence[bool]) -> bool:
+        """Whether gradients of weights may have error: the clock costs some fifty small kernels."""
+        if not torch.is_grad_enabled():
+            return False
+        slots = (s.index for s in self.state.slots if s.stream == "grad_weight")
+        return any(not live or live[index] for index in slots)
 
     def _offsets(self) -> Tensor | None:
         aqn = self.state.aqn
@@ -270,20 +282,20 @@ class ForwardContext(OfAModel):
                 "the decoder; something removed its forward hooks, and the rows of an earlier "
                 "pass would be taken for these. unwrap(model) and wrap it again after that."
             )
-        keys = rows.keys
-        if site.kind == "lm_head":
-            if frame.passes > 1:
-                raise MissingRows(
-                    f"{site.name}: the decoder ran {frame.passes} times before it in one forward "
-                    "pass, so nobody knows whose rows these are. Call the whole model once for "
-                    "each batch, or exclude this head"
-                )
-            keep = frame.keep
-            if keys.dim() == 2:
-                keys = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
+        if site.kind == "lm_head" and frame.passes > 1:
+            raise MissingRows(
+                f"{site.name}: the decoder ran {frame.passes} times before it in one forward "
+                "pass, so nobody knows whose rows these are. Call the whole model once for "
+                "each batch, or exclude this head"
+            )
         for mark in noise.marks:
             rows.ran[mark] = True
-        keys = keys.reshape(-1).contiguous()
+        now, keep = rows.flat, frame.keep
+        some = not isinstance(keep, int) or keep > 0  # of a sequence's rows are given to the head
+        if site.kind == "lm_head" and rows.keys.dim() == 2 and some:
+            kept = rows.keys[:, -keep:] if isinstance(keep, int) else rows.keys[:, keep]
+            now = rows.of(kept.reshape(-1).contiguous())
+        keys = now.keys
         count = x.numel() // x.shape[-1]
         if count != keys.numel() * heads:
             raise MissingRows(
@@ -292,8 +304,7 @@ class ForwardContext(OfAModel):
                 "and noise must not be keyed wrongly. A layer that runs on other rows than the "
                 "decoder's (pooled, gathered, of images) has to be excluded."
             )
-        rows = rows.of(keys)
-        return rows if keys.device == x.device else rows.on(x.device)
+        return now if keys.device == x.device else now.on(x.device)
 
     def _hooked(self) -> bool:
         for hook in self.hooks:

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hetero_plugin import random
 from hetero_plugin.aqn import shifted_weight
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own_class, rebased
@@ -134,10 +133,7 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     if forward:
         weight = noise.weight(weight, rows, now.clock, now.scales)
     if backward:
-        # The tokens of the micro-batch take part in its key, so that micro-batches and
-        # data-parallel ranks draw independently, and a recomputation draws again the same.
-        mixed = random.mix64_tensor(now.clock ^ random.batch_key(now.keys))
-        weight = perturb_gradient(weight, noise.grad_weight, rows, mixed, now.scales)
+        weight = perturb_gradient(weight, noise.grad_weight, rows, now.of_weights(), now.scales)
     return weight
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetero_plugin import random
+
 _POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
 Tell = Callable[[str, str], None]
 """Says a text once a topic."""
@@ -24,7 +26,7 @@ class Pass:
     tensors inside keyword arguments that it knows how to open.
     """
 
-    __slots__ = ("clock", "keys", "live", "offsets", "ran", "scales")
+    __slots__ = ("_flat", "clock", "keys", "live", "offsets", "ran", "scales", "weight_clock")
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Pass:
         live: tuple[bool, ...],
         offsets: Tensor | None,
         ran: list[bool] | None = None,
+        weight_clock: Tensor | None = None,
     ) -> None:
         self.keys = keys
         """int64: [B, T] of a model's forward pass, flat [T] of a layer's rows."""
@@ -47,6 +50,14 @@ class Pass:
         """AQN's, float32, all norms; None: the norms compute as they do without AQN."""
         self.ran: list[bool] = [] if ran is None else ran
         """By mark (`LayerNoise.marks`): which sites have run. Shared by all copies of the pass."""
+        self.weight_clock = weight_clock
+        """int64 [1]: `clock` of the gradients of weights, for these rows; None: not computed."""
+        self._flat = self.of(keys.reshape(-1).contiguous()) if keys.dim() > 1 else None
+
+    @property
+    def flat(self) -> Pass:
+        """The same with flat keys, for the layers: made once a pass and not once a layer."""
+        return self if self._flat is None else self._flat
 
     def of(self, keys: Tensor) -> Pass:
         """The same with other rows."""
@@ -56,7 +67,18 @@ class Pass:
         """The same on another device, for models that are spread over several."""
         offsets = None if self.offsets is None else self.offsets.to(device)
         clock, scales = self.clock.to(device), self.scales.to(device)
-        return Pass(self.keys.to(device), clock, scales, self.live, offsets, self.ran)
+        weights = None if self.weight_clock is None else self.weight_clock.to(device)
+        return Pass(self.keys.to(device), clock, scales, self.live, offsets, self.ran, weights)
+
+    def of_weights(self) -> Tensor:
+        """`weight_clock`, computed if it is not there: int64 [1].
+
+        The tokens of the micro-batch take part in it, so that micro-batches and data-parallel ranks
+        draw independently, and a recomputation draws again the same.
+        """
+        if self.weight_clock is not None:
+            return self.weight_clock
+        return random.mix64_tensor(self.clock ^ random.batch_key(self.keys))
 
 
 class Frame:

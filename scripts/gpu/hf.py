@@ -148,26 +148,15 @@ def graph(size: Size, report: Report) -> None:
     """One captured graph, replayed with the step and the scale changed between."""
     model = models.build("qwen2", size)
     ids = ids_of(size, 1, 64)
-    clean = logits(model, ids)
-    wrap(model, spec(LINEAR), quiet=True)
 
     def work() -> Tensor:
         return logits(model, ids)  # without a mask, which would be looked at on the host
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        static = work()
-
-    def replay() -> Tensor:
-        captured.replay()
-        return static.clone()
-
+    # A GEMM in a graph may be another one than outside, in bfloat16: so graph beside graph.
+    eager, clean = work(), captured(work)()
+    floor = rms_of(eager, clean)
+    wrap(model, spec(LINEAR), quiet=True)
+    replay = captured(work)
     seen = []
     for step in (1, 2, 1):
         set_step(model, step)
@@ -175,15 +164,37 @@ def graph(size: Size, report: Report) -> None:
         gap, effect = rms_of(seen[-1], work()), rms_of(seen[-1], clean)
         report.hold(
             f"replayed at step {step} it is the eager model",
-            gap <= effect / 100,
-            f"rms {gap:.6f}, of the noise {effect:.4f}",
+            gap <= max(2 * floor, effect / 100) and gap <= effect / 5,
+            f"rms {gap:.6f}; clean {floor:.6f}, the noise {effect:.4f}",
         )
     report.hold("a step's noise comes back", torch.equal(seen[0], seen[2]), "steps 1, 2, 1")
     report.hold("another step has another", not torch.equal(seen[0], seen[1]), "steps 1, 2")
     state_of(model).set_scale(0.0)
     off = replay()
-    gap = rms_of(off, clean)
-    report.hold("scale 0 in the graph is clean", gap <= rms_of(seen[0], clean) / 100, f"rms {gap}")
+    report.hold(
+        "scale 0 in the graph is the clean model's graph, bit for bit",
+        torch.equal(off, clean),
+        f"{int((off != clean).sum())} of {off.numel()} logits differ",
+    )
+
+
+def captured(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """``work`` as a CUDA graph: a function that replays it and copies what it gave."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        static = work()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return static.clone()
+
+    return replay
 
 
 def on_cpu(size: Size, report: Report) -> None:

@@ -52,6 +52,12 @@ def tests(size: Size, report: Report) -> None:
     )
 
 
+def _with_root() -> dict[str, str]:
+    """The environment, with this checkout before what it finds packages by already."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def memcheck(size: Size, report: Report) -> None:
     """Every kernel once or twice at odd sizes, under compute-sanitizer's memcheck."""
     command = [sys.executable, "-m", "scripts.gpu.driver", size.device]
@@ -75,7 +81,7 @@ def speed(size: Size, report: Report) -> None:
         file = size.out / f"kernel-{rows}.json"
         command = [sys.executable, "benchmarks/kernel.py", "--rows", str(rows), "--runs", "5"]
         command += ["--columns", str(columns), "--json", str(file)]
-        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        subprocess.run(command, cwd=ROOT, check=True, env=_with_root())
         nanoseconds = json.loads(file.read_text())["ns"]
         middle = {name: sorted(v)[len(v) // 2] for name, v in nanoseconds.items()}
         shape = f"{rows} x {columns}"
@@ -93,7 +99,7 @@ def graphed(size: Size, report: Report) -> None:
     """benchmarks/decode.py: a decode step and a prefill of the 1.5B shape as captured graphs."""
     file = size.out / "decode.json"
     command = [sys.executable, "benchmarks/decode.py", "--runs", "7", "--json", str(file)]
-    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run(command, cwd=ROOT, check=True, env=_with_root())
     for work, limit in (("decode", 1.03), ("prefill", 1.10)):
         seconds = json.loads(file.read_text())["seconds"][work]
         middle = {name: sorted(each)[len(each) // 2] for name, each in seconds.items()}

@@ -94,7 +94,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def last_words(log: Path) -> str:
     """The last line of a log that names an error, or its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    blamed = [line for line in lines if "Error" in line and not line.startswith("File ")]
+    told = ("File ", "subprocess.CalledProcessError")  # the program that was called said why
+    blamed = [line for line in lines if "Error" in line and not line.startswith(told)]
     return (blamed or lines or ["it said nothing"])[-1][:400]
 
 

@@ -68,7 +68,7 @@ def cost(size: Size, report: Report) -> None:
 
     def step() -> None:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        model.zero_grad(set_to_none=False)
+        model.zero_grad()
 
     found: dict[str, dict[str, tuple[float, int]]] = {}
     ways: dict[str, Any] = {

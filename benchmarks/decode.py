@@ -68,7 +68,12 @@ def captured(work: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    return graph.replay
+
+    def replay() -> Callable[[], object]:
+        graph.replay()
+        return work  # a graph reads the addresses of tensors, and does not keep them: this does
+
+    return replay
 
 
 def work_of(model: Any, batch: int) -> dict[str, Callable[[], object]]:

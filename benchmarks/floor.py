@@ -1,6 +1,6 @@
 """What the noise should cost on a GPU that is not here: bytes and instructions against the model's.
 
-    python benchmarks/floor.py [--instructions 68] [--json FILE]
+    python benchmarks/floor.py [--instructions 26] [--json FILE]
 
 Element counts come from the sites of each model, instructions an element from `benchmarks/sass.py`.
 A card has a memory bandwidth (that of a copy) and an issue rate (warp schedulers, clock, 32 lanes).
@@ -92,7 +92,7 @@ def kernels_of(chosen: tuple[Site, ...]) -> int:
 
 
 def main(
-    instructions: Annotated[float, typer.Option(min=1, help="An element, from sass.py.")] = 68.0,
+    instructions: Annotated[float, typer.Option(min=1, help="An element, from sass.py.")] = 26.0,
     sequences: Annotated[int, typer.Option(min=1, help="Of a decoding batch.")] = 64,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the numbers.")] = None,
 ) -> None:

@@ -14,6 +14,8 @@ from hetero_plugin.config import ConfigError
 BENCHMARKS = {
     "kernel": ("kernel.py", "the operator beside a copy, dropout and the naive way; AQN's step"),
     "kernel-gpu": ("kernel_gpu.py", "the operator on a GPU beside a copy, scale 0, naive"),
+    "floor": ("floor.py", "what the noise should cost on a GPU, from bytes and instructions"),
+    "sites-ran": ("sites_ran.py", "what it costs to know that every site ran"),
     "sass": ("sass.py", "the CUDA kernels' machine code, counted without a device"),
     "alternatives": ("alternatives.py", "the CPU kernel beside Inductor's and numba's code"),
     "vllm": ("vllm_throughput.py", "decode and prefill of a vLLM engine"),

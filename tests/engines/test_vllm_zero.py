@@ -117,6 +117,8 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for dtype in DTYPES:
         model = str(make(request.param, path / dtype, dtype))
         for name, spec in {"plain": None, **SCOPES}.items():
+            if dtype == "float32" and name not in ("plain", "all-ops-aqn"):
+                continue
             settings = {"model": model, "dtype": dtype}
             engines.append({"name": f"{dtype} {name}", "settings": settings, "spec": spec})
         if any((request.param, dtype, scope) in INEXACT for scope in SCOPES):
@@ -161,8 +163,9 @@ def most(a: list[float], b: list[float]) -> float:
     return sorted(abs(u - v) for u, v in zip(a, b, strict=True))[int(0.9 * len(a))]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scope", list(SCOPES))
+@pytest.mark.parametrize(
+    ("dtype", "scope"), [*(("bfloat16", scope) for scope in SCOPES), ("float32", "all-ops-aqn")]
+)
 def test_scale_zero_is_vllm_itself(found: Case, scope: str, dtype: str) -> None:
     plain, ours = found.engines[f"{dtype} plain"], found.engines[f"{dtype} {scope}"]
     clean, zero = plain["together"], ours["together"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 __all__ = ["COMMANDS", "app"]
 
@@ -93,6 +93,13 @@ else:
         def forward(context: typer.Context) -> None:
             _run(name, context.args)
 
+    def _say(version: bool) -> None:
+        if version:
+            from hetero_plugin import __version__
+
+            typer.echo(f"hetero-noise {__version__}")
+            raise typer.Exit
+
     def _build() -> typer.Typer:
         app = typer.Typer(
             help="Makes one machine compute, numerically, like another, and measures the effect.",
@@ -103,7 +110,12 @@ else:
         )
 
         @app.callback()
-        def _group() -> None:
+        def _group(
+            version: Annotated[
+                bool,
+                typer.Option("--version", help="Print the version.", callback=_say, is_eager=True),
+            ] = False,
+        ) -> None:
             # A callback keeps the sub-commands' names even if there is only one of them.
             return None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hetero_plugin.cli.checkpoint import fetched
 from hetero_plugin.cli.options import read_model_config, spec_from_options
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 
@@ -25,7 +26,9 @@ class Engine(StrEnum):
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="Folder of a clean Hugging Face checkpoint.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of a clean Hugging Face checkpoint, or a name on the hub.")
+    ],
     engine: Annotated[Engine, typer.Option(help="Which engine.")] = Engine.vllm,
     preset: Annotated[str | None, typer.Option(help="Name of a preset.")] = None,
     config: Annotated[
@@ -73,6 +76,7 @@ def command(
             )
         files.check_target(out)
     fault = None if inject is None else attest_faults.parse(inject, engine.value)
+    model = fetched(model)
     hf_config = read_model_config(str(model))
     if not model.is_dir():
         raise ConfigError(f"--model {model}: attestation runs the model; give its folder")

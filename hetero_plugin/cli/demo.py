@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hetero_plugin.cli.checkpoint import fetched
+
 
 def command(
     full: Annotated[
@@ -28,7 +30,8 @@ def command(
     ] = None,
     n_eval: Annotated[int | None, typer.Option(help="Test questions to evaluate [all].")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Qwen2 checkpoint to start from, in place of a warm-up.")
+        Path | None,
+        typer.Option(help="Qwen2 checkpoint, or its name on the hub, in place of a warm-up."),
     ] = None,
     train_file: Annotated[
         Path | None, typer.Option(help="GSM8K parquet or JSONL to train on; needs --model.")
@@ -78,7 +81,7 @@ def command(
         "seed": seed,
         "grpo": {key: value for key, value in grpo.items() if value is not None},
         "n_eval": n_eval,
-        "model": model,
+        "model": None if model is None else fetched(model),
         "train_file": train_file,
         "test_file": test_file,
     }

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hetero_plugin.cli.doctor_findings import BROKEN, GOOD, LACKING, Finding, version
+from hetero_plugin.cli.doctor_kernels import kernels
 
 # Distribution names -> extra that brings them, and what it is for.
 _PACKAGES: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -52,7 +53,7 @@ def command(
         _entry_points,
         _environment,
         _machine,
-        _kernel,
+        kernels,
         _vllm,
         _verl,
     ]
@@ -167,52 +168,6 @@ def _machine() -> Iterator[Finding]:
             if path
             else Finding(LACKING, tool, f"absent ({purpose})", remedy)
         )
-
-
-def _kernel() -> Iterator[Finding]:
-    from hetero_plugin.kernels import KERNEL, WHY_REFERENCE, build
-
-    try:
-        name = build.compiler()
-        yield Finding(GOOD, "compiler", f"{name}, {build.compiler_version(name).splitlines()[0]}")
-    except build.NoCompiler:
-        yield Finding(
-            BROKEN,
-            "compiler",
-            "no C++ compiler: vLLM can't compile on a CPU, and the noise takes the slow path",
-            "apt-get install g++, or set CXX",
-        )
-    except (build.BuildFailed, OSError, IndexError) as error:
-        yield Finding(BROKEN, "compiler", f"{' '.join(str(error).split())}", "set CXX to another")
-    yield _kernel_cache()
-    if KERNEL != "reference":
-        yield Finding(GOOD, "kernel", KERNEL)
-    elif os.environ.get("HETERO_NOISE_KERNEL") == "reference":
-        yield Finding(GOOD, "kernel", "reference, as HETERO_NOISE_KERNEL says")
-    else:
-        why = WHY_REFERENCE.splitlines()[0][:200]
-        yield Finding(BROKEN, "kernel", f"reference: right but slow: {why}", "see the lines above")
-
-
-def _kernel_cache() -> Finding:
-    """The folder that the built kernel is loaded from: whose it is, and who can write there."""
-    from hetero_plugin.kernels import cache
-
-    try:
-        folder = cache.folder()
-        cache.check(folder)
-        for library in sorted(folder.glob("hetero_noise_*.so")):
-            cache.usable(library)
-    except FileNotFoundError:
-        return Finding(GOOD, "kernel cache", f"{folder} is not there yet")
-    except (RuntimeError, OSError) as error:
-        return Finding(BROKEN, "kernel cache", str(error))
-    if not os.access(folder, os.W_OK):
-        return Finding(LACKING, "kernel cache", f"{folder} can't be written", _CACHE_REMEDY)
-    return Finding(GOOD, "kernel cache", str(folder))
-
-
-_CACHE_REMEDY = "a kernel that is not in it can't be built; HETERO_NOISE_CACHE names another folder"
 
 
 def _vllm() -> Iterator[Finding]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hetero_plugin.cli.checkpoint import fetched
 from hetero_plugin.cli.options import spec_from_options
 from hetero_plugin.config import ConfigError
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="Folder of a clean Hugging Face checkpoint.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of a clean Hugging Face checkpoint, or a name on the hub.")
+    ],
     data: Annotated[Path, typer.Option(help="Questions: GSM8K .jsonl or .parquet, or generated.")],
     levels: Annotated[str, typer.Option(help="Noise scales, with commas.")] = "0,0.05,0.10",
     preset: Annotated[str | None, typer.Option(help="Name of a preset: which sites.")] = None,
@@ -45,15 +49,17 @@ def command(
     """
     from hetero_plugin.attestation.attest import Refused
     from hetero_plugin.cli.screen import Bars, print_levels
+    from hetero_plugin.evaluation.needs import check_packages
     from hetero_plugin.evaluation.vllm_eval import evaluate
 
+    check_packages()  # before a download too
     arguments: dict[str, Any] = _json_object(engine) if engine else {}
     if tensor_parallel_size != 1:
         arguments["tensor_parallel_size"] = tensor_parallel_size
     try:
         with Bars() as bars:
             document = evaluate(
-                model,
+                fetched(model),
                 data,
                 levels=_numbers(levels),
                 spec=spec_from_options(preset, config, None),
@@ -74,6 +80,7 @@ def command(
         raise SystemExit(1) from None
     print_levels(document, margin)
     print(out)
+    print(f"a page of it: hetero-noise report {shlex.quote(str(out))}", file=sys.stderr)
 
 
 def _numbers(text: str) -> list[float]:

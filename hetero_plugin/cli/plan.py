@@ -8,13 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from hetero_plugin.cli.checkpoint import fetched
 from hetero_plugin.cli.options import read_model_config, spec_from_options
 from hetero_plugin.config import NoiseConfig, NoiseRule, resolve
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select, sites_from_config
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its config.json.")],
+    model: Annotated[
+        str, typer.Option(help="Folder of a checkpoint, its config.json, or a name on the hub.")
+    ],
     preset: Annotated[str | None, typer.Option(help="Name of a preset.")] = None,
     config: Annotated[
         str | None, typer.Option(help="Specification: a .yaml or .json file, or JSON text.")
@@ -27,7 +30,7 @@ def command(
     Without --preset, --config or --scale the checkpoint's own quantization_config applies, then
     the environment variable HETERO_NOISE_CONFIG, then the preset qerl-fp4.
     """
-    hf_config = read_model_config(model)
+    hf_config = read_model_config(str(fetched(model, weights=False)))
     spec = resolve(
         argument=spec_from_options(preset, config, scale),
         model_config=hf_config.get("quantization_config"),

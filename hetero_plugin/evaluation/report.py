@@ -7,7 +7,7 @@ what failed, and ``build`` raises. ``allow_unattested`` shows them all the same 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hetero_plugin.attestation.attest import Refused, versions
 from hetero_plugin.evaluation import files, results, stats
 from hetero_plugin.evaluation import report_figures as figures
 from hetero_plugin.evaluation import report_words as words
-from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_run
+from hetero_plugin.evaluation.report_data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
 DRAWINGS = (
@@ -55,8 +55,34 @@ def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path,
     """
     run_dir = Path(run_dir)
     report = assemble(run_dir, allow_unattested=allow_unattested)
+    return _write(report, run_dir / "report.json", run_dir / "report.html")
+
+
+def build_of_files(
+    paths: Sequence[str | Path], *, allow_unattested: bool = False
+) -> tuple[Path, Path]:
+    """Writes the report of results files that lie in no run folder, beside the first of them.
+
+    Args:
+        paths: what `hetero-noise eval` wrote. Several are compared, and must be of one question
+            file and the same levels.
+
+    Returns:
+        The two paths: ``NAME-report.json`` and ``NAME-report.html``, NAME being the first file's.
+
+    Raises:
+        ResultError: a file can't be read, or the page can't be written.
+        Refused: as `build`.
+    """
+    files_given = [Path(path) for path in paths]
+    report = _assemble(read_files(files_given), allow_unattested=allow_unattested)
+    first = files_given[0]
+    name = f"{first.stem}-report"
+    return _write(report, first.with_name(f"{name}.json"), first.with_name(f"{name}.html"))
+
+
+def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple[Path, Path]:
     drawings = {} if report["status"] == "REFUSED" else draw(report)
-    json_path, html_path = run_dir / "report.json", run_dir / "report.html"
     page = render(report, drawings)
     try:
         # Both pages of one run of this function, whoever else makes them anew.
@@ -65,7 +91,7 @@ def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path,
             files.write_text(html_path, page)
     except OSError as error:
         raise results.ResultError(
-            f"{run_dir}: the report can't be written: {files.reason(error)}"
+            f"{html_path.parent}: the report can't be written: {files.reason(error)}"
         ) from None
     if report["status"] == "REFUSED":
         raise Refused(
@@ -80,7 +106,10 @@ def assemble(run_dir: Path, *, allow_unattested: bool = False) -> dict[str, Any]
     Raises:
         ResultError: see ``build``.
     """
-    run = read_run(run_dir)
+    return _assemble(read_run(run_dir), allow_unattested=allow_unattested)
+
+
+def _assemble(run: Mapping[str, Any], *, allow_unattested: bool) -> dict[str, Any]:
     arms, baseline = run["arms"], run["baseline"]
     refused = [
         {"arm": name, "problem": problem}

@@ -6,6 +6,8 @@ Layout::
     RUN/arms/ARM/metrics.jsonl    one line a training step: {"step": 3, "data": {"name": value}}
     RUN/arms/ARM/train.json       what training did (seed, noise spec, AQN, time)
     RUN/eval/ARM.json             hetero_plugin.evaluation.results
+
+or results files by themselves, as `hetero-noise eval` writes them.
 """
 
 from __future__ import annotations
@@ -42,24 +44,59 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """
     if not run_dir.is_dir():
         raise ResultError(f"{run_dir}: no such run folder")
-    settings_path = run_dir / "settings.json"
-    settings = _checked(settings_path, records.Settings)
+    settings = _checked(run_dir / "settings.json", records.Settings)
     evaluated = {path.stem: path for path in sorted((run_dir / "eval").glob("*.json"))}
     if not evaluated:
         raise ResultError(
             f"{run_dir}: nothing evaluated yet (expected {run_dir / 'eval'}/ARM.json); "
             "run hetero-noise eval first"
         )
+    return _arms(run_dir, settings, evaluated, run_dir / "arms")
+
+
+def read_files(paths: Sequence[Path]) -> dict[str, Any]:
+    """What the report needs of results files by themselves, each an arm by its file's name.
+
+    Args:
+        paths: results files of `hetero-noise eval`; the first, or one called clean or baseline,
+            is what the others are compared with.
+
+    Returns:
+        As `read_run`.
+
+    Raises:
+        ResultError: as `read_run`; also two files of one name, and one of a run's own folder.
+    """
+    evaluated: dict[str, Path] = {}
+    for path in paths:
+        if path.absolute().parent.name == "eval":  # its page would be taken for an arm there
+            run = path.parent.parent if path.parent.name else path.absolute().parent.parent
+            raise ResultError(f"{path}: lies in a run's folder of results; give the run: {run}")
+        if path.stem in evaluated:
+            raise ResultError(
+                f"{path} and {evaluated[path.stem]}: have one name, by which the page would call "
+                "both; rename one"
+            )
+        evaluated[path.stem] = path
+    named = next((name for name in _BASELINES if name in evaluated), paths[0].stem)
+    return _arms(paths[0].parent, {"baseline": named}, evaluated, None)
+
+
+def _arms(
+    run_dir: Path, settings: Mapping[str, Any], evaluated: Mapping[str, Path], trained: Path | None
+) -> dict[str, Any]:
+    """Results, and what is known of the training of each where there is a folder of it."""
     arms: dict[str, Any] = {}
     for name in sorted(evaluated, key=_rank):
-        folder = run_dir / "arms" / name
-        train = folder / "train.json"
         arms[name] = {
             "label": label_of(name, settings),
             "result": load(evaluated[name]),
-            "train": _checked(train, records.Training),
-            "series": read_metrics(folder / "metrics.jsonl"),
+            "train": {},
+            "series": {},
         }
+        if trained is not None:
+            arms[name]["train"] = _checked(trained / name / "train.json", records.Training)
+            arms[name]["series"] = read_metrics(trained / name / "metrics.jsonl")
     baseline = settings.get("baseline")
     if baseline is None:
         baseline = next((name for name in _BASELINES if name in arms), next(iter(arms)))
@@ -71,7 +108,8 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         )
     if baseline not in arms:
         raise ResultError(
-            f"{settings_path}: baseline {baseline!r} was not evaluated; there are {sorted(arms)}"
+            f"{run_dir / 'settings.json'}: baseline {baseline!r} was not evaluated; "
+            f"there are {sorted(arms)}"
         )
     return {"settings": settings, "baseline": baseline, "arms": arms}
 

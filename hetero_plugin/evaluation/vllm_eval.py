@@ -20,6 +20,7 @@ import numpy as np
 from hetero_plugin.attestation import attest
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation import checkpoints, files, processes, results, stats
+from hetero_plugin.evaluation.needs import check_packages
 from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
 from hetero_plugin.sites import select, sites_from_config
 from hetero_plugin.vllm.attest import VLLMProbe
@@ -78,7 +79,9 @@ def evaluate(
         DataError: a question file that can't be used.
         ResultError: ``out`` holds another run, or another process is writing it.
         FileError: ``out`` can't be written.
+        ImportError: a package that the evaluation will need is missing.
     """
+    check_packages()
     model_path, out = Path(model_path), Path(out)
     wanted = _check_levels(levels)
     if not 0 < margin < 1:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import hetero_plugin
 from hetero_plugin.cli import COMMANDS, app
 from hetero_plugin.config import ENVIRONMENT, preset
 
@@ -52,6 +53,11 @@ def test_help_lists_the_commands_that_exist_and_no_other() -> None:
         listed = any(line.strip("│ ").startswith(f"{name} ") for line in result.stdout.splitlines())
         assert listed == there, name
     assert "plan" in result.stdout and "schedule" in result.stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    result = call("--version")
+    assert (result.exit_code, result.stdout) == (0, f"hetero-noise {hetero_plugin.__version__}\n")
 
 
 def test_every_command_file_is_registered() -> None:

@@ -45,6 +45,54 @@ def test_report_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "no such run folder" in capsys.readouterr().err
 
 
+def test_report_takes_what_eval_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = simulate_run(tmp_path / "run", steps=4)
+    for name in ("clean", "noise"):
+        (run / "eval" / f"{name}.json").rename(tmp_path / f"{name}.json")
+    one = tmp_path / "noise.json"
+    assert call("report", one) == 0
+    written = [tmp_path / "noise-report.json", tmp_path / "noise-report.html"]
+    assert capsys.readouterr().out.split() == [str(path) for path in written]
+    assert "noise" in json.loads(written[0].read_text())["arms"]
+    assert call("report", one, tmp_path / "clean.json") == 0
+    both = json.loads(written[0].read_text())
+    assert sorted(both["arms"]) == ["clean", "noise"] and both["baseline"] == "clean"
+    assert {row["type"] for row in both["comparisons"]} == {"noise", "arms"}
+
+
+def test_report_says_what_is_wrong_with_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = simulate_run(tmp_path / "run", steps=4)
+    for args, message in (
+        ((tmp_path / "none.json",), "none.json"),
+        ((run / "eval" / "noise.json",), f"give the run: {run}"),
+        ((run, run / "eval" / "noise.json"), f"{run}: is a folder"),
+        ((run, run), f"{run}: is a folder"),
+    ):
+        assert call("report", *args) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("hetero-noise report: error: ") and message in said, said
+
+
+@pytest.mark.parametrize(("package", "extra"), [("scipy", "eval"), ("vllm", "vllm")])
+def test_eval_without_a_package_says_so_before_any_work(
+    package: str,
+    extra: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    data, out = tmp_path / "t.jsonl", tmp_path / "out.json"
+    data.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    assert call("eval", "--model", checkpoint, "--data", data, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert f"needs {package}" in said and f"pip install 'hetero-plugin[{extra}]'" in said
+    assert not out.exists()
+
+
 def test_attest_shows_every_site_of_a_real_model(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

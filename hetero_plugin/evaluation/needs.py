@@ -1,0 +1,25 @@
+"""What an evaluation needs of the installation, asked before minutes of work and not after."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+_NEEDED = {
+    "vllm": ("to answer the questions", "vllm"),
+    "scipy": ("for the intervals of its accuracies", "eval"),
+}
+
+
+def check_packages() -> None:
+    """That the packages of an evaluation are there; the first answers need only some of them.
+
+    Raises:
+        ImportError: one is not; the message names the extra.
+    """
+    for package, (purpose, extra) in _NEEDED.items():
+        if find_spec(package) is None:
+            hint = " (on a machine without a GPU: make env in a clone)" if extra == "vllm" else ""
+            raise ImportError(
+                f"an evaluation needs {package} {purpose}, and it is not installed: "
+                f"pip install 'hetero-plugin[{extra}]'{hint}"
+            )

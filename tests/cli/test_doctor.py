@@ -1,0 +1,56 @@
+"""``hetero-noise doctor``: what it says of kernels and compilers, with a GPU and without."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+import hetero_plugin.kernels
+from hetero_plugin.cli.doctor_findings import BROKEN, GOOD, LACKING, Finding
+from hetero_plugin.cli.doctor_kernels import kernels
+from hetero_plugin.kernels import build
+
+
+def _found(
+    patch: pytest.MonkeyPatch, *, gpu: bool, cuda: str, compilers: tuple[str, ...] = ()
+) -> dict[str, Finding]:
+    """The doctor's findings where these programs are on the PATH, the worst of each subject."""
+
+    def which(name: str, *args: object) -> str | None:
+        return f"/usr/bin/{name}" if name in compilers else None
+
+    patch.setattr(shutil, "which", which)
+    patch.setattr(build.shutil, "which", which)
+    patch.delenv("CXX", raising=False)
+    patch.delenv("CC", raising=False)
+    patch.delenv("HETERO_NOISE_KERNEL", raising=False)
+    patch.setattr(torch.cuda, "is_available", lambda: gpu)
+    patch.setattr(hetero_plugin.kernels, "KERNEL", "reference")
+    patch.setattr(hetero_plugin.kernels, "WHY_REFERENCE", "no C++ compiler found")
+    patch.setattr(hetero_plugin.kernels, "KERNEL_CUDA", cuda)
+    return {finding.subject: finding for finding in kernels()}
+
+
+def test_a_gpu_machine_without_a_cpp_compiler_is_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _found(monkeypatch, gpu=True, cuda="triton", compilers=("gcc",))
+    assert found["CUDA kernel"] == Finding(GOOD, "CUDA kernel", "triton")
+    assert found["compiler"].state == found["kernel"].state == LACKING
+    assert all(finding.state != BROKEN for finding in found.values())
+
+
+def test_without_a_gpu_the_same_machine_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _found(monkeypatch, gpu=False, cuda="reference", compilers=("gcc",))
+    assert found["compiler"].state == found["kernel"].state == BROKEN
+    assert found["CUDA kernel"] == Finding(LACKING, "CUDA kernel", "no GPU")
+
+
+def test_triton_without_any_c_compiler_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _found(monkeypatch, gpu=True, cuda="triton")
+    assert found["CUDA kernel"].state == BROKEN and "gcc" in found["CUDA kernel"].remedy
+
+
+def test_a_gpu_without_triton_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _found(monkeypatch, gpu=True, cuda="reference", compilers=("gcc", "g++"))
+    assert found["CUDA kernel"].state == BROKEN

@@ -83,15 +83,17 @@ class NoiseConfig(Frozen):
     """
 
     seed: Seed = 0
+    """two runs with one seed have the same error"""
     resample: Literal["step", "never", "call"] = "step"
-    """``step``: drawn anew at each training step. ``never``: fixed hardware. ``call``: fresh at
-    every call."""
+    """drawn anew at each training step; never (fixed hardware); at every call"""
     rules: tuple[NoiseRule, ...] = ()
+    """in order; a site may be hit by several"""
     aqn: AQNConfig | None = None
+    """noise on RMSNorm weights"""
     unmapped: Literal["error", "warn"] = "error"
-    """What to do about operators of the loaded model that its family's map does not have."""
+    """operators of the loaded model that its family's map does not have"""
     partial: bool = False
-    """Tensor parallel: error on each rank's partial sum rather than once on the whole."""
+    """tensor parallel: error on each rank's partial sum instead of once on the whole"""
 
     def __init__(self, /, **data: Any) -> None:
         # Declared so that type checkers allow the flat keys and ``preset``.

@@ -61,27 +61,31 @@ class AQNConfig(Frozen):
     """
 
     schedule: Schedule = "global"
+    """how σ follows the steps"""
     sigma_start: Number | None = None
-    """σ where the decay starts; the σ of ``constant``. 0.05 when not given."""
+    """σ where the decay starts, and the σ of `constant`"""
     sigma_end: Number | None = None
-    """σ where the decay ends. 0.0005 when not given."""
+    """σ where the decay ends"""
     stages: Count | None = None
-    """``global``: number of equal stages, the first of them clean. 10 when not given."""
+    """`global`: equal stages, the first of them clean"""
     total_steps: Steps | None = None
-    """Steps of the run. A trainer fills it in with ``for_run`` when it is not given."""
+    """steps of the run; a trainer fills them in"""
     epoch_ranges: tuple[tuple[Number, Number], ...] | None = None
-    """``epoch``: (start, end) of each epoch. Geometric between sigma_start and sigma_end when
-    not given."""
+    """`epoch`: start and end of each epoch; without it one geometric decay is cut into the
+    epochs"""
     stages_per_epoch: Count | None = None
-    """``epoch``: noisy stages of an epoch; a clean one comes before them. 5 when not given."""
+    """`epoch`: noisy stages of an epoch, after a clean one"""
     steps_per_epoch: Steps | None = None
+    """`epoch`: steps of one; a trainer fills them in"""
     epochs: Count | None = None
+    """`epoch`: how many"""
     precision: Literal["float32", "param"] = "float32"
-    """``float32``: an offset beside the weight. ``param``: QeRL's addition in the weight's own
-    dtype, where a small σ rounds to nothing."""
+    """an offset beside the weight in `float32`; or, for comparison, in the weight's own dtype,
+    where a small σ rounds to nothing, as in QeRL. No parameter is touched by either"""
     targets: tuple[str, ...] = ("norm",)
-    """Norm sites: kinds, site names, globs, ``re:`` patterns."""
+    """norms: kinds, site names, globs, `re:` patterns"""
     seed: Seed = 0
+    """of z"""
 
     @model_validator(mode="before")
     @classmethod

@@ -101,7 +101,14 @@ class Frozen(BaseModel):
         ConfigError: on construction, instead of pydantic's ValidationError.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        # The text under a field is its description: in the JSON schema, in the reference, and word
+        # for word in the tables of docs/configuration.md.
+        use_attribute_docstrings=True,
+    )
 
     def __init__(self, /, **data: Any) -> None:
         try:

@@ -41,24 +41,28 @@ class NoiseRule(Frozen):
     """
 
     targets: tuple[str, ...] = ("linear",)
-    """Kinds, site names, globs or ``re:`` patterns (which match the whole name). ``linear``
-    covers the kinds linear and lm_head."""
+    """what it applies to"""
     exclude: tuple[str, ...] = ()
-    """Same words as ``targets``; taken out of what they select."""
+    """taken out of the targets"""
     error: str = "relative_gaussian"
+    """what the error is"""
     scale: Number
-    """s of the error model's formula; 0 is exactly the clean model."""
+    """s of the formula; 0 is exactly the clean model. A number that float32 takes for infinite is
+    refused, one that it takes for 0 when the model is made noisy; σ too"""
     relative: bool = False
-    """``systematic_bias`` only: s is a share of |x| rather than an absolute size."""
+    """`systematic_bias` only: s is a share of |x|"""
     point: Literal["input", "output", "weight"] = "output"
+    """where it enters"""
     direction: Literal["forward", "backward", "both"] = "both"
-    """``both`` where it is not given, but ``forward`` for an error whose scale is in units of the
-    activations (`ABSOLUTE`): gradients are far smaller, and would be nothing but error."""
+    """which pass has it; gradients are far smaller than activations, so an error in units of the
+    activations is forward alone unless it is given"""
     phase: Literal["rollout", "train", "both"] = "both"
+    """while the model does what: generate, train"""
     layers: tuple[int | str, ...] | None = None
-    """Layer numbers and ranges such as "2-5" (both ends included); None is every layer and the
-    sites outside the layers (final norm, lm_head), which no number names."""
+    """a range holds both its ends; sites outside the layers (`model.norm`, `lm_head`) have no
+    number"""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """how value + error becomes the tensor's dtype"""
 
     @property
     def spoils_gradients(self) -> bool:

@@ -140,6 +140,8 @@ class NoiseState:
                 # Nobody has said which phase it is. The operator refuses a NaN scale, also in
                 # compiled code, where no Python is left that could ask.
                 values[slot.index] = math.nan
+        self.in_force = tuple(values)
+        """The scale table as Python numbers, for words: reading it would wait for a device."""
         self.live = tuple(value != 0 for value in values)  # NaN too
         self.scales.copy_(torch.tensor(values, dtype=torch.float32, device="cpu"))
         if self.aqn is not None:
@@ -294,7 +296,8 @@ class NoiseState:
         """Writes the keys of the coming forward pass into the static buffer's first rows.
 
         Args:
-            token_ids, positions: integer [n], n <= max_rows.
+            token_ids: integer [n], n <= max_rows.
+            positions: integer [n], each token's place in its sequence.
         """
         n = token_ids.numel()
         if n > self.row_keys.numel():

@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "app"]
 COMMANDS: dict[str, str] = {
     "doctor": "Say what this machine can do and what is missing.",
     "plan": "List the sites that a specification selects.",
+    "schema": "Print the JSON schema of a specification, for editors.",
     "schedule": "Print and plot the σ of AQN at every step.",
     "demo": "Train, evaluate and report the miniature.",
     "train": "Train with verl under a specification.",

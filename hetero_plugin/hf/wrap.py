@@ -29,10 +29,12 @@ from hetero_plugin.hf.norms import offset_formula
 from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
 from hetero_plugin.hf.scores import scores_noise
+from hetero_plugin.hf.shown import show
 from hetero_plugin.state import NoiseState, Phase
 
 log = logging.getLogger("hetero_noise")
 M = TypeVar("M", bound=nn.Module)
+show()
 
 
 def _device(model: nn.Module) -> torch.device:

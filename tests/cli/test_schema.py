@@ -1,0 +1,75 @@
+"""The JSON schema: it takes what the parser takes, and refuses nothing else's words."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hetero_plugin.cli import app
+from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.config_schema import json_schema
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "configuration.md").read_text()
+VALIDATOR = jsonschema.Draft202012Validator(json_schema())
+GOOD: list[Any] = [
+    *(yaml.safe_load(path.read_text()) for path in sorted((ROOT / "recipes/specs").glob("*.yaml"))),
+    *(yaml.safe_load(text) for text in re.findall(r"```(?:yaml|json)\n(.*?)```", PAGE, re.DOTALL)),
+    {"scale": "5e-2"},  # as YAML reads it
+    {"scale": 0.1, "targets": "norm", "layers": 3},
+    {"scale": 0.1, "layers": "2-5"},
+    {"preset": "all", "scale": 0},
+    {"preset": "all", "rules": None},
+    {"rules": [], "aqn": {"sigma_start": "1e-2", "total_steps": 20}},
+    {},
+]
+BAD: list[Any] = [
+    {"scal": 0.05},
+    {"scale": -1},
+    {"scale": "five"},
+    {"preset": "qerl"},
+    {"scale": 1, "error": "gaussian"},
+    {"scale": 1, "point": "outputs"},
+    {"scale": 1, "seed": -1},
+    {"scale": 1, "layers": 1.5},
+    {"rules": [{"targets": ["norm"]}]},
+    {"rules": [{"scale": 1, "kind": "norm"}]},
+    {"rules": [{"scale": 1}], "preset": "all"},
+    {"rules": [{"scale": 1}], "scale": 2},
+    {"rules": [], "aqn": {"stages": 0}},
+    {"rules": [], "aqn": {"schedule": "exponential"}},
+]
+
+
+def test_the_command_prints_it() -> None:
+    result = CliRunner().invoke(app, ["schema"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == json_schema()
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+@pytest.mark.parametrize("spec", GOOD, ids=str)
+def test_what_the_parser_takes(spec: Any) -> None:
+    NoiseConfig.parse(spec)
+    VALIDATOR.validate(spec)
+
+
+@pytest.mark.parametrize("spec", BAD, ids=str)
+def test_what_neither_takes(spec: Any) -> None:
+    with pytest.raises(ConfigError):
+        NoiseConfig.parse(spec)
+    assert not VALIDATOR.is_valid(spec)
+
+
+def test_every_field_is_described() -> None:
+    schema = json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        for name, field in part["properties"].items():
+            assert field.get("description"), name

@@ -13,7 +13,7 @@ PYTHON ?= python3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env compiler demo demo-full test compat gpu lint format clean
+.PHONY: help env compiler demo demo-full test test-fast compat gpu lint format docs dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; COMPAT=0.24
 	$(if $(strip $(ARGS)),,$(foreach version,$(COMPAT),\
 	  $(MAKE) --no-print-directory compat VLLM=$(version) SHORT=1 &&) true)
 
+test-fast: compiler env ## the tests that start no vLLM, Ray, verl or group of processes
+	$(BIN)/python -m pytest --timeout=300 -m 'not engine' --ignore=tests/engines \
+	  -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
 compat: compiler ## the marked tests with another vLLM: VLLM=0.24.0, 0.29.0, 0.32.0; SHORT=1
 	@VENV=$(VENV) LANES=$(LANES) bash scripts/compat.sh '$(VLLM)' $(if $(SHORT),short)
 
@@ -54,6 +58,15 @@ format: env ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: ## the pages as a site, strictly, in site/
+	@bash scripts/docs_env.sh .venv-docs
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+dist: env ## wheel and sdist, in dist/
+	rm -rf build dist
+	$(BIN)/python -m scripts.dist dist
+
 clean: ## remove caches and build outputs; keeps environments and runs
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

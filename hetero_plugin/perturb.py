@@ -319,8 +319,10 @@ def perturb_gradient(
     Args:
         x: [..., N].
         chain: of stream ``grad_input`` or ``grad_weight``.
-        row_keys, clock, scales: as in `Chain.__call__`; kept for the backward pass, so they must
-            not be overwritten before it.
+        row_keys: as in `Chain.__call__`; kept for the backward pass, and not to be overwritten
+            before it.
+        clock: so too.
+        scales: so too.
 
     Raises:
         UnsupportedTensor: x has another dtype than bfloat16, float16 and float32.

@@ -1,16 +1,25 @@
-"""The documentation's examples run, and its errors are those that a user will read."""
+"""The specification's page: its examples run, its errors are word for word, its tables are true."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from hetero_plugin.config import ERROR_MODELS, PRESETS, ConfigError, NoiseConfig, preset
+from hetero_plugin.config import (
+    ERROR_MODELS,
+    PRESETS,
+    AQNConfig,
+    ConfigError,
+    NoiseConfig,
+    NoiseRule,
+    preset,
+)
+from hetero_plugin.config_aqn import _DEFAULTS as DEFAULTS
 from hetero_plugin.sites import select, sites_from_config
 
 ROOT = Path(__file__).parents[1]
@@ -47,9 +56,15 @@ def test_the_page_was_read() -> None:
     assert len(EXAMPLES) >= 6 and len(ERRORS) >= 10
 
 
-@pytest.mark.parametrize("page", ["docs/configuration.md", "README.md"])
-def test_the_table_of_presets_is_true(page: str) -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \|", (ROOT / page).read_text(), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("page", "row"),
+    [
+        ("docs/configuration.md", r"^\| `([a-z0-9-]+)` \| (\d+) \|"),
+        ("README.md", r"`([a-z0-9-]+)` \((\d+)\b"),
+    ],
+)
+def test_what_is_said_of_presets_is_true(page: str, row: str) -> None:
+    rows = re.findall(row, (ROOT / page).read_text(), re.MULTILINE)
     sites = sites_from_config(SHAPE)
     assert {name: int(n) for name, n in rows} == {p: len(select(preset(p), sites)) for p in PRESETS}
 
@@ -57,6 +72,71 @@ def test_the_table_of_presets_is_true(page: str) -> None:
 def test_every_key_and_error_model_is_described() -> None:
     for word in [*NoiseConfig.known_keys(), *ERROR_MODELS]:
         assert f"| `{word}` |" in PAGE, word
+
+
+def plain(cell: str) -> str:
+    """A table's cell, or a field's description, without markup and line breaks."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell.replace("\\|", "|").replace("`", ""))
+    return " ".join(text.split())
+
+
+def table(part: str) -> dict[str, list[str]]:
+    """The rows `| `key` | … |` of a part of the page, by key."""
+    rows = re.findall(r"^\| `([^`]+)` \| (.*) \|$", part, re.MULTILINE)
+    return {key: [plain(c) for c in re.split(r"(?<!\\) \| ", rest)] for key, rest in rows}
+
+
+def part_of(start: str, end: str) -> str:
+    return PAGE.partition(start)[2].partition(end)[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "start", "end"),
+    [
+        (NoiseConfig, "## Keys", "\nA rule:"),
+        (NoiseRule, "\nA rule:", "\nKinds:"),
+        (AQNConfig, "an error.\n\n| key |", "\nA trainer"),
+    ],
+    ids=["specification", "rule", "aqn"],
+)
+def test_the_tables_of_keys_are_the_fields(model: Any, start: str, end: str) -> None:
+    """Every field has a row and every row is a field, with its description and its default."""
+    rows = table(part_of(start, end))
+    fields = dict(model.model_fields)
+    if model is NoiseConfig:
+        assert rows.pop("preset")[2] == "instead of rules"  # a way to write, not a field
+    assert list(rows) == list(fields) if model is not NoiseConfig else set(rows) == set(fields)
+    for key, (values, default, meaning) in rows.items():
+        field = fields[key]
+        assert meaning == plain(field.description or ""), key
+        if field.is_required():
+            assert default == "required", key
+            continue
+        written = shown(DEFAULTS.get(key, field.default) if model is AQNConfig else field.default)
+        assert default.split(";")[0] in ("none", "all", written), (key, default, written)
+        for choice in get_args(field.annotation):
+            assert not isinstance(choice, str) or choice in values or model is AQNConfig, key
+
+
+def shown(default: Any) -> str:
+    """A default as the tables write it."""
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default)) or "none"
+    if isinstance(default, bool) or default is None:
+        return {None: "none", True: "true", False: "false"}[default]
+    return str(default)
+
+
+def test_the_formulas_are_those_of_the_code() -> None:
+    rows = table(part_of("\nError models (", "## Presets"))
+    assert {key: cells[0] for key, cells in rows.items()} == ERROR_MODELS
+
+
+def test_every_environment_variable_is_described() -> None:
+    read = set()
+    for path in (ROOT / "hetero_plugin").rglob("*.py"):
+        read |= set(re.findall(r"[\"'](HETERO_[A-Z_]+)[\"']", path.read_text()))
+    assert set(table(part_of("## Environment variables", "## Fingerprint"))) == read
 
 
 def test_the_examples_in_yaml_use_no_number_that_yaml_reads_as_text() -> None:

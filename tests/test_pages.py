@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 import yaml
 
 import hetero_plugin
-from hetero_plugin import NoiseConfig, wrap
+from hetero_plugin import AQN, NoiseConfig, state_of, wrap
 from hetero_plugin.cli import COMMANDS
 from hetero_plugin.config import ERROR_MODELS
 from hetero_plugin.errors import MODELS
@@ -51,6 +52,42 @@ def test_the_code_runs_when_pasted(page: str, capsys: pytest.CaptureFixture[str]
     for text in blocks(page, "python"):
         exec(compile(text, page, "exec"), space)
     assert "noise=[relative_gaussian 0.05 (output, both)]" in capsys.readouterr().out
+
+
+def test_the_code_on_hugging_face_runs(tmp_path: Path) -> None:
+    """That which needs no trainer, on a tiny model: scores, a pass and its backward, adapters."""
+    scores, a_pass, adapters, *_ = blocks("docs/huggingface.md", "python")
+    path = tmp_path / "model"
+    _tiny("qwen2").save_pretrained(path)
+    space: dict[str, Any] = {}
+    exec(IMPORTS, space)
+    exec(scores, space | {"path": path})
+
+    model = wrap(_tiny("qwen2"), NoiseConfig(scale=0.1, aqn={"total_steps": 20}), quiet=True)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    exec(a_pass, space | {
+        "model": model, "aqn": AQN(model), "step": 12,
+        "batch": {"input_ids": ids, "labels": ids},
+    })  # fmt: skip
+    assert model.model.layers[0].mlp.down_proj.weight.grad.abs().sum() > 0
+
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["q_proj"], r=2)
+    lines = adapters.strip().splitlines()
+    assert len(lines) == 3
+    for line, noisy in zip(lines, ((True, False), (True, True), (False, True)), strict=True):
+        here = space | {"model": _tiny("qwen2"), "lora": lora, "spec": NoiseConfig(scale=0.1)}
+        exec(line, here)
+        names = {chosen.site.name for chosen in state_of(here["model"]).selected}
+        found = any("lora_" not in n for n in names), any("lora_" in n for n in names)
+        assert found == noisy, line
+
+
+IMPORTS = """
+from transformers import AutoModelForCausalLM
+from peft import get_peft_model
+from hetero_plugin import NoiseConfig, disabled, phase, update, wrap
+"""
 
 
 @pytest.mark.parametrize("text", CODE)
@@ -232,6 +269,16 @@ def test_the_error_model_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> N
     steps = (got / (edge / 4))[small]
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-6)
     assert ((got - clean).abs() <= edge / 8 * (1 + 1e-6))[small].all()
+
+
+def test_what_builds_the_site_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = project["project"]["optional-dependencies"]["docs"]
+    names = {re.split(r"[\[<>=]", one)[0] for one in asked}
+    pinned = dict(
+        re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "requirements/docs.txt").read_text(), re.M)
+    )
+    assert names == {"mkdocs-material", "mkdocstrings", "ruff"} <= set(pinned)
 
 
 def test_files_that_the_pages_name_are_there() -> None:

@@ -47,12 +47,13 @@ def command(
     An interrupted evaluation goes on at its first unfinished level with the same command. Exits
     with 1 and REFUSED if a site can't be shown to perturb the engine's output.
     """
+    from hetero_plugin.evaluation.needs import check_packages
+
+    check_packages()  # before a download, and before what imports them
     from hetero_plugin.attestation.attest import Refused
     from hetero_plugin.cli.screen import Bars, print_levels
-    from hetero_plugin.evaluation.needs import check_packages
     from hetero_plugin.evaluation.vllm_eval import evaluate
 
-    check_packages()  # before a download too
     arguments: dict[str, Any] = _json_object(engine) if engine else {}
     if tensor_parallel_size != 1:
         arguments["tensor_parallel_size"] = tensor_parallel_size

@@ -13,6 +13,7 @@ from toy import NAMES, simulate_run
 
 from hetero_plugin.cli import _run
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
+from hetero_plugin.evaluation import vllm_eval
 
 
 def call(name: str, *args: object) -> int:
@@ -84,12 +85,18 @@ def test_eval_without_a_package_says_so_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def started(*args: object) -> None:
+        raise AssertionError("an engine was started")
+
+    monkeypatch.setattr(vllm_eval, "start_engine", started)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     data, out = tmp_path / "t.jsonl", tmp_path / "out.json"
     data.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
     assert call("eval", "--model", checkpoint, "--data", data, "--out", out) == 2
     said = capsys.readouterr().err
     assert f"needs {package}" in said and f"pip install 'hetero-plugin[{extra}]'" in said
+    with pytest.raises(ImportError, match=f"needs {package}"):  # in Python too
+        vllm_eval.evaluate(checkpoint, data, out=out)
     assert not out.exists()
 
 

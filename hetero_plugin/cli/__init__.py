@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "Say what this machine can do and what is missing.",
     "plan": "List the sites that a specification selects.",
     "schedule": "Print and plot the σ of AQN at every step.",
+    "formats": "Say how large the error of number formats is.",
     "demo": "Train, evaluate and report the miniature.",
     "train": "Train with verl under a specification.",
     "eval": "Evaluate a checkpoint at several noise levels.",

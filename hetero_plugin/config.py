@@ -16,12 +16,13 @@ from hetero_plugin.config_aqn import AQNConfig
 from hetero_plugin.config_errors import ConfigError, did_you_mean, shown
 from hetero_plugin.config_model import Frozen, Seed, plain, table_number, whole_step
 from hetero_plugin.config_read import check_size, read_json, read_yaml
-from hetero_plugin.config_rule import ERROR_MODELS, NoiseRule
+from hetero_plugin.config_rule import ERROR_MODELS, FORMATS, NoiseRule
 
 __all__ = [
     "DEFAULT_PRESET",
     "ENVIRONMENT",
     "ERROR_MODELS",
+    "FORMATS",
     "METHOD",
     "PRESETS",
     "AQNConfig",
@@ -44,6 +45,12 @@ ENVIRONMENT = "HETERO_NOISE_CONFIG"
 DEFAULT_PRESET = "qerl-fp4"
 """What a noisy engine means when no specification is given."""
 
+
+def _formatted(error: str, *points: str) -> dict[str, Any]:
+    scope = {"targets": ["linear"], "exclude": ["lm_head"]}
+    return {"rules": [{**scope, "error": error, "scale": 1.0, "point": at} for at in points]}
+
+
 # The experiments' scopes. Their common size is 5e-2, where error is seen to cost accuracy.
 PRESETS: dict[str, dict[str, Any]] = {
     "rmsnorm": {"targets": ["norm"], "scale": 5e-2},
@@ -53,6 +60,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "all": {"targets": ["linear", "norm"], "scale": 5e-2},
     "all-ops": {"targets": ["linear", "norm", "activation", "attention"], "scale": 5e-2},
     DEFAULT_PRESET: {"targets": ["linear"], "exclude": ["lm_head"], "scale": 5e-2},
+    # Number formats at what the linear layers' products read: w the weights, a the activations.
+    "mxfp4-w4a4": _formatted("mxfp4", "weight", "input"),
+    "hif4-w4a4": _formatted("hif4", "weight", "input"),
+    "mxfp8-w8a8": _formatted("mxfp8_e4m3", "weight", "input"),
+    "fp8-w8a8": _formatted("fp8_e4m3", "weight", "input"),
+    "int8-w8a8": _formatted("int8", "weight", "input"),
+    "int4-w4a16-g128": _formatted("int4", "weight"),
 }
 _RULE_KEYS = tuple(NoiseRule.model_fields)
 
@@ -121,7 +135,10 @@ class NoiseConfig(Frozen):
                 )
             return data
         if name is not None:
-            flat = {**_check_preset(name), **flat}
+            # What is written beside a preset changes each of its rules.
+            found = _check_preset(name)
+            data["rules"] = [NoiseRule(**{**rule, **flat}) for rule in found.pop("rules", [found])]
+            return data
         elif flat:
             if "targets" not in flat and "exclude" not in flat:
                 scope = PRESETS[DEFAULT_PRESET]

@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 from hetero_plugin.config_errors import ConfigError, did_you_mean, shown
 from hetero_plugin.config_model import Frozen, Number, no_bool
 
-__all__ = ["ABSOLUTE", "ERROR_MODELS", "NoiseRule"]
+__all__ = ["ABSOLUTE", "ERROR_MODELS", "FORMATS", "NoiseRule"]
 
 # Names and formulas (x the clean value, s the scale, z standard normal, u uniform in ±√3). The
 # implementations are in the room `errors`, below this one; a test holds the two lists equal.
@@ -21,7 +21,20 @@ ERROR_MODELS: dict[str, str] = {
     "systematic_bias": "sign(x)·s, or sign(x)·|x|·s with relative: true",
     "truncation": "floor(x/s)·s − x",
     "deadzone": "−x where |x| < s·max|x|, else 0",
+    "mxfp4": "s·(Q(x) − x): E2M1 in blocks of 32",
+    "mxfp6_e2m3": "s·(Q(x) − x): E2M3 in blocks of 32",
+    "mxfp6_e3m2": "s·(Q(x) − x): E3M2 in blocks of 32",
+    "mxfp8_e4m3": "s·(Q(x) − x): E4M3 in blocks of 32",
+    "mxfp8_e5m2": "s·(Q(x) − x): E5M2 in blocks of 32",
+    "hif4": "s·(Q(x) − x): HiF4 in blocks of 64",
+    "int4": "s·(Q(x) − x): 4-bit integers in groups of 128",
+    "fp8_e4m3": "s·(Q(x) − x): E4M3 with a scale a row",
+    "fp8_e5m2": "s·(Q(x) − x): E5M2 with a scale a row",
+    "int8": "s·(Q(x) − x): 8-bit integers with a scale a row",
 }
+
+FORMATS = tuple(name for name, formula in ERROR_MODELS.items() if "Q(x)" in formula)
+"""Number formats. Their scale is 1 where it is not given: the format itself, x + 1·(Q(x) − x)."""
 
 ABSOLUTE = ("absolute_gaussian", "systematic_bias", "truncation")
 """Errors whose scale is in the units of what they are added to (systematic_bias without
@@ -47,15 +60,16 @@ class NoiseRule(Frozen):
     error: str = "relative_gaussian"
     """what the error is"""
     scale: Number
-    """s of the formula; 0 is exactly the clean model. A number that float32 takes for infinite is
-    refused, one that it takes for 0 when the model is made noisy; σ too"""
+    """s of the formula; 0 is exactly the clean model. A number format's is 1 where it is left out.
+    A number that float32 takes for infinite is refused, one that it takes for 0 when the model is
+    made noisy; σ too"""
     relative: bool = False
     """`systematic_bias` only: s is a share of |x|"""
     point: Literal["input", "output", "weight"] = "output"
     """where it enters"""
     direction: Literal["forward", "backward", "both"] = "both"
     """which pass has it; gradients are far smaller than activations, so an error in units of the
-    activations is forward alone unless it is given"""
+    activations is forward alone unless it is given. A number format is forward alone"""
     phase: Literal["rollout", "train", "both"] = "both"
     """while the model does what: generate, train"""
     layers: tuple[int | str, ...] | None = None
@@ -68,6 +82,13 @@ class NoiseRule(Frozen):
     def spoils_gradients(self) -> bool:
         """Whether an error in units of the activations is put on gradients too."""
         return self.error in ABSOLUTE and not self.relative and self.direction != "forward"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_format(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("error") in FORMATS and "scale" not in data:
+            return {**data, "scale": 1.0}
+        return data
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -127,8 +148,20 @@ class NoiseRule(Frozen):
                 f"relative: true belongs to the error model systematic_bias; the model here is "
                 f"{self.error!r}. Leave it out."
             )
-        if "direction" not in self.model_fields_set and self.spoils_gradients:
+        format = self.error in FORMATS
+        if "direction" not in self.model_fields_set and (self.spoils_gradients or format):
             self.__dict__["direction"] = "forward"  # frozen, and still being made
+        if format and self.direction != "forward":
+            raise ConfigError(
+                f"direction: got {self.direction!r}; the number format {self.error} acts forward "
+                "alone. A gradient's blocks lie along another axis than the activation's, and "
+                "would span tokens for weights. Leave direction out."
+            )
+        if format and self.scale > 1:
+            raise ConfigError(
+                f"scale: got {self.scale:g}; of a number format it is from 0 (clean) to 1 (the "
+                f"format {self.error} itself)."
+            )
         return self
 
     def layer_set(self) -> frozenset[int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetero_plugin.config import ERROR_MODELS, PRESETS, NoiseConfig
+from hetero_plugin.config import ERROR_MODELS, FORMATS, PRESETS, NoiseConfig
 from hetero_plugin.config_rule import NoiseRule
 
 __all__ = ["json_schema"]
@@ -25,6 +25,10 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     rule, aqn = definitions["NoiseRule"], definitions["AQNConfig"]
     rule["properties"]["error"]["enum"] = list(ERROR_MODELS)
+    # A number format is whole where no scale is given.
+    del rule["required"]
+    rule["if"] = {"properties": {"error": {"enum": list(FORMATS)}}, "required": ["error"]}
+    rule["else"] = {"required": ["scale"]}
     for part in (rule, aqn):
         for name, field in part["properties"].items():
             _widen(name, field)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
-from hetero_plugin.errors import error_model
+from hetero_plugin.errors import ErrorModel, error_model
 from hetero_plugin.kernels import KERNEL
 from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
 from hetero_plugin.state_copies import own
@@ -246,7 +246,8 @@ def chain(
             rank's sum then has error of its own. None: the tensor is whole.
 
     Raises:
-        ConfigError: a rule's error depends on the whole row, and the parts are a shard of it.
+        ConfigError: a rule's error depends on the whole row, or on blocks of it, and the parts are
+            a shard that cuts them.
     """
     keyed = stream if share is None else f"{stream}/partial{share}"
     made = Chain(state, stream, tuple(parts))
@@ -260,8 +261,8 @@ def chain(
         if hit:
             made.slots += tuple(row[3] for row in rows if row[3])
             model = error_model(rule.error, relative=rule.relative)
-            if model.whole_row and share is None:
-                _check_whole(state, stream, made.parts, index, model.name)
+            if share is None and (model.whole_row or model.block):
+                _check_whole(state, stream, made.parts, index, model)
             with torch.inference_mode(False):
                 segments = torch.tensor(rows, dtype=torch.int64, device="cpu")
             made.stages.append(
@@ -271,9 +272,9 @@ def chain(
 
 
 def _check_whole(
-    state: NoiseState, stream: str, parts: Sequence[Part], rule: int, error: str
+    state: NoiseState, stream: str, parts: Sequence[Part], rule: int, model: ErrorModel
 ) -> None:
-    """Raises ConfigError where a site's columns here are not all there are."""
+    """Raises ConfigError where a site's columns here are not all that its error needs."""
     sites = {site.name: site for site in state.sites}
     for name in dict.fromkeys(part[0] for part in parts):
         site = sites.get(name)
@@ -283,11 +284,24 @@ def _check_whole(
         if stream != "output" and site.in_features is not None:
             whole = site.in_features
         spans = [(columns, offset) for one, columns, offset in parts if one == name]
+        if model.block and all(
+            offset % model.block == 0
+            and ((offset + columns) % model.block == 0 or offset + columns == whole)
+            for columns, offset in spans
+        ):
+            continue
+        if model.block:
+            raise ConfigError(
+                f"rules[{rule}]: the error {model.name} is that of blocks of {model.block} "
+                f"columns, and here {name} ({stream}) holds columns {spans[0][1]} to "
+                f"{spans[0][1] + spans[0][0]} of {whole}, which cuts one: use a number of ranks "
+                "that divides the columns at edges of blocks, or another format"
+            )
         if len(spans) > 1 or spans[0] != (whole, 0):
             held = sum(columns for columns, _ in spans)
             raise ConfigError(
-                f"rules[{rule}]: the error {error} of an element depends on the largest of its "
-                f"whole row, and here {name} ({stream}) holds {held} of {whole} columns"
+                f"rules[{rule}]: the error {model.name} of an element depends on the largest of "
+                f"its whole row, and here {name} ({stream}) holds {held} of {whole} columns"
                 f"{'' if len(spans) == 1 else f', in {len(spans)} pieces'}: with tensor "
                 "parallelism every rank would take the largest of its own share, and the result "
                 "depend on their number. Use one rank, another error model, or sites and points "

@@ -64,9 +64,11 @@ def test_the_page_was_read() -> None:
     ],
 )
 def test_what_is_said_of_presets_is_true(page: str, row: str) -> None:
+    """README's has those of noise, the other page all."""
     rows = re.findall(row, (ROOT / page).read_text(), re.MULTILINE)
     sites = sites_from_config(SHAPE)
-    assert {name: int(n) for name, n in rows} == {p: len(select(preset(p), sites)) for p in PRESETS}
+    there = [name for name in PRESETS if page != "README.md" or "rules" not in PRESETS[name]]
+    assert {name: int(n) for name, n in rows} == {p: len(select(preset(p), sites)) for p in there}
 
 
 def test_every_key_and_error_model_is_described() -> None:

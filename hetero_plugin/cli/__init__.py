@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "plan": "List the sites that a specification selects.",
     "schema": "Print the JSON schema of a specification, for editors.",
     "schedule": "Print and plot the σ of AQN at every step.",
+    "formats": "Say how large the error of number formats is.",
     "demo": "Train, evaluate and report the miniature.",
     "train": "Train with verl under a specification.",
     "eval": "Evaluate a checkpoint at several noise levels.",

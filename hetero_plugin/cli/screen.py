@@ -47,7 +47,7 @@ class Bars:
         self.progress.update(self.tasks[what], completed=done)
 
 
-def _console() -> Console:
+def stdout() -> Console:
     """Stdout; wide enough for site names where it is a file."""
     console = Console()
     return console if console.is_terminal else Console(width=120)
@@ -55,7 +55,7 @@ def _console() -> Console:
 
 def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> None:
     """The checks and the sites of an attestation."""
-    console = _console()
+    console = stdout()
     checks = Table(title=f"{record['engine']}: checks", title_justify="left", expand=False)
     for heading in ("check", "passed", "detail"):
         checks.add_column(heading)
@@ -116,7 +116,7 @@ def print_levels(document: Mapping[str, Any], margin: float) -> None:
             p_value(pair["mcnemar_p"]) if pair else "",
             ("yes" if pair["equivalence"]["equivalent"] else "not shown") if pair else "",
         )
-    console = _console()
+    console = stdout()
     console.print(table)
     console.print(
         f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; p unadjusted",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hetero_plugin.errors.base import ErrorModel
 from hetero_plugin.errors.deterministic import BIAS, DEADZONE, RELATIVE_BIAS, TRUNCATION
 from hetero_plugin.errors.gaussian import ABSOLUTE, RELATIVE
+from hetero_plugin.errors.number_formats import MODELS as NUMBER_FORMATS
 from hetero_plugin.errors.uniform import RELATIVE_UNIFORM
 
 MODELS: dict[str, ErrorModel] = {
@@ -21,6 +22,7 @@ MODELS: dict[str, ErrorModel] = {
         RELATIVE_BIAS,
         TRUNCATION,
         DEADZONE,
+        *NUMBER_FORMATS,
     )
 }
 

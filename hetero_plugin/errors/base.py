@@ -28,6 +28,8 @@ class ErrorModel:
         whole_row: the error of an element depends on the others of its row, so that a rank with a
             share of the columns can't compute it. On other rows it may never depend: a row's error
             is its own, in any batch.
+        block: the error of an element depends on so many columns from a multiple of them on; 0: it
+            does not. A rank's share must begin and end at such a multiple.
     """
 
     name: str
@@ -37,3 +39,4 @@ class ErrorModel:
     native: bool
     help: str
     whole_row: bool = False
+    block: int = 0

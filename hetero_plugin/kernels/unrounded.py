@@ -56,8 +56,15 @@ def perturb_unrounded_(
         native: whether a kernel knows the error model.
     """
     keys = row_keys, clock, scales, segments, error, stochastic
-    op = torch.ops.hetero_noise.perturb if native else torch.ops.hetero_noise.perturb_reference
-    _rounded(x, dtype, live(scales, segments), lambda rounded: op(rounded, *keys))
+
+    def then(rounded: Tensor) -> Tensor:
+        if not native:
+            noisy: Tensor = torch.ops.hetero_noise.perturb_reference(rounded, *keys)
+            return noisy
+        torch.ops.hetero_noise.perturb_(rounded, *keys)
+        return rounded
+
+    _rounded(x, dtype, live(scales, segments), then)
 
 
 def weighed_unrounded_(

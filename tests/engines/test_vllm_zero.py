@@ -103,27 +103,8 @@ def hf_logprobs(path: Path, dtype: str, spec: Any) -> list[float]:
     return answer
 
 
-@dataclass
-class Case:
-    family: str
-    engines: dict[str, dict[str, list[float]]]
-    models: Path
-
-
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    path = tmp_path_factory.mktemp(request.param)
-    engines = []
-    for dtype in DTYPES:
-        model = str(make(request.param, path / dtype, dtype))
-        for name, spec in {"plain": None, **SCOPES}.items():
-            if dtype == "float32" and name not in ("plain", "all-ops-aqn"):
-                continue
-            settings = {"model": model, "dtype": dtype}
-            engines.append({"name": f"{dtype} {name}", "settings": settings, "spec": spec})
-        if any((request.param, dtype, scope) in INEXACT for scope in SCOPES):
-            settings = {"model": model, "dtype": dtype, "enforce_eager": True}
-            engines.append({"name": f"{dtype} eager", "settings": settings, "spec": None})
+def run(engines: list[dict[str, Any]], path: Path) -> dict[str, dict[str, list[float]]]:
+    """What each engine says; their caches and logs are in ``path``."""
     common = {
         "max_model_len": 256,
         "max_num_seqs": 32,
@@ -149,7 +130,32 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
     lines = [json.loads(line[2:]) for line in done.stdout.splitlines() if line.startswith("@@")]
     assert len(lines) == len(engines), done.stderr[-6000:]
-    return Case(request.param, {line["name"]: line["rows"] for line in lines}, path)
+    return {line["name"]: line["rows"] for line in lines}
+
+
+@dataclass
+class Case:
+    family: str
+    engines: dict[str, dict[str, list[float]]]
+    models: Path
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    path = tmp_path_factory.mktemp(request.param)
+    engines = []
+    for dtype in DTYPES:
+        model = str(make(request.param, path / dtype, dtype))
+        for name, spec in {"plain": None, **SCOPES}.items():
+            if dtype == "float32" and name not in ("plain", "all-ops-aqn"):
+                continue
+            settings = {"model": model, "dtype": dtype}
+            engines.append({"name": f"{dtype} {name}", "settings": settings, "spec": spec})
+        if any((request.param, dtype, scope) in INEXACT for scope in SCOPES):
+            settings = {"model": model, "dtype": dtype, "enforce_eager": True}
+            engines.append({"name": f"{dtype} eager", "settings": settings, "spec": None})
+    answers = run(engines, path)
+    return Case(request.param, answers, path)
 
 
 def differing(a: list[float], b: list[float]) -> tuple[int, float]:
@@ -194,3 +200,45 @@ def test_the_error_in_bfloat16_is_that_of_hugging_face(found: Case, scope: str) 
     print(f"clean engines {clean_gap:.2g}, noisy engines {apart:.2g}, noise {effect:.2g}")
     assert apart <= 1.25 * clean_gap
     assert effect >= 5 * clean_gap
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_number_formats_are_the_same_in_both_engines(dtype: str, tmp_path: Path) -> None:
+    """Weights in formats of several sorts, and in float32 what reads them too.
+
+    In bfloat16 the weights alone: the engines round activations elsewhere, a value beside a tie of
+    four bits then goes up here and down there, and with every input in four bits log-probabilities
+    are half as far apart as the formats move them.
+    """
+    attention, mlp = ["*.self_attn.*_proj"], ["*.mlp.*_proj"]
+    spec: dict[str, Any] = {
+        "rules": [
+            {"targets": attention, "error": "mxfp4", "point": "weight"},
+            {"targets": attention, "error": "mxfp8_e4m3", "point": "input"},
+            {"targets": mlp, "error": "int8", "point": "weight"},
+            {"targets": mlp, "error": "hif4", "point": "input"},
+            {"targets": ["norm"], "error": "fp8_e5m2", "point": "output"},
+        ]
+    }
+    if dtype == "bfloat16":
+        spec["rules"] = [rule for rule in spec["rules"] if rule["point"] == "weight"]
+    model = make("qwen2", tmp_path / "model", dtype)
+    settings = {"model": str(model), "dtype": dtype}
+    found = run(
+        [
+            {"name": "plain", "settings": settings, "spec": None},
+            {"name": "formats", "settings": settings, "spec": spec},
+        ],
+        tmp_path,
+    )
+    clean, rounded = (hf_logprobs(model, dtype, one) for one in (None, spec))
+    plain, ours = found["plain"]["together"], found["formats"]
+    clean_gap, apart, effect = (
+        most(plain, clean),
+        most(ours["noisy"], rounded),
+        most(rounded, clean),
+    )
+    print(f"clean engines {clean_gap:.2g}, with formats {apart:.2g}, formats {effect:.2g}")
+    assert ours["together"] == plain, "at scale 0"
+    assert effect >= 5 * clean_gap
+    assert apart <= 1.5 * clean_gap

@@ -1,0 +1,157 @@
+"""Number formats as the error of a rule: blends, shards, gradients, models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hetero_plugin import NoiseConfig, disabled, random, unwrap, wrap
+from hetero_plugin.attestation.attest import attest, problems
+from hetero_plugin.config import FORMATS, PRESETS, ConfigError
+from hetero_plugin.errors import MODELS
+from hetero_plugin.errors import formats as arithmetic
+from hetero_plugin.hf.attest import HFProbe
+from hetero_plugin.perturb import chain
+from hetero_plugin.sites import Site
+from hetero_plugin.state import NoiseState
+from tests.hf.families import FAMILY, make_family, tokens
+
+NAMES = [name for name in FORMATS]
+IDS = tokens(2, 9)
+PRESETS_OF_FORMATS = [name for name in PRESETS if "rules" in PRESETS[name]]
+
+
+def apply(name: str, x: Tensor, scale: float) -> Tensor:
+    keys = random.row_keys(torch.arange(x.shape[0]), torch.arange(x.shape[0]))
+    clock = torch.tensor([random.clock_key(0, 0)])
+    segments = torch.tensor([[x.shape[1], random.site_key("a", "input"), 0, 1]])
+    return torch.ops.hetero_noise.perturb_reference(
+        x, keys, clock, torch.tensor([0.0, scale]), segments, name, True
+    )
+
+
+def values(dtype: torch.dtype) -> Tensor:
+    return torch.randn(16, 256, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_from_clean_to_the_format(name: str, dtype: torch.dtype) -> None:
+    x = values(dtype)
+    q = arithmetic.FORMATS[name].apply(x.float())
+    assert torch.equal(apply(name, x, 0.0), x)
+    assert torch.equal(apply(name, x, 1.0), q.to(dtype))
+    half = (x.double() + q.double()) / 2
+    eps = torch.finfo(dtype).eps
+    assert (apply(name, x, 0.5).double() - half).abs().max() <= eps * half.abs().max()
+
+
+def test_the_lists_agree() -> None:
+    assert set(NAMES) == {name for name, model in MODELS.items() if "Q(x)" in model.help}
+    assert set(NAMES) < set(arithmetic.FORMATS)
+
+
+def test_what_a_rule_says_of_itself() -> None:
+    rule = NoiseConfig(error="mxfp4").rules[0]
+    assert (rule.scale, rule.direction) == (1.0, "forward")
+    assert NoiseConfig(error="mxfp4", scale=0.25).rules[0].scale == 0.25
+    two = NoiseConfig(preset="mxfp4-w4a4", scale=0.5, layers=[1]).rules
+    assert [(r.point, r.scale, r.layers) for r in two] == [
+        ("weight", 0.5, (1,)),
+        ("input", 0.5, (1,)),
+    ]
+    for direction in ("both", "backward"):
+        with pytest.raises(ConfigError, match="forward alone"):
+            NoiseConfig(error="hif4", direction=direction)
+    with pytest.raises(ConfigError, match="from 0"):
+        NoiseConfig(error="hif4", scale=1.5)
+    with pytest.raises(ConfigError, match="scale"):
+        NoiseConfig(error="truncation")
+
+
+# ---- shards ----
+
+
+def state_of_site(error: str) -> NoiseState:
+    site = Site("model.layers.0.self_attn.q_proj", "linear", 0, 320, 320)
+    spec = NoiseConfig(error=error, targets=["linear"], point="input")
+    return NoiseState(spec, [site], max_rows=16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_share_of_the_columns(name: str) -> None:
+    """Shares that end at edges of blocks are slices of the whole; others are refused."""
+    x = torch.randn(16, 320, generator=torch.Generator().manual_seed(1))
+    keys = random.row_keys(torch.arange(16), torch.arange(16))
+    state, site = state_of_site(name), "model.layers.0.self_attn.q_proj"
+    whole = chain(state, "input", [(site, 320, 0)])(x, keys)
+    block = MODELS[name].block
+    for columns, offset in ((256, 0), (64, 256), (160, 160), (48, 0), (32, 16)):
+        parts = [(site, columns, offset)]
+        end = offset + columns
+        if block and offset % block == 0 and (end % block == 0 or end == 320):
+            part = chain(state, "input", parts)(x[:, offset:end], keys)
+            assert torch.equal(part, whole[:, offset:end])
+        else:
+            with pytest.raises(ConfigError, match=name):
+                chain(state, "input", parts)
+
+
+# ---- models ----
+
+
+@pytest.mark.parametrize("preset", ["mxfp4-w4a4", "int8-w8a8", "int4-w4a16-g128"])
+def test_a_layer_and_its_gradients(preset: str) -> None:
+    """Of down_proj, against float64: y = Q(x)·Q(W)ᵀ, dx = g·Q(W), dW = gᵀ·Q(x)."""
+    model: Any = wrap(make_family("qwen2"), preset, quiet=True)
+    rules = {rule.point: arithmetic.FORMATS[rule.error] for rule in NoiseConfig.parse(preset).rules}
+    layer, seen = model.model.layers[0].mlp.down_proj, {}
+
+    def see(module: Any, args: Any, output: Tensor) -> None:
+        (seen["x"],), seen["y"] = args, output
+        for name, tensor in (("dx", seen["x"]), ("dy", output)):
+            tensor.register_hook(lambda grad, name=name: seen.update({name: grad}))
+
+    hook = layer.register_forward_hook(see)
+    model(IDS, labels=IDS).loss.backward()
+    hook.remove()
+    x, weight = seen["x"].detach(), layer.weight.detach()
+    qx = (rules["input"].apply(x) if "input" in rules else x).double()
+    qw = (rules["weight"].apply(weight) if "weight" in rules else weight).double()
+    dy = seen["dy"].double()
+    rows = lambda t: t.reshape(-1, t.shape[-1])  # noqa: E731
+    for got, right in (
+        (seen["y"], F.linear(qx, qw)),
+        (seen["dx"], dy @ qw),
+        (layer.weight.grad, rows(dy).T @ rows(qx)),
+    ):
+        assert (got.double() - right).norm() <= 1e-6 * right.norm()
+    assert (F.linear(x, weight) - seen["y"]).norm() > 1e-3 * seen["y"].norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", sorted(FAMILY))
+@torch.no_grad()
+def test_families(family: str, dtype: torch.dtype) -> None:
+    """The same each time, and gone when it is switched off."""
+    model: Any = make_family(family, dtype)
+    clean = model(IDS).logits
+    wrap(model, "mxfp4-w4a4", quiet=True)
+    first = model(IDS).logits
+    assert torch.equal(first, model(IDS).logits)
+    assert (first.float() - clean.float()).abs().mean() > 1e-2
+    with disabled(model):
+        assert torch.equal(model(IDS).logits, clean)
+    unwrap(model)
+    assert torch.equal(model(IDS).logits, clean)
+
+
+@pytest.mark.parametrize("preset", PRESETS_OF_FORMATS)
+def test_attested(preset: str) -> None:
+    spec = NoiseConfig.parse(preset)
+    record = attest(HFProbe(wrap(make_family("qwen2"), spec, quiet=True)))
+    assert problems(record) == []

@@ -147,7 +147,8 @@ def _hint(word: str, sites: Sequence[Site]) -> str:
         return f" Did you mean '*.{word}'?"
     if word.startswith("re:"):
         return " A regular expression has to match the whole name: begin it with '.*'."
-    return did_you_mean(word, [*KINDS, *(f"*.{leaf}" for leaf in leaves), *(s.name for s in sites)])
+    kinds = [kind for kind in KINDS if kind != word]  # one that this model has no site of
+    return did_you_mean(word, [*kinds, *(f"*.{leaf}" for leaf in leaves), *(s.name for s in sites)])
 
 
 def _is_unasked(word: str, site: Site) -> bool:

@@ -179,3 +179,10 @@ def test_a_bad_size_is_named(value: object) -> None:
     short = {k: v for k, v in QWEN_1_5B.items() if k != "vocab_size"}
     with pytest.raises(ConfigError, match="vocab_size is missing"):
         sites_from_config(short)
+
+
+def test_a_kind_that_the_model_has_not_is_not_proposed(sites: tuple[Site, ...]) -> None:
+    others = [site for site in sites if site.kind != "norm"]
+    with pytest.raises(ConfigError, match="'norm' matches none") as caught:
+        select(NoiseConfig(scale=1, targets=["norm"]), others)
+    assert "Did you mean 'norm'" not in str(caught.value)

@@ -45,7 +45,7 @@ FEATURES = (
             f"{N}test_scale_zero_is_vllm_without_the_plugin_bit_for_bit",
             f"{N}test_the_worker_says_once_what_it_does",
         ),
-        "CUDA graphs: no GPU here",
+        "CUDA graphs: not here, but by `make gpu` on an H200",
     ),
     Feature(
         "compile cache",
@@ -202,7 +202,7 @@ FEATURES = (
             "test_vllm_quantised.py::test_the_checkpoints_method_runs_with_error_on_top",
             "test_vllm_quantised.py::test_every_site_of_a_quantised_model_is_attested",
         ),
-        "FP8 and FP4 kernels: no GPU here",
+        "FP8 and FP4 kernels: on no GPU yet",
     ),
     Feature(
         "embeddings, classes",
@@ -223,7 +223,7 @@ FEATURES = (
             "test_vllm_kv.py::test_another_noise_is_not_served_from_the_connector",
             "test_vllm_kv.py::test_a_connector_that_does_not_let_go_stops_the_change",
         ),
-        "offloading, Mooncake: no GPU here",
+        "offloading, Mooncake: on no GPU yet",
     ),
     Feature(
         "preemption",

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-STEPS = 6
+STEPS = 12
 LENGTHS = (3, 40, 7, 25, 12, 33, 5, 18)
 
 
@@ -33,7 +33,7 @@ def main(out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(out / "start")
     model = wrap(
         AutoModelForCausalLM.from_pretrained(out / "start"),
-        NoiseConfig(scale=0.2, targets=["linear"], exclude=["lm_head"]),
+        NoiseConfig(scale=0.1, targets=["linear"], exclude=["lm_head"]),
     )
     text = "".join(chr(97 + i % 26) for i in range(99))
     prompts = [text[i : i + LENGTHS[i % len(LENGTHS)]] for i in range(32)]

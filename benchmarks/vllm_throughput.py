@@ -1,8 +1,10 @@
 """vLLM's decode and prefill, noisy beside clean and beside the naive ways: ratios of one run.
 
-    python benchmarks/vllm_throughput.py [--layers 6] [--hidden 896] [--json FILE] [--plot FILE.svg]
+    python benchmarks/vllm_throughput.py [--layers 6] [--hidden 896] [--sequences 64 ...]
+      [--json FILE] [--plot FILE.svg]
 
-Each way is an engine in a process of its own; all are alive at once and take turns. The naive ways
+Each way is an engine in a process of its own; all are alive at once and take turns, on a GPU each
+with its share of the memory. The naive ways
 add randn_like(y) * y.abs() * s to every linear layer's output, traced by the compiler or with it
 switched off.
 """
@@ -28,6 +30,8 @@ from common import alternate, machine, median, plot, ratios, save, table
 SCALE = 0.05
 EVERYTHING = ["linear", "norm", "activation", "attention"]
 BASE = "clean, plugin not loaded"
+PROMPT = 512
+"""Tokens of a prompt whose prefill is timed."""
 WAYS: dict[str, dict[str, Any]] = {
     BASE: {"plugins": ""},
     "ours, scale 0": {"targets": EVERYTHING, "scale": 0.0},
@@ -86,11 +90,12 @@ def serve(settings: dict[str, Any]) -> None:
         dtype=settings["dtype"],
         skip_tokenizer_init=True,
         max_model_len=1024,
-        max_num_seqs=settings["sequences"],
+        max_num_seqs=max(settings["sequences"]),
         max_num_batched_tokens=1024,
         enable_prefix_caching=False,
         kv_cache_memory_bytes=512 << 20,
         enforce_eager=bool(settings.get("eager")),
+        **({"gpu_memory_utilization": settings["share"]} if torch.cuda.is_available() else {}),
         **(noisy if rule else {}),
     )
     if rule and rule["scale"]:
@@ -110,15 +115,18 @@ def serve(settings: dict[str, Any]) -> None:
         )
         llm.generate(prompts(count, length), params, use_tqdm=False)
 
-    work = {
-        "decode": lambda: run(settings["sequences"], 4, settings["tokens"]),
-        "prefill": lambda: run(4, 512, 1),
-    }
-    for word in work:
-        work[word]()
+    def do(word: str) -> None:
+        what, count = word.split()
+        if what == "decode":
+            run(int(count), 4, settings["tokens"])
+        else:
+            run(int(count), PROMPT, 1)
+
+    for word in settings["words"]:
+        do(word)
     print("ready", file=out, flush=True)
     for line in sys.stdin:
-        work[line.strip()]()
+        do(line.strip())
         print("done", file=out, flush=True)
 
 
@@ -155,7 +163,10 @@ class Child:
 def main(
     layers: Annotated[int, typer.Option(help="Decoder layers.")] = 6,
     hidden: Annotated[int, typer.Option(help="Hidden size.")] = 896,
-    sequences: Annotated[int, typer.Option(help="Sequences that decode together.")] = 64,
+    sequences: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="That decode together; several; default: 64, on a GPU 1 to 256."),
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens that each decodes.")] = 32,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     runs: Annotated[int, typer.Option(min=3, help="Alternating runs.")] = 5,
@@ -172,17 +183,20 @@ def main(
     if unknown:
         sys.exit(f"--way {', '.join(sorted(unknown))}: there are {', '.join(map(repr, WAYS))}")
     ways = {name: WAYS[name] for name in WAYS if not way or name in way or name == BASE}
+    cuda = torch.cuda.is_available()
+    batches = sequences or ([1, 16, 64, 256] if cuda else [64])
+    words = [f"decode {n}" for n in batches] + [f"prefill {n}" for n in (batches if cuda else [4])]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         make_model(path / "model", layers, hidden, dtype)
-        common = {"model": str(path / "model"), "dtype": dtype}
-        common |= {"sequences": sequences, "tokens": tokens}
+        common = {"model": str(path / "model"), "dtype": dtype, "words": words}
+        common |= {"sequences": batches, "tokens": tokens, "share": 0.9 / len(ways)}
         children: dict[str, Child] = {}
         for name, settings in ways.items():
             print(f"starting: {name} ...", file=sys.stderr)
             children[name] = Child({**settings, **common}, path / f"{len(children)}.log")
         measured: dict[str, dict[str, list[float]]] = {}
-        for word in ("decode", "prefill"):
+        for word in words:
             print(f"measuring {word} ...", file=sys.stderr)
             turns: dict[str, Callable[[], object]] = {
                 name: lambda one=one, word=word: one.ask(word)  # type: ignore[misc]
@@ -193,26 +207,25 @@ def main(
             assert one.process.stdin is not None
             one.process.stdin.close()
             one.process.wait(60)
-    print(f"{layers} x {hidden}, {sequences} sequences, {dtype}, {machine()}\n")
+    print(f"{layers} x {hidden}, {dtype}, {machine()}")
     # Throughput, so clean's seconds over this way's: 1 is as fast as clean.
     speed = {
         word: {n: [1 / r for r in each] for n, each in ratios(times, BASE).items()}
         for word, times in measured.items()
     }
-    rows = [
-        [
-            name,
-            f"{sequences * tokens / statistics.median(measured['decode'][name]):.0f}",
-            median(speed["decode"][name]),
-            f"{4 * 512 / statistics.median(measured['prefill'][name]):.0f}",
-            median(speed["prefill"][name]),
-        ]
-        for name in ways
-    ]
-    head = ["way", "decode tokens/s", "decode, clean = 1", "prefill tokens/s", "prefill, clean = 1"]
-    print(table(head, rows))
+    for what, each in (("decode", tokens), ("prefill", PROMPT)):
+        these = [word for word in words if word.startswith(what)]
+        head, rows = ["way"], [[name] for name in ways]
+        for word in these:
+            count = int(word.split()[1])
+            head += [f"{word}: tokens/s", "clean = 1"]
+            for row in rows:
+                seconds = statistics.median(measured[word][row[0]])
+                row += [f"{count * each / seconds:.0f}", median(speed[word][row[0]])]
+        print(f"\n{what}, {each} tokens of each sequence\n\n{table(head, rows)}")
     save(json_file, {"seconds": measured})
-    plot(plot_file, speed["decode"], "vLLM decode", "throughput, clean = 1")
+    last = f"decode {batches[-1]}"
+    plot(plot_file, speed[last], f"vLLM, {last} sequences", "throughput, clean = 1")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,22 @@ INEXACT = {("gemma3_text", "bfloat16", "all-ops"), ("gemma3_text", "bfloat16", "
 fifth of the distance (0.11 measured)."""
 
 
+FORMATTED = "qwen2"
+"""The family that is also run under number formats."""
+
+
+def formats(dtype: str) -> dict[str, Any]:
+    attention, mlp = ["*.self_attn.*_proj"], ["*.mlp.*_proj"]
+    rules = [
+        {"targets": attention, "error": "mxfp4", "point": "weight"},
+        {"targets": mlp, "error": "int8", "point": "weight"},
+        {"targets": attention, "error": "mxfp8_e4m3", "point": "input"},
+        {"targets": mlp, "error": "hif4", "point": "input"},
+        {"targets": ["norm"], "error": "fp8_e5m2", "point": "output"},
+    ]
+    return {"rules": rules if dtype == "float32" else rules[:2]}
+
+
 def make(family: str, path: Path, dtype: str) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -152,6 +168,9 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 continue
             settings = {"model": model, "dtype": dtype}
             engines.append({"name": f"{dtype} {name}", "settings": settings, "spec": spec})
+        if request.param == FORMATTED:
+            settings, spec = {"model": model, "dtype": dtype}, formats(dtype)
+            engines.append({"name": f"{dtype} formats", "settings": settings, "spec": spec})
         if any((request.param, dtype, scope) in INEXACT for scope in SCOPES):
             settings = {"model": model, "dtype": dtype, "enforce_eager": True}
             engines.append({"name": f"{dtype} eager", "settings": settings, "spec": None})
@@ -204,36 +223,17 @@ def test_the_error_in_bfloat16_is_that_of_hugging_face(found: Case, scope: str) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_number_formats_are_the_same_in_both_engines(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("found", [FORMATTED], indirect=True)
+def test_number_formats_are_the_same_in_both_engines(found: Case, dtype: str) -> None:
     """Weights in formats of several sorts, and in float32 what reads them too.
 
     In bfloat16 the weights alone: the engines round activations elsewhere, a value beside a tie of
     four bits then goes up here and down there, and with every input in four bits log-probabilities
     are half as far apart as the formats move them.
     """
-    attention, mlp = ["*.self_attn.*_proj"], ["*.mlp.*_proj"]
-    spec: dict[str, Any] = {
-        "rules": [
-            {"targets": attention, "error": "mxfp4", "point": "weight"},
-            {"targets": attention, "error": "mxfp8_e4m3", "point": "input"},
-            {"targets": mlp, "error": "int8", "point": "weight"},
-            {"targets": mlp, "error": "hif4", "point": "input"},
-            {"targets": ["norm"], "error": "fp8_e5m2", "point": "output"},
-        ]
-    }
-    if dtype == "bfloat16":
-        spec["rules"] = [rule for rule in spec["rules"] if rule["point"] == "weight"]
-    model = make("qwen2", tmp_path / "model", dtype)
-    settings = {"model": str(model), "dtype": dtype}
-    found = run(
-        [
-            {"name": "plain", "settings": settings, "spec": None},
-            {"name": "formats", "settings": settings, "spec": spec},
-        ],
-        tmp_path,
-    )
-    clean, rounded = (hf_logprobs(model, dtype, one) for one in (None, spec))
-    plain, ours = found["plain"]["together"], found["formats"]
+    plain, ours = found.engines[f"{dtype} plain"]["together"], found.engines[f"{dtype} formats"]
+    model = found.models / dtype
+    clean, rounded = (hf_logprobs(model, dtype, one) for one in (None, formats(dtype)))
     clean_gap, apart, effect = (
         most(plain, clean),
         most(ours["noisy"], rounded),

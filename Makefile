@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # Tests run in so many processes side by side; a verl run takes up to 8 GB. 0: in make's own.
 LANES ?= $(shell awk '/MemTotal/ { print ($$2 > 14e6) ? 2 : 1 }' /proc/meminfo 2>/dev/null || echo 1)
 # Versions of vLLM that `make test` also runs with, in the short form of `make compat`; not with ARGS.
-# None by default: COMPAT=0.24.0 takes some 6 minutes on two cores, and an environment of 7 GB.
-COMPAT ?=
+# Some 6 minutes on two cores, and an environment of 7 GB; COMPAT= for none.
+COMPAT ?= 0.24.0
 # `make gpu` runs where vLLM for a GPU is installed, which .venv does not have.
 PYTHON ?= python3
 # Engines start programs that the environment brings along (ninja).
@@ -32,7 +32,7 @@ demo: compiler env ## train, evaluate and report the miniature, short form
 demo-full: compiler env ## the miniature, trained long enough to see an effect
 	$(BIN)/hetero-noise demo --full
 
-test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; COMPAT=0.24.0: then compat, short
+test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; then compat with 0.24.0, short
 	$(BIN)/python -m pytest --timeout=900 --durations=15 \
 	  -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
 	$(if $(strip $(ARGS)),,$(foreach version,$(COMPAT),\

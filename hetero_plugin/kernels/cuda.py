@@ -178,6 +178,15 @@ def programs_of_rows(rows: int, programs: int) -> int:
     return min(rows, max(1, PROGRAMS // programs), 65535)
 
 
+def check_device(x: Tensor, *others: Tensor) -> None:
+    """Raises ValueError for keys or tables that lie elsewhere than x."""
+    for one in others:
+        if one.device != x.device:
+            raise ValueError(
+                f"hetero_noise: keys or tables on {one.device}, the tensor is on {x.device}"
+            )
+
+
 def perturb(
     x: Tensor,
     row_keys: Tensor,
@@ -202,11 +211,7 @@ def perturb(
         ValueError: no such error model here, too few row keys, tables with gaps, or keys and
             tables on another device, whose addresses the kernel could not read.
     """
-    elsewhere = [t.device for t in (row_keys, clock, scales) if t.device != x.device]
-    if elsewhere:
-        raise ValueError(
-            f"hetero_noise::perturb: keys or tables on {elsewhere[0]}, the tensor is on {x.device}"
-        )
+    check_device(x, row_keys, clock, scales)
     if x.dtype not in DTYPES:
         raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
     if error not in MODELS:

@@ -15,6 +15,7 @@ from torch import Tensor
 from hetero_plugin.kernels.cuda import (
     TILE,
     bits_of,
+    check_device,
     four_slots,
     one_variant,
     programs_of,
@@ -276,6 +277,7 @@ def _launch(
     rounds_to: torch.dtype | None = None,
 ) -> None:
     rounds_to = rounds_to or clean.dtype
+    check_device(clean, x, weight, offset, row_keys, clock, scales)
     given, x, clean = clean, x.contiguous(), clean.contiguous()
     if clean.numel() == 0:
         return

@@ -26,6 +26,11 @@ def row_keys_(out: Tensor, token_ids: Tensor, positions: Tensor) -> None:
     n = out.numel()
     if n == 0:
         return
+    if {token_ids.device, positions.device} != {out.device}:
+        raise ValueError(
+            f"hetero_noise: token ids on {token_ids.device}, positions on {positions.device}, and "
+            f"their keys on {out.device}"
+        )
     token_ids, positions = token_ids.contiguous(), positions.contiguous()
     # Triton launches on the current device, which need not be the tensor's.
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():

@@ -108,6 +108,30 @@ def test_row_keys(dtype: torch.dtype) -> None:
     assert [int(k) >> 32 for k in out] == places.tolist()
 
 
+def test_what_lies_on_another_device_is_refused() -> None:
+    """Before the launch, in words: to a kernel an address of another device is an illegal one."""
+    pytest.importorskip("triton")
+    from hetero_plugin.kernels import cuda, cuda_fused, cuda_keys
+
+    x, far = values(6, 200), torch.device("meta")
+    table, cuts = torch.tensor([0.0, 0.1]), segments(200)
+    good = KEYS, CLOCK, table
+    for place in range(3):
+        bad = [t.to(far) if i == place else t for i, t in enumerate(good)]
+        with pytest.raises(ValueError, match="meta"):
+            cuda.perturb(x, *bad, cuts, "relative_gaussian", True)
+        with pytest.raises(ValueError, match="meta"):
+            cuda_fused.gated_(x, values(6, 400), *bad, cuts, "relative_gaussian", True, "silu")
+    weight = torch.ones(200, device=far)
+    with pytest.raises(ValueError, match="meta"):
+        cuda_fused.weighed_(
+            x, x, weight, torch.zeros(200), 0.0, False, *good, cuts, "relative_gaussian", True
+        )
+    ids = torch.arange(4)
+    with pytest.raises(ValueError, match="meta"):
+        cuda_keys.row_keys_(torch.zeros(4, dtype=torch.int64), ids, ids.to(far))
+
+
 @pytest.mark.gpu
 def test_on_a_device() -> None:
     generator = torch.Generator().manual_seed(1)

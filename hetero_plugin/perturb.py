@@ -159,6 +159,8 @@ class Chain:
         if torch.compiler.is_compiling() or _recorder is not None:
             return True
         needed = not live or any(live[slot] for slot in self.slots)
+        # A part of a pass may be captured by itself, whatever held when the pass began.
+        needed = needed or is_capturing(self.state.device)
         if needed:
             check_transforms(self.stream)
         return needed

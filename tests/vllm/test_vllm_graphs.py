@@ -63,6 +63,20 @@ def test_a_captured_pass_has_aqns_offsets_whatever_the_gate(
     assert aqn.any()
 
 
+def test_a_part_that_is_captured_by_itself_keeps_its_operator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its pass began outside of the capture, when every scale was 0."""
+    from hetero_plugin import perturb
+
+    state = NoiseState(NoiseConfig(scale=0.0, targets=["linear"]), [SITE], max_rows=4)
+    made = perturb.chain(state, "output", [(SITE.name, 6, 0)])
+    before = state.live
+    assert not made.needed and not made.needed_under(before)
+    monkeypatch.setattr(perturb, "is_capturing", lambda device: True)
+    assert made.needed and made.needed_under(before)
+
+
 def noise_of_experts() -> Any:
     off = experts.GemmNoise(chainless(), chainless(), chainless(), torch.zeros(0))
     state = off.input.state

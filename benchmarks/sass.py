@@ -163,11 +163,15 @@ def compiled(variant: Variant, capability: int) -> Any:
             signature[parameter.name] = pointers.get(parameter.name, f"*i{8 * size}")
         else:
             signature[parameter.name] = parameter.annotation_type
-    return triton.compile(
-        ASTSource(variant.kernel, signature, constexprs=variant.constants),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": cuda.TILE // 32, "enable_fp_fusion": False},
-    )
+    # Not from Triton's cache: the debug information there names the sources of whoever filled it,
+    # another checkout perhaps.
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.always_compile = True
+        return triton.compile(
+            ASTSource(variant.kernel, signature, constexprs=variant.constants),
+            target=GPUTarget("cuda", capability, 32),
+            options={"num_warps": cuda.TILE // 32, "enable_fp_fusion": False},
+        )
 
 
 _LINE = re.compile(r'//## File "([^"]+)", line (\d+)')

@@ -317,6 +317,7 @@ def test_no_response_mixes_two_settings(server: Server) -> None:
     more than a hundred times that apart.
     """
     from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
 
     expected = {}
     for scale in (SCALE, 0.0):
@@ -331,14 +332,19 @@ def test_no_response_mixes_two_settings(server: Server) -> None:
                 return scale
         return None
 
+    def ask(done: Event) -> list[tuple[list[float], list[str]]]:
+        answers = [server.complete()]
+        while not done.is_set():
+            answers.append(server.complete())
+        return answers
+
+    enough = Event()
     with ThreadPoolExecutor(500) as pool:
-        answers = [pool.submit(server.complete) for _ in range(500)]
-        changes = 0
-        while not all(answer.done() for answer in answers):
-            server.post("/v1/hetero_noise", {"scale": (SCALE, 0.0)[changes % 2]})
-            changes += 1
-        found = [kind(answer.result()) for answer in answers]  # a failed request raises here
-    assert changes >= 2
+        asking = [pool.submit(ask, enough) for _ in range(500)]
+        for change in range(6):  # requests are under way at each, however long a change takes
+            server.post("/v1/hetero_noise", {"scale": (SCALE, 0.0)[change % 2]})
+        enough.set()
+        found = [kind(answer) for one in asking for answer in one.result()]  # a failed one raises
     assert None not in found, f"{found.count(None)} responses are neither noisy nor clean"
     assert {SCALE, 0.0} == set(found), "both settings must have been met for this to count"
     server.post("/v1/hetero_noise", {"scale": 0.0})

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.kernels import reference
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import alternate, machine, plot, save, table

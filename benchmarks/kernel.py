@@ -20,7 +20,7 @@ import typer
 from hetero_plugin import random
 from hetero_plugin.errors import MODELS
 from hetero_plugin.kernels import reference
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import alternate, machine, plot, save, table
@@ -83,7 +83,7 @@ def aqn(device: str) -> Ways:
     }
     config = AQNConfig(schedule="constant", sigma_start=0.01, total_steps=1000)
     state = NoiseState(NoiseConfig(rules=(), aqn=config), sites_from_config(shape), device)
-    controller = AQNController(config, state)
+    controller = AQNController(config, state.attach_aqn())
     assert len(controller.offsets.sites) == 57
 
     def step() -> None:

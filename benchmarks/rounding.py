@@ -16,7 +16,7 @@ import torch
 import typer
 
 from hetero_plugin import random
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 SCALES = (1e-5, 1e-4, 1e-3, 2e-3, 1e-2, 5e-2, 1e-1)
 ROWS, COLUMNS, INNER = 2048, 1024, 896

@@ -32,8 +32,9 @@ import typer
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hetero_plugin.kernels import cuda, cuda_fused
-from hetero_plugin.kernels.cuda_value import DRAWS, MODELS
+from hetero_plugin.kernels.cuda import fused as cuda_fused
+from hetero_plugin.kernels.cuda import perturb as cuda
+from hetero_plugin.kernels.cuda.value import DRAWS, MODELS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import save, table

@@ -18,7 +18,7 @@ import torch
 import typer
 
 from hetero_plugin import disabled, wrap
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import alternate, machine, median, plot, ratios, save, table

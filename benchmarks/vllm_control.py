@@ -94,7 +94,7 @@ async def run(model: Path, requests: int, times: int, apart: float) -> dict[str,
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from hetero_plugin.vllm import client_async
+    from hetero_plugin.vllm.client import aio
 
     arguments = AsyncEngineArgs(
         model=str(model),
@@ -108,18 +108,18 @@ async def run(model: Path, requests: int, times: int, apart: float) -> dict[str,
     )
     engine = AsyncLLM.from_engine_args(arguments)
     try:
-        sites = await client_async.sites(engine)
+        sites = await aio.sites(engine)
         one = sites[len(sites) // 2]["name"]
         calls: dict[str, Call] = {
-            "status (changes nothing)": lambda i: client_async.status(engine),
-            "scale of everything": lambda i: client_async.set_noise(engine, scale=0.01 + i / 1e4),
-            "scale of one site": lambda i: client_async.set_noise(engine, scale=i / 1e4, site=one),
-            "off or on": lambda i: client_async.set_noise(engine, enabled=bool(i % 2)),
-            "step, with AQN": lambda i: client_async.step(engine, i),
+            "status (changes nothing)": lambda i: aio.status(engine),
+            "scale of everything": lambda i: aio.set_noise(engine, scale=0.01 + i / 1e4),
+            "scale of one site": lambda i: aio.set_noise(engine, scale=i / 1e4, site=one),
+            "off or on": lambda i: aio.set_noise(engine, enabled=bool(i % 2)),
+            "step, with AQN": lambda i: aio.step(engine, i),
         }
         for call in calls.values():  # what is imported or allocated at the first call
             await call(1)
-        before = (await client_async.status(engine))["compiled"]
+        before = (await aio.status(engine))["compiled"]
         idle = await measure(calls, times, 0.05)
         stop = asyncio.Event()
         running = [asyncio.create_task(generate(engine, i, stop)) for i in range(requests)]
@@ -130,7 +130,7 @@ async def run(model: Path, requests: int, times: int, apart: float) -> dict[str,
         seconds = time.perf_counter() - began
         stop.set()
         tokens = sum(await asyncio.gather(*running))
-        after = (await client_async.status(engine))["compiled"]
+        after = (await aio.status(engine))["compiled"]
         return {
             "sites": len(sites),
             "idle": idle,

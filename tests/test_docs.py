@@ -19,7 +19,7 @@ from hetero_plugin.config import (
     NoiseRule,
     preset,
 )
-from hetero_plugin.config_aqn import _DEFAULTS as DEFAULTS
+from hetero_plugin.config.aqn import _DEFAULTS as DEFAULTS
 from hetero_plugin.sites import select, sites_from_config
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from hetero_plugin import random
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.errors import MODELS
 from hetero_plugin.kernels import KERNEL, reference
-from hetero_plugin.perturb import UnsupportedTensor, chain, perturb
+from hetero_plugin.operator import Chain, UnsupportedTensor, perturb
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 
@@ -242,9 +242,9 @@ def test_rules_apply_in_the_order_of_the_spec() -> None:
         [Site("m.a", "linear", 0, 3, 3), Site("m.b", "linear", 0, 3, 3)],
         max_rows=4,
     )
-    both = chain(state, "output", [("m.a", 3, 0)])(x)
+    both = Chain.of(state, "output", [("m.a", 3, 0)])(x)
     assert torch.equal(both[0], torch.tensor([1.0, 1.0, -2.0]))  # floor(x + sign(x)/2)
-    fused = chain(state, "output", [("m.a", 3, 0), ("m.b", 3, 0)])(x.repeat(1, 2))
+    fused = Chain.of(state, "output", [("m.a", 3, 0), ("m.b", 3, 0)])(x.repeat(1, 2))
     assert torch.equal(fused[:, :3], both)
     torch.testing.assert_close(fused[0, 3:], torch.tensor([1.1, 1.7, -1.1]))
 
@@ -253,14 +253,14 @@ def test_two_rules_on_one_site_draw_independently() -> None:
     rule = {"targets": ["*.a"], "scale": 0.1, "direction": "forward"}
     once, twice = _state(rules=[rule]), _state(rules=[rule, rule])
     x = torch.ones(64, 64)
-    one = chain(once, "output", [("model.layers.0.a", 64, 0)])(x) - 1
-    two = chain(twice, "output", [("model.layers.0.a", 64, 0)])(x) - 1
+    one = Chain.of(once, "output", [("model.layers.0.a", 64, 0)])(x) - 1
+    two = Chain.of(twice, "output", [("model.layers.0.a", 64, 0)])(x) - 1
     assert 1.3 < float(two.std() / one.std()) < 1.55  # sqrt 2, not 2
 
 
 def test_compiled_chain_follows_its_state_without_recompiling() -> None:
     state = _state(scale=0.1, targets=["linear"])
-    made = chain(state, "output", [("model.layers.0.a", 64, 0)])
+    made = Chain.of(state, "output", [("model.layers.0.a", 64, 0)])
     torch._dynamo.reset()
     frames = torch._dynamo.utils.counters["stats"]
     compiled = torch.compile(lambda v: made(v) * 1.0, fullgraph=True)
@@ -315,7 +315,7 @@ def test_other_dtypes_are_refused(dtype: torch.dtype, error: str) -> None:
 
 
 def test_a_chain_names_its_sites_when_it_refuses() -> None:
-    made = chain(_state(scale=0.1, targets=["linear"]), "output", [("model.layers.0.a", 64, 0)])
+    made = Chain.of(_state(scale=0.1, targets=["linear"]), "output", [("model.layers.0.a", 64, 0)])
     with pytest.raises(UnsupportedTensor, match=r"model\.layers\.0\.a \(output\) is float64"):
         made(torch.ones(4, 64, dtype=torch.float64), ROWS)
     with pytest.raises(UnsupportedTensor, match="vmap"):
@@ -339,7 +339,7 @@ def test_an_error_of_the_whole_row_is_refused_on_a_shard() -> None:
     spec = {"scale": 0.1, "targets": ["linear"], "error": "deadzone"}
     state = _state(**spec)
     x = torch.randn(8, 64)
-    assert not torch.equal(chain(state, "output", [("model.layers.0.a", 64, 0)])(x, ROWS), x)
+    assert not torch.equal(Chain.of(state, "output", [("model.layers.0.a", 64, 0)])(x, ROWS), x)
     shards = {
         "32 of 64": ("output", [("model.layers.0.a", 32, 32)]),
         "16 of 64": ("output", [("model.layers.0.a", 64, 0), ("model.layers.0.b", 16, 0)]),
@@ -348,7 +348,7 @@ def test_an_error_of_the_whole_row_is_refused_on_a_shard() -> None:
     }
     for words, (stream, parts) in shards.items():
         with pytest.raises(ConfigError, match=words):
-            chain(state, stream, parts)
-    chain(state, "output", [("model.layers.0.a", 64, 0)], share=1)  # partial: of this rank's sum
+            Chain.of(state, stream, parts)
+    Chain.of(state, "output", [("model.layers.0.a", 64, 0)], share=1)  # partial: of this rank's sum
     relative = _state(scale=0.1, targets=["linear"])
-    chain(relative, "output", [("model.layers.0.a", 32, 32)])
+    Chain.of(relative, "output", [("model.layers.0.a", 32, 32)])

@@ -10,7 +10,7 @@ import torch
 
 from hetero_plugin import random
 from hetero_plugin.config import PRESETS, NoiseConfig
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 FINGERPRINTS = {
     "rmsnorm": "01e422e37fd970a0",

@@ -9,7 +9,7 @@ import torch
 
 from hetero_plugin.errors.resolution import share_changed
 from hetero_plugin.kernels import KERNEL, reference
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 from tests.test_perturb import CLOCK, DTYPES, ROWS, SITE, segments, values
 
 

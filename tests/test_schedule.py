@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetero_plugin import schedule
-from hetero_plugin.config import AQNConfig, ConfigError
+from hetero_plugin.config import AQNConfig, ConfigError, schedule
 
 
 def test_global_matches_the_formula_and_its_exact_ends() -> None:

@@ -15,7 +15,11 @@ from hetero_plugin.evaluation import results
 PACKAGE = Path(__file__).parents[1] / "hetero_plugin"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What a specification passes through on its way from text to tensors.
-ROUTE = [*PACKAGE.glob("config*.py"), PACKAGE / "sites.py", PACKAGE / "cli" / "options.py"]
+ROUTE = [
+    *(PACKAGE / "config").glob("*.py"),
+    *(PACKAGE / "sites").glob("*.py"),
+    PACKAGE / "cli" / "options.py",
+]
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 UNPICKLES = {"load", "loads", "Unpickler", "open"}

@@ -10,7 +10,7 @@ import torch
 from hetero_plugin import random
 from hetero_plugin.aqn import AQNController
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
-from hetero_plugin.perturb import chain
+from hetero_plugin.operator import Chain
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 
@@ -80,7 +80,7 @@ def test_bad_settings_are_refused_and_change_nothing(kwargs: dict, words: str) -
 
 def test_a_phase_bound_rule_without_a_phase_is_refused_by_the_operator() -> None:
     made = state(scale=0.1, targets=["linear"], phase="rollout")
-    layer = chain(made, "output", [("model.layers.0.q", 32, 0)])
+    layer = Chain.of(made, "output", [("model.layers.0.q", 32, 0)])
     x = torch.randn(8, 32)
     with pytest.raises(ConfigError, match="no phase is set"):
         made.check_phase()
@@ -102,7 +102,7 @@ def test_a_phase_bound_rule_without_a_phase_is_refused_by_the_operator() -> None
 @pytest.mark.parametrize("policy", ["step", "never", "call"])
 def test_resampling(policy: str) -> None:
     made = state(scale=0.1, targets=["linear"], resample=policy)
-    layer = chain(made, "output", [("model.layers.0.q", 32, 0)])
+    layer = Chain.of(made, "output", [("model.layers.0.q", 32, 0)])
     x, ids, positions = torch.randn(8, 32), torch.arange(8), torch.arange(8)
 
     def run() -> torch.Tensor:
@@ -152,13 +152,13 @@ def test_aqn_offsets() -> None:
     """σ·z, one z a step, the same in every process; off is exactly zero; only norms are touched."""
     config = AQNConfig(schedule="constant", sigma_start=0.01, total_steps=4)
     made = state(preset="qerl-fp4", aqn=config)
-    controller = AQNController(config, made)
+    controller = AQNController(config, made.attach_aqn())
     assert made.aqn is not None and made.aqn.offsets.count_nonzero() == 0
     assert controller.step(1) == pytest.approx(0.01)
     first = made.aqn.offsets.clone()
     assert 0.005 < float(first.std()) < 0.02
     again = NoiseState(made.config, SITES, max_rows=8)
-    AQNController(config, again).step(1)
+    AQNController(config, again.attach_aqn()).step(1)
     assert again.aqn is not None and torch.equal(again.aqn.offsets, first)
     controller.step(2)
     assert not torch.equal(made.aqn.offsets, first)
@@ -177,7 +177,7 @@ def test_scales_and_sigma_must_fit_the_table() -> None:
     config = AQNConfig(schedule="constant", sigma_start=1e-60)
     made = state(preset="qerl-fp4", aqn=config)
     with pytest.raises(ConfigError, match="sigma is 1e-60, which is 0"):
-        AQNController(config, made).step(0)
+        AQNController(config, made.attach_aqn()).step(0)
     assert made.set_scale(3.4e38) > 0 and bool(torch.isfinite(made.scales).all())
 
 
@@ -201,7 +201,7 @@ def test_one_gate_for_everything() -> None:
     """Closed by the switch, by AQN's own, or by holds that nest; what is set waits behind it."""
     config = AQNConfig(schedule="constant", sigma_start=0.01)
     made = state(preset="all", aqn=config)
-    controller, offsets = AQNController(config, made), made.aqn
+    controller, offsets = AQNController(config, made.attach_aqn()), made.aqn
     assert offsets is not None
     pointer = offsets.offsets.data_ptr()
     controller.step(1)
@@ -231,7 +231,7 @@ def test_one_gate_for_everything() -> None:
 def test_a_refused_change_gives_back_what_was_set() -> None:
     config = AQNConfig(schedule="constant", sigma_start=0.01)
     old, new = (state(preset="all", aqn=config) for _ in range(2))
-    AQNController(config, old).step(3)
+    AQNController(config, old.attach_aqn()).step(3)
     old.set_scale(0.3)
     old.set_step(5)
     hold = old.hold()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
+from hetero_plugin.aqn.offsets import AQNState
 from hetero_plugin.config import AQNConfig
-from hetero_plugin.state import AQNState, NoiseState
 
 
 class AQNController:
@@ -15,14 +15,14 @@ class AQNController:
 
     Every tensor-parallel rank and every engine that is given the same step draws the same z.
 
-    Raises:
-        ConfigError: the model has no norm.
+    Args:
+        config: σ's schedule, and the seed.
+        offsets: the model's (`NoiseState.attach_aqn`).
     """
 
-    def __init__(self, config: AQNConfig, state: NoiseState) -> None:
+    def __init__(self, config: AQNConfig, offsets: AQNState) -> None:
         self.config = config
-        self.state = state
-        self.offsets: AQNState = state.attach_aqn()
+        self.offsets = offsets
         self.offsets.in_dtype = config.precision == "param"
         with torch.inference_mode(False):
             # One row a norm, the rows padded to the widest: one launch draws them all.

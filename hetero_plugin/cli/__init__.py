@@ -47,7 +47,7 @@ def _run(name: str, args: list[str]) -> None:
     """Loads the sub-command ``name`` and gives it ``args``."""
     import typer
 
-    from hetero_plugin.config_errors import ConfigError
+    from hetero_plugin.config.problems import ConfigError
 
     # Plain help: with markup, "[all]" in an option's description would vanish as a style.
     one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -123,7 +123,7 @@ else:
 
         here = Path(__file__).parent
         for name, about in COMMANDS.items():
-            if (here / f"{_module(name)}.py").is_file():
+            if any((here / f"{_module(name)}{end}").exists() for end in ("", ".py")):
                 _add(app, name, about)
         return app
 

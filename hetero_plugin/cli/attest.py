@@ -158,7 +158,7 @@ def _hf(
 
     from hetero_plugin.attestation import attest
     from hetero_plugin.evaluation import attest_faults
-    from hetero_plugin.hf.attest import HFProbe
+    from hetero_plugin.hf.probe import HFProbe
 
     bars.update("loading", 0, 1)
     try:
@@ -189,7 +189,7 @@ def _vllm(
 ) -> dict[str, Any]:
     from hetero_plugin.attestation import attest
     from hetero_plugin.evaluation import attest_faults, checkpoints, vllm_eval
-    from hetero_plugin.vllm.attest import VLLMProbe, prompt_logprobs
+    from hetero_plugin.vllm.probe import VLLMProbe, prompt_logprobs
 
     length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
     arguments = {

@@ -26,7 +26,7 @@ def command(
     Exits with 1 and REFUSED, naming what failed, if some result's noise is not attested.
     """
     from hetero_plugin.attestation.attest import Refused
-    from hetero_plugin.evaluation.report import build, build_of_files
+    from hetero_plugin.evaluation.report.page import build, build_of_files
 
     first = results[0]
     one_run = len(results) == 1 and (first.is_dir() or first.suffix != ".json")

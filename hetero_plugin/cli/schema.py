@@ -13,6 +13,6 @@ def command() -> None:
     Redirect it into a file and name that in YAML's first line:
     # yaml-language-server: $schema=spec.schema.json
     """
-    from hetero_plugin.config_schema import json_schema
+    from hetero_plugin.config.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

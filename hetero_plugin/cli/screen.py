@@ -100,7 +100,7 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
 def print_levels(document: Mapping[str, Any], margin: float) -> None:
     """Accuracy by level, and each noisy level against the clean one."""
     from hetero_plugin.evaluation import results
-    from hetero_plugin.evaluation.report_words import interval, p_value, percent, points
+    from hetero_plugin.evaluation.report.words import interval, p_value, percent, points
 
     pairs = {row["level"]: row for row in results.within(document, margin)}
     table = Table(title=f"n = {document['header']['n']:,}", title_justify="left")

@@ -286,7 +286,7 @@ def report(ctx: Context) -> Outcome:
     Raises:
         Refused: a result's noise is not attested.
     """
-    from hetero_plugin.evaluation.report import build
+    from hetero_plugin.evaluation.report.page import build
 
     paths = build(ctx.folder.path)
     return Outcome({"json": paths[0].name, "html": paths[1].name}, tuple(paths))

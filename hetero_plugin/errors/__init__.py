@@ -1,7 +1,7 @@
 """The registry of error models: name -> `ErrorModel`.
 
 A new one is a function in a file of this folder, a line in `MODELS` and its formula in
-`hetero_plugin.config_rule.ERROR_MODELS`; see docs/error_models.md.
+`hetero_plugin.config.rule.ERROR_MODELS`; see docs/error_models.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.config_errors import did_you_mean
+from hetero_plugin.config.problems import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.config_errors import ConfigError
+from hetero_plugin.config.problems import ConfigError
 from hetero_plugin.evaluation import records
 
 _LONGEST_HEADER = 100_000_000  # that of the safetensors library

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.config_errors import ConfigError
+from hetero_plugin.config.problems import ConfigError
 
 
 class FileError(ConfigError):

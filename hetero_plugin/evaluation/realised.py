@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.perturb import record
+from hetero_plugin.operator import record
 
 if TYPE_CHECKING:
     from hetero_plugin.evaluation.tasks import Task

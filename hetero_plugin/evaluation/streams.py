@@ -39,7 +39,7 @@ def clock_of_step(seed: int, step: Tensor) -> Tensor:
 
 def clock_of_seed(seed: Tensor, step: int) -> Tensor:
     """`random.clock_key` of many seeds."""
-    base = random.mix64_tensor(seed + random._signed(0x9E3779B97F4A7C15))
+    base = random.mix64_tensor(seed + random.signed(0x9E3779B97F4A7C15))
     return random.mix64_tensor(base ^ (step * 2 + 1))
 
 

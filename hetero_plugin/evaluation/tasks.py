@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hetero_plugin.config_errors import ConfigError
+from hetero_plugin.config.problems import ConfigError
 
 GSM8K = "openai/gsm8k"
 # The instruction that verl's GSM8K preprocessing appends; models trained there expect it.

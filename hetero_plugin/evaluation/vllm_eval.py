@@ -23,7 +23,7 @@ from hetero_plugin.evaluation import checkpoints, files, processes, results, sta
 from hetero_plugin.evaluation.needs import check_packages
 from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
 from hetero_plugin.sites import select, sites_from_config
-from hetero_plugin.vllm.attest import VLLMProbe
+from hetero_plugin.vllm.probe import VLLMProbe
 
 if TYPE_CHECKING:
     from vllm import LLM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hetero_plugin.hf.adaptive import AQN
+from hetero_plugin.hf.aqn import AQN
 from hetero_plugin.hf.quantizer import HeteroNoiseConfig, register
 from hetero_plugin.hf.wrap import (
     disabled,

@@ -23,7 +23,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.missing import describe
 from hetero_plugin.hf.rows import Frame, MissingRows, Pass, identity_of, source_of
-from hetero_plugin.perturb import is_capturing
+from hetero_plugin.operator import is_capturing
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 

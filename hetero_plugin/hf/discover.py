@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
 
-from hetero_plugin.config import ConfigError
+from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.hf.names import called_at, canonical_name, decoder_of, is_inside, outside_peft
 from hetero_plugin.hf.scores import scores_sites
-from hetero_plugin.sites import Site
+from hetero_plugin.sites import (
+    Site,
+    UnknownArchitectureError,
+    aqn_sites,
+    select,
+    sites_from_config,
+)
 
+log = logging.getLogger("hetero_noise")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ACTIVATION_LEAVES = ("act_fn", "activation_fn")
 Adapters = Literal["base", "adapter", "both"]
@@ -212,3 +220,55 @@ def _with_copies(one: Found, same: list[str], paths: dict[str, nn.Module]) -> Fo
     called = dict.fromkeys(called_at(path).rpartition(".") for path in same)
     places = tuple((paths[parent], leaf) for parent, _, leaf in called)
     return replace(one, copies=copies, places=places)
+
+
+def check_map(model: nn.Module, spec: NoiseConfig, found: list[Found]) -> None:
+    """Compares what was found with the family's map, where it has one.
+
+    A layer of a class that nobody knows here (quantised, or fused by another library) is not
+    found, and a spec by kinds would leave it clean without a word.
+
+    Raises:
+        ConfigError: with ``unmapped: error``, a site of the map that the spec selects, whose place
+            in the model is taken by something that is not that operator.
+    """
+    top, decoder = decoder_of(model)
+    try:
+        # The map is the decoder's, whatever is on top of it.
+        config = {**decoder.config.to_dict(), "architectures": None}  # type: ignore[union-attr,operator]
+        known = sites_from_config(config)
+    except (AttributeError, UnknownArchitectureError, ConfigError):
+        return
+    names = {one.site.name for one in found}
+    modules = {canonical_name(path, top): module for path, module in model.named_modules()}
+    places = set(modules)
+
+    def is_lost(site: Site) -> bool:
+        # A layer that was pruned away, or the head of a model without one, is no layer left clean.
+        return site.name not in names and (
+            site.name in places or ("." in site.name and site.name.rpartition(".")[0] in places)
+        )
+
+    lost = [site for site in known if is_lost(site)]
+    if not lost:
+        return
+    sites = [*(one.site for one in found), *lost]
+    wanted = {chosen.site.name for chosen in select(spec, sites)}
+    wanted |= {site.name for site in aqn_sites(spec, sites)}
+    clean = [
+        f"{site.name} ({type(modules[site.name]).__name__})" if site.name in modules else site.name
+        for site in lost
+        if site.name in wanted
+    ]
+    if not clean:
+        return
+    words = (
+        f"{len(clean)} selected sites of this {type(model).__name__} are not layers that can be "
+        f"made noisy, so they would stay clean: {', '.join(clean[:8])}"
+    )
+    if spec.unmapped == "error":
+        raise ConfigError(
+            f"{words}. Wrap the model before another library replaces its layers, exclude these "
+            "sites, or say unmapped: warn"
+        )
+    log.warning("hetero_noise: %s", words)

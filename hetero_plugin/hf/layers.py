@@ -29,7 +29,7 @@ from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
-from hetero_plugin.perturb import Chain, chain, perturb_gradient
+from hetero_plugin.operator import Chain, perturb_gradient
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
@@ -65,7 +65,7 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
     into = site.in_features if site.in_features is not None else site.features
 
     def make(stream: str, columns: int) -> Chain:
-        return chain(state, stream, [(site.name, columns, 0)])
+        return Chain.of(state, stream, [(site.name, columns, 0)])
 
     return LayerNoise(
         site=site,

@@ -15,7 +15,7 @@ from torch import nn
 
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import ATTRIBUTE, LayerNoise, is_noisy, make_noisy
-from hetero_plugin.perturb import chain
+from hetero_plugin.operator import Chain
 
 __all__ = ["Place", "Places", "reads_reference"]
 
@@ -105,7 +105,7 @@ class Places(OfAModel):
             old.features,
         )
         site = replace(old, features=features)
-        output = chain(self.context.state, "output", [(site.name, features, 0)])
+        output = Chain.of(self.context.state, "output", [(site.name, features, 0)])
         place.noise = replace(noise, site=site, output=output)
         for one in place.layers:
             object.__setattr__(one, ATTRIBUTE, place.noise)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hetero_plugin.config import AQNConfig, ConfigError
-from hetero_plugin.hf.adaptive import AQN
+from hetero_plugin.hf.aqn import AQN
 from hetero_plugin.hf.wrap import state_of
 
 __all__ = ["HeteroNoiseCallback"]

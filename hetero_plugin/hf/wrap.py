@@ -13,11 +13,11 @@ from torch import nn
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, of_whom, remove
 from hetero_plugin.hf.context import ForwardContext, Scope
-from hetero_plugin.hf.crosscheck import check_map
 from hetero_plugin.hf.discover import (
     Adapters,
     Found,
     adapter_modules,
+    check_map,
     discover,
     is_experts,
     is_router,

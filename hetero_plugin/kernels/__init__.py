@@ -72,25 +72,25 @@ for _name in ("perturb", "perturb_reference"):
 
 
 def _perturb_cuda(*args):  # type: ignore[no-untyped-def]
-    from hetero_plugin.kernels import cuda  # compiles nothing yet, but imports Triton
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     return cuda.perturb(*args)
 
 
 def _perturb_cuda_(x, *args):  # type: ignore[no-untyped-def]
-    from hetero_plugin.kernels import cuda
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     cuda.perturb(x, *args, in_place=True)
 
 
 def _gated_cuda_(*args):  # type: ignore[no-untyped-def]
-    from hetero_plugin.kernels import cuda_fused
+    from hetero_plugin.kernels.cuda import fused as cuda_fused
 
     cuda_fused.gated_(*args)
 
 
 def _weighed_cuda_(*args):  # type: ignore[no-untyped-def]
-    from hetero_plugin.kernels import cuda_fused
+    from hetero_plugin.kernels.cuda import fused as cuda_fused
 
     cuda_fused.weighed_(*args)
 
@@ -102,19 +102,19 @@ def _perturb_unrounded_cuda_(  # type: ignore[no-untyped-def]
     if not native:
         unrounded.perturb_unrounded_(x, dtype, *args, native)
         return
-    from hetero_plugin.kernels import cuda
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     cuda.perturb(x, *args, in_place=True, rounds_to=dtype)
 
 
 def _weighed_unrounded_cuda_(clean, dtype, *args):  # type: ignore[no-untyped-def]
-    from hetero_plugin.kernels import cuda_fused
+    from hetero_plugin.kernels.cuda import fused as cuda_fused
 
     cuda_fused.weighed_(clean, *args, dtype)  # type: ignore[call-arg]
 
 
 def _row_keys_cuda_(*args):  # type: ignore[no-untyped-def]
-    from hetero_plugin.kernels import cuda_keys
+    from hetero_plugin.kernels.cuda import keys as cuda_keys
 
     cuda_keys.row_keys_(*args)
 

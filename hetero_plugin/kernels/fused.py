@@ -10,7 +10,7 @@ graph.
 `weighed_`: AQN's offset on a norm's weight, then the error of the norm's output.
 
 Here: the definitions, and what runs where there is no kernel. The CPU kernel is `cpu/fused.h`, the
-CUDA kernel `cuda_fused.py`. For inference: they have no gradient.
+CUDA kernel `cuda/fused.py`. For inference: they have no gradient.
 
 T: rows, N: features.
 """
@@ -90,7 +90,8 @@ def gated_(
         clean: [..., N], what the layer gives without error; written over.
         gate_up: [..., 2N], bfloat16, float16 or float32.
         activation: a key of `ACTIVATIONS`.
-        row_keys, clock, scales, segments, error, stochastic: as in `hetero_plugin.perturb.perturb`.
+        row_keys, clock, scales, segments, error, stochastic: as in
+            `hetero_plugin.operator.perturb`.
     """
     half = gate_up.shape[-1] // 2
 
@@ -127,7 +128,8 @@ def weighed_(
         offset: float32 [N], AQN's.
         shift: what the norm itself adds to its weight (Gemma: 1).
         in_dtype: see `shifted_weight`.
-        row_keys, clock, scales, error, stochastic: as in `hetero_plugin.perturb.perturb`.
+        row_keys, clock, scales, error, stochastic: as in
+            `hetero_plugin.operator.perturb`.
         segments: the same; [0, 4] where the norm's output has no error. For a norm of each head
             they cover all heads, which together are one row.
     """

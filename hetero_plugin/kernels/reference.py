@@ -62,7 +62,7 @@ def perturb(
     error: str,
     stochastic: bool,
 ) -> Tensor:
-    """See `hetero_plugin.perturb.perturb`, which this implements."""
+    """See `hetero_plugin.operator.perturb`, which this implements."""
     check_dtype(x.dtype, "a tensor given to hetero_noise::perturb")
     columns = x.shape[-1]
     x_TN = x.reshape(-1, columns)

@@ -47,7 +47,7 @@ def perturb_unrounded_(
     stochastic: bool,
     native: bool,
 ) -> None:
-    """`hetero_plugin.perturb.perturb` of x rounded to ``dtype``; where every scale is 0, x itself.
+    """`hetero_plugin.operator.perturb` of x rounded to ``dtype``; where every scale is 0, x itself.
 
     Args:
         x: float32 [..., N], written over; with error its values are exact in ``dtype``.

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.config_read import read_yaml
+from hetero_plugin.config.read import read_yaml
 from hetero_plugin.verl.checkpoint import CheckpointError, merge
 from hetero_plugin.verl.launch import LaunchError, MiniatureRun, execute
 

@@ -38,7 +38,7 @@ def attest_actor(engine: Any) -> dict[str, Any]:
     Returns:
         A record, or ``{"engine": ..., "absent": ...}`` where the actor is meant to be clean.
     """
-    from hetero_plugin.hf.attest import HFProbe
+    from hetero_plugin.hf.probe import HFProbe
 
     model, state = engine.noisy_model, engine.noise_state
     name = f"verl-{engine.engine_config.strategy}"
@@ -51,7 +51,7 @@ def attest_actor(engine: Any) -> dict[str, Any]:
 
 async def attest_rollout(engine: Any, noise: RunNoise) -> dict[str, Any]:
     """The record of one replica's vLLM engine, which has to be idle; or ``{"absent": ...}``."""
-    from hetero_plugin.vllm.attest import attest_async
+    from hetero_plugin.vllm.probe import attest_async
 
     hf_config = engine.vllm_config.model_config.hf_text_config.to_dict()
     if nothing_to_see(noise.config, hf_config, "rollout"):

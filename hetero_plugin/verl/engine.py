@@ -15,7 +15,7 @@ from typing import Any
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.perturb import record
+from hetero_plugin.operator import record
 from hetero_plugin.verl import active
 from hetero_plugin.verl.realised import RealisedError, due
 from hetero_plugin.verl.settings import RunNoise
@@ -62,7 +62,7 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
             return None
         from hetero_plugin.aqn import AQNController
 
-        return AQNController(noise.config.aqn, state)
+        return AQNController(noise.config.aqn, state.attach_aqn())
 
     def train_batch(self, data: Any, loss_function: Callable[..., Any]) -> Any:
         state = self._noise_state

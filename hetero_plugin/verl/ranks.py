@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.vllm.client import agreed
+from hetero_plugin.vllm.client.calls import agreed
 
 
 def data_parallel(engine: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
-from hetero_plugin.vllm import startup
+from hetero_plugin.vllm.serve import self_attest as startup
 from hetero_plugin.vllm.spec import ARGUMENT
 
 SCALE, CONFIG = "--hetero-noise-scale", "--hetero-noise-config"

@@ -141,10 +141,10 @@ def follow_making(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around ``Scheduler.__init__``."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        from hetero_plugin.vllm import spec
+        from hetero_plugin.vllm.quantization import is_noisy
 
         original(self, *args, **kwargs)
-        if spec.is_noisy(self.vllm_config):
+        if is_noisy(self.vllm_config):
             empty_made(self)
 
     return __init__
@@ -155,7 +155,7 @@ def follow_calls(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
         from hetero_plugin.vllm import weights
-        from hetero_plugin.vllm.control import READ_ONLY
+        from hetero_plugin.vllm.client.calls import READ_ONLY
 
         ours = isinstance(method, str) and method.startswith("hetero_noise_")
         if ours and method in READ_ONLY:

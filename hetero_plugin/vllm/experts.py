@@ -31,7 +31,7 @@ from vllm.platforms import current_platform
 
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
-from hetero_plugin.perturb import Chain
+from hetero_plugin.operator import Chain
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.linear import check_attached
 from hetero_plugin.vllm.ops import ACTIVATIONS

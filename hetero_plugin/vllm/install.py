@@ -14,9 +14,10 @@ from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.sites import Site, select
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm import refusals, spec
-from hetero_plugin.vllm.attach import Walker
 from hetero_plugin.vllm.linear import NoisyHeadMethod
+from hetero_plugin.vllm.quantization import is_noisy
 from hetero_plugin.vllm.rows import Rows
+from hetero_plugin.vllm.walker import Walker
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -105,7 +106,7 @@ def install(worker: Any) -> Installed | None:
         ConfigError: see `attach`; no noisy engine runs with a site left out.
     """
     vllm_config = worker.vllm_config
-    if not spec.is_noisy(vllm_config):
+    if not is_noisy(vllm_config):
         return None
     config = spec.settle(vllm_config)
     model = worker.model_runner.get_model()
@@ -115,7 +116,7 @@ def install(worker: Any) -> Installed | None:
     state.set_phase("rollout")
     rows = attach(model, state, sites, vllm_config.model_config.hf_text_config.to_dict())
     _check_head(model)
-    aqn = None if config.aqn is None else AQNController(config.aqn, state)
+    aqn = None if config.aqn is None else AQNController(config.aqn, state.attach_aqn())
     logger.info("%s", state.describe(f"engine worker {worker.rank}"))
     if vllm_config.lora_config is not None:
         logger.info(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hetero_plugin.perturb import Chain
+from hetero_plugin.operator import Chain
 from hetero_plugin.state import NoiseState
 
 _DEPTH = 4  # module -> method -> noise -> list -> chain

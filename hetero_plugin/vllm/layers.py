@@ -18,7 +18,7 @@ from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 
-from hetero_plugin.perturb import Chain
+from hetero_plugin.operator import Chain
 from hetero_plugin.vllm import ops
 
 

@@ -19,7 +19,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.platforms import current_platform
 
-from hetero_plugin.perturb import Chain
+from hetero_plugin.operator import Chain
 from hetero_plugin.vllm import ops
 
 if TYPE_CHECKING:

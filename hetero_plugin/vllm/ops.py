@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.kernels.fused import ACTIVATIONS, pick
-from hetero_plugin.perturb import Chain
+from hetero_plugin.operator import Chain
 
 _NOTHING = torch.empty(0, 4, dtype=torch.int64, device="cpu")
 """Segments of a norm whose output has no error."""

@@ -219,10 +219,12 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from hetero_plugin.vllm import refusals, spec, startup
+        from hetero_plugin.vllm import refusals, spec
+        from hetero_plugin.vllm.quantization import is_noisy
+        from hetero_plugin.vllm.serve import self_attest as startup
 
         made = original(self, *args, **kwargs)
-        attest, noisy = startup.take(made), spec.is_noisy(made)
+        attest, noisy = startup.take(made), is_noisy(made)
         context = kwargs.get("usage_context", args[0] if args else None)
         served = getattr(context, "name", None) == "OPENAI_API_SERVER"
         config = spec.settle(made) if noisy else None
@@ -231,7 +233,7 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         else:
             refusals.refuse_asked(self, config.rules)
         if config is not None and served:
-            from hetero_plugin.vllm import metrics
+            from hetero_plugin.vllm.serve import metrics
 
             apply_to_server()
             metrics.register(config, spec.model_sites(made))
@@ -246,7 +248,7 @@ def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     async def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
         answers = await original(self, method, *args, **kwargs)
         if isinstance(method, str) and method.startswith("hetero_noise_"):
-            from hetero_plugin.vllm import metrics
+            from hetero_plugin.vllm.serve import metrics
 
             metrics.update(method, answers)
         return answers
@@ -256,10 +258,11 @@ def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
     async def show_available_models(self: Any) -> Any:
-        from hetero_plugin.vllm import client_async, startup
+        from hetero_plugin.vllm.client import aio
+        from hetero_plugin.vllm.serve import self_attest as startup
 
         models = await original(self)
-        status = await client_async.status(self.engine_client)
+        status = await aio.status(self.engine_client)
         keys = ("noisy", "fingerprint", "sites", "scales", "enabled", "step", "sigma")
         attested = startup.shown()
         for card in models.data:
@@ -272,7 +275,7 @@ def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _supported_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
     async def get_supported_tasks(self: Any) -> Any:
-        from hetero_plugin.vllm import startup
+        from hetero_plugin.vllm.serve import self_attest as startup
 
         await startup.attest_once(self)
         return await original(self)
@@ -282,12 +285,13 @@ def _supported_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
     def init_device(self: Any) -> Any:
-        from hetero_plugin.vllm import control, spec
+        from hetero_plugin.vllm.quantization import is_noisy
+        from hetero_plugin.vllm.serve import control
 
         worker = self.worker
         for call in control.CALLS:
             setattr(worker, call.__name__, functools.partial(call, worker))
-        if spec.is_noisy(worker.vllm_config):
+        if is_noisy(worker.vllm_config):
             _follow_load_model(worker)
         return original(self)
 

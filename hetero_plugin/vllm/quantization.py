@@ -17,6 +17,7 @@ from hetero_plugin.config import METHOD, ConfigError, resolve
 
 if TYPE_CHECKING:
     from torch import nn
+    from vllm.config import VllmConfig
 
 
 class HeteroNoiseQuantConfig(QuantizationConfig):
@@ -211,3 +212,8 @@ def register_method() -> None:
             f"another plugin has registered the quantization method {METHOD!r}: {known!r}; "
             "VLLM_PLUGINS chooses which plugins vLLM loads"
         )
+
+
+def is_noisy(vllm_config: VllmConfig) -> bool:
+    """Whether an engine was asked to be noisy."""
+    return isinstance(vllm_config.quant_config, HeteroNoiseQuantConfig)

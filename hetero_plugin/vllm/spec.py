@@ -26,11 +26,6 @@ RESOLVED = "hetero_noise_resolved"
 """Key of ``additional_config`` that says: the spec beside it is final."""
 
 
-def is_noisy(vllm_config: VllmConfig) -> bool:
-    """Whether an engine was asked to be noisy."""
-    return isinstance(vllm_config.quant_config, HeteroNoiseQuantConfig)
-
-
 def _additional(vllm_config: VllmConfig) -> dict[str, Any]:
     given = vllm_config.additional_config
     if not given:

@@ -18,10 +18,10 @@ def keep(original: Callable[..., Any]) -> Callable[..., Any]:
         from vllm.config import get_current_vllm_config_or_none
         from vllm.platforms import current_platform
 
-        from hetero_plugin.vllm import spec
+        from hetero_plugin.vllm.quantization import is_noisy
 
         config = get_current_vllm_config_or_none()
-        if config is not None and current_platform.is_cpu() and spec.is_noisy(config):
+        if config is not None and current_platform.is_cpu() and is_noisy(config):
             from hetero_plugin.vllm.linear import prepare_gemm
 
             prepare_gemm(layer)
@@ -82,9 +82,9 @@ def were_loaded(engine: Any, rpc: Callable[..., Any]) -> bool:
         engine: vLLM's EngineCore.
         rpc: its ``collective_rpc``.
     """
-    from hetero_plugin.vllm import spec
+    from hetero_plugin.vllm.quantization import is_noisy
 
-    if not spec.is_noisy(engine.vllm_config):
+    if not is_noisy(engine.vllm_config):
         return False
     # The time limit is for workers that did not answer the call before this one either.
     loads = rpc(engine, "hetero_noise_loads", 60.0)

@@ -8,7 +8,7 @@ import torch
 
 from hetero_plugin import random
 from hetero_plugin.errors import MODELS
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 SHAPES = ((1, 1), (3, 127), (5, 300), (64, 1536))
 

@@ -15,7 +15,7 @@ from scripts.gpu.hf import EVERY, LINEAR, spec
 
 def clean(size: Size, report: Report, kind: str = "qwen2") -> None:
     """A plain engine without the plugin: what the noisy ones are compared with."""
-    from hetero_plugin.vllm.attest import prompt_logprobs
+    from hetero_plugin.vllm.probe import prompt_logprobs
 
     began = time.perf_counter()
     llm = serving.start(models.folder(kind, size), size, None)
@@ -42,7 +42,7 @@ def attested(llm: Any, rule: dict[str, Any], report: Report, reference: Any = No
     """Attests an engine, against a plain one where there is its output."""
     from hetero_plugin.attestation.attest import attest, problems
     from hetero_plugin.config import NoiseConfig
-    from hetero_plugin.vllm.attest import VLLMProbe
+    from hetero_plugin.vllm.probe import VLLMProbe
 
     record = attest(VLLMProbe(llm, NoiseConfig.parse(spec(rule)), reference=reference))
     wrong = problems(record)

@@ -11,8 +11,8 @@ from torch import Tensor
 from hetero_plugin import disabled, random, set_step, state_of, wrap
 from hetero_plugin.attestation.attest import attest, problems
 from hetero_plugin.attestation.probes import probe_prompts
-from hetero_plugin.hf.attest import HFProbe
-from hetero_plugin.perturb import perturb
+from hetero_plugin.hf.probe import HFProbe
+from hetero_plugin.operator import perturb
 from scripts.gpu import models
 from scripts.gpu.findings import Report, Size
 

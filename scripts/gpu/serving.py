@@ -185,7 +185,8 @@ def noise_kernels() -> list[Any]:
     """The Triton kernels of the plugin."""
     from triton.runtime import JITFunction
 
-    from hetero_plugin.kernels import cuda, cuda_fused
+    from hetero_plugin.kernels.cuda import fused as cuda_fused
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     found = {
         id(value): value

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import hetero_plugin.kernels
-from hetero_plugin.cli.doctor_findings import BROKEN, GOOD, LACKING, Finding
-from hetero_plugin.cli.doctor_kernels import kernels
+from hetero_plugin.cli.doctor.findings import BROKEN, GOOD, LACKING, Finding
+from hetero_plugin.cli.doctor.kernels import kernels
 from hetero_plugin.kernels import build
 
 

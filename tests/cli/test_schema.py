@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.config_schema import json_schema
+from hetero_plugin.config.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()

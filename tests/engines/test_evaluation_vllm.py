@@ -21,7 +21,8 @@ import pytest
 from hetero_plugin.attestation import attest
 from hetero_plugin.demo import task as arithmetic
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
-from hetero_plugin.evaluation import report, results, tasks, vllm_eval
+from hetero_plugin.evaluation import results, tasks, vllm_eval
+from hetero_plugin.evaluation.report import page as report
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -111,7 +112,7 @@ def plain(folder: Path) -> dict[str, Any]:
     from vllm import SamplingParams
 
     from hetero_plugin.config import NoiseConfig
-    from hetero_plugin.vllm.attest import VLLMProbe
+    from hetero_plugin.vllm.probe import VLLMProbe
 
     llm = vllm_eval.start_plain_engine(
         {

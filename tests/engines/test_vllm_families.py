@@ -134,7 +134,7 @@ def test_a_family_has_its_error_in_both_engines(case: Case) -> None:
     state_of(hf).set_scale(0.0)
     aqn = NoiseConfig.parse(SPEC).aqn
     assert aqn is not None
-    AQNController(aqn, state_of(hf)).step(7)
+    AQNController(aqn, state_of(hf).attach_aqn()).step(7)
     engine.ask("call", method="hetero_noise_aqn", arguments={"step": 7})
     shifted = hf_logprobs(hf)
     assert gap(ask(), shifted) <= bound

@@ -129,7 +129,7 @@ def test_experts_have_their_error_in_both_engines(case: Case) -> None:
     assert [site.name.rsplit(".", 1)[-1] for site in state.aqn.sites] == [
         "post_attention_layernorm"
     ] * 2
-    AQNController(aqn, state).step(7)
+    AQNController(aqn, state.attach_aqn()).step(7)
     engine.ask("call", method="hetero_noise_aqn", arguments={"step": 7})
     shifted = hf_logprobs(hf)
     assert gap(ask(), shifted) <= bound

@@ -361,7 +361,7 @@ def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
     assert gap(noisy, case.first) <= bound
     assert gap(noisy, clean) >= 10 * clean_gap, "the noise must be well above the engines' own gap"
     assert config.aqn is not None
-    AQNController(config.aqn, state_of(model)).step(7)
+    AQNController(config.aqn, state_of(model).attach_aqn()).step(7)
     case.noisy.ask("call", method="hetero_noise_aqn", arguments={"step": 7})
     shifted = case.ask(*PROMPTS)
     assert gap(shifted, case.first) > 10 * clean_gap

@@ -124,7 +124,7 @@ def _reference(model: Path) -> list[list[float]]:
     from transformers import AutoModelForCausalLM
 
     from hetero_plugin import NoiseConfig, random
-    from hetero_plugin.perturb import Chain, chain
+    from hetero_plugin.operator import Chain
     from hetero_plugin.sites import sites_from_config
     from hetero_plugin.state import NoiseState
 
@@ -145,7 +145,7 @@ def _reference(model: Path) -> list[list[float]]:
     for name, module in hf.named_modules():
         if name.endswith(("o_proj", "down_proj")):
             parts = [(name, module.out_features, 0)]
-            pair = [chain(state, "output", parts, share=rank) for rank in (0, 1)]
+            pair = [Chain.of(state, "output", parts, share=rank) for rank in (0, 1)]
             assert all(pair)
             module.register_forward_hook(halves(pair))
             hooked += 1

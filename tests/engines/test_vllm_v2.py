@@ -246,7 +246,7 @@ def test_aqn_moves_the_norms_as_in_hugging_face(case: Case, hf: Yardstick) -> No
     aqn = NoiseConfig.parse(SPEC).aqn
     assert aqn is not None
     other = Yardstick(case.model, SPEC)
-    AQNController(aqn, state_of(other.model)).step(7)
+    AQNController(aqn, state_of(other.model).attach_aqn()).step(7)
     for prompt, found in zip(LONG, shifted, strict=True):
         assert of_prompt(other, prompt, found) <= FLOOR
         assert of_prompt(hf, prompt, found) > NOISY

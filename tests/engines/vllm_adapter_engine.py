@@ -40,7 +40,7 @@ class AdapterServer(Server):
         """What the attestation refuses for; empty if it passes."""
         from hetero_plugin.attestation import attest
         from hetero_plugin.config import NoiseConfig
-        from hetero_plugin.vllm.attest import VLLMProbe
+        from hetero_plugin.vllm.probe import VLLMProbe
 
         config = NoiseConfig.parse(spec)
         probe = VLLMProbe(self.llm, config, adapter=self._adapter(adapter))

@@ -185,7 +185,7 @@ class Server:
         """The attestation of the engine under a spec."""
         from hetero_plugin.attestation import attest
         from hetero_plugin.config import NoiseConfig
-        from hetero_plugin.vllm.attest import VLLMProbe
+        from hetero_plugin.vllm.probe import VLLMProbe
 
         return attest.attest(VLLMProbe(self.llm, NoiseConfig.parse(spec)))
 

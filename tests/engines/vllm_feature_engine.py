@@ -154,13 +154,13 @@ class AsyncFeatures:
         return self._run(work())
 
     def call(self, method: str, arguments: Record) -> Any:
-        from hetero_plugin.vllm import client_async
+        from hetero_plugin.vllm.client import aio
 
-        return self._run(client_async.call(self.engine, method, **arguments))
+        return self._run(aio.call(self.engine, method, **arguments))
 
     def change_while_busy(self, prompts: list[list[int]], scales: list[float]) -> Record:
         """Sets scales while requests run; returns the answers and the scales that were said."""
-        from hetero_plugin.vllm import client_async
+        from hetero_plugin.vllm.client import aio
 
         async def work() -> Record:
             parameters = _parameters(max_tokens=60, temperature=0.0)
@@ -172,7 +172,7 @@ class AsyncFeatures:
             said = []
             for scale in scales:
                 await asyncio.sleep(0.05)
-                status = await client_async.set_noise(self.engine, scale=scale)
+                status = await aio.set_noise(self.engine, scale=scale)
                 said.append(status["scales"]["linear"])
             still = sum(not task.done() for task in running)
             answers = await asyncio.gather(*running)
@@ -196,13 +196,13 @@ class AsyncFeatures:
 
     def killed_while_setting(self) -> Record:
         """The engine's process is stopped, asked, and killed while the call waits."""
-        from hetero_plugin.vllm import client_async
+        from hetero_plugin.vllm.client import aio
 
         (process,) = self.engine.engine_core.resources.engine_manager.processes
         os.kill(process.pid, signal.SIGSTOP)
 
         async def work() -> Record:
-            call = asyncio.ensure_future(client_async.set_noise(self.engine, scale=0.1))
+            call = asyncio.ensure_future(aio.set_noise(self.engine, scale=0.1))
             done, _ = await asyncio.wait({call}, timeout=1.0)
             waited = not done
             os.kill(process.pid, signal.SIGKILL)
@@ -212,7 +212,7 @@ class AsyncFeatures:
                     await asyncio.wait_for(asyncio.shield(call), timeout=60)
                 except Exception as error:
                     found[name] = f"{type(error).__name__}: {error}"
-                call = asyncio.ensure_future(client_async.status(self.engine))
+                call = asyncio.ensure_future(aio.status(self.engine))
             return found
 
         return self._run(work())

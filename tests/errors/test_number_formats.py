@@ -14,8 +14,8 @@ from hetero_plugin.attestation.attest import attest, problems
 from hetero_plugin.config import FORMATS, PRESETS, ConfigError
 from hetero_plugin.errors import MODELS
 from hetero_plugin.errors import formats as arithmetic
-from hetero_plugin.hf.attest import HFProbe
-from hetero_plugin.perturb import chain
+from hetero_plugin.hf.probe import HFProbe
+from hetero_plugin.operator import Chain
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 from tests.hf.families import FAMILY, make_family, tokens
@@ -88,17 +88,17 @@ def test_a_share_of_the_columns(name: str) -> None:
     x = torch.randn(16, 320, generator=torch.Generator().manual_seed(1))
     keys = random.row_keys(torch.arange(16), torch.arange(16))
     state, site = state_of_site(name), "model.layers.0.self_attn.q_proj"
-    whole = chain(state, "input", [(site, 320, 0)])(x, keys)
+    whole = Chain.of(state, "input", [(site, 320, 0)])(x, keys)
     block = MODELS[name].block
     for columns, offset in ((256, 0), (64, 256), (160, 160), (48, 0), (32, 16)):
         parts = [(site, columns, offset)]
         end = offset + columns
         if block and offset % block == 0 and (end % block == 0 or end == 320):
-            part = chain(state, "input", parts)(x[:, offset:end], keys)
+            part = Chain.of(state, "input", parts)(x[:, offset:end], keys)
             assert torch.equal(part, whole[:, offset:end])
         else:
             with pytest.raises(ConfigError, match=name):
-                chain(state, "input", parts)
+                Chain.of(state, "input", parts)
 
 
 # ---- models ----

@@ -14,7 +14,7 @@ from hetero_plugin.attestation.knock import knock_in
 from hetero_plugin.cli import _run
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import attest_faults
-from hetero_plugin.hf.attest import HFProbe
+from hetero_plugin.hf.probe import HFProbe
 from tests.evaluation.toy import NAMES, MatrixProbe
 
 SITE = "model.layers.0.mlp.up_proj"

@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from hetero_plugin import NoiseConfig, state_of, unwrap, wrap
 from hetero_plugin.attestation import attest
 from hetero_plugin.attestation.probes import probe_prompts
-from hetero_plugin.hf.attest import HFProbe
+from hetero_plugin.hf.probe import HFProbe
 
 
 def model(dtype: torch.dtype = torch.float32) -> Qwen2ForCausalLM:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from toy import simulate_result, simulate_run
 
-from hetero_plugin.evaluation import records, report, report_data, results
+from hetero_plugin.evaluation import records, results
+from hetero_plugin.evaluation.report import data as report_data
+from hetero_plugin.evaluation.report import page as report
 
 ACCURACIES = {0.0: 0.6, 0.05: 0.5}
 

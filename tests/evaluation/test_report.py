@@ -11,8 +11,10 @@ import pytest
 from toy import NAMES, simulate_run
 
 from hetero_plugin.attestation import attest
-from hetero_plugin.evaluation import report, report_words, results
-from hetero_plugin.evaluation.report_data import curves, read_metrics
+from hetero_plugin.evaluation import results
+from hetero_plugin.evaluation.report import page as report
+from hetero_plugin.evaluation.report import words as report_words
+from hetero_plugin.evaluation.report.data import curves, read_metrics
 
 
 @pytest.fixture(scope="module")

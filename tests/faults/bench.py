@@ -185,7 +185,7 @@ class _Server(_Configurer):
     def _attest(self, llm: Any) -> str:
         from hetero_plugin.attestation import attest
         from hetero_plugin.config import NoiseConfig
-        from hetero_plugin.vllm.attest import VLLMProbe
+        from hetero_plugin.vllm.probe import VLLMProbe
 
         config = NoiseConfig.parse(SPEC)
         record = attest.attest(VLLMProbe(llm, config))
@@ -235,7 +235,7 @@ class _Server(_Configurer):
         client.step(self.llm, n)
 
     def logprobs(self) -> list[float]:
-        from hetero_plugin.vllm.attest import prompt_logprobs
+        from hetero_plugin.vllm.probe import prompt_logprobs
 
         self.llm.reset_prefix_cache()
         return prompt_logprobs(self.llm).tolist()

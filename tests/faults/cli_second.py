@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.config_read import read_yaml
+from hetero_plugin.config.read import read_yaml
 from hetero_plugin.evaluation import files, results
 from tests.evaluation.toy import simulate_run
 from tests.faults.records import command

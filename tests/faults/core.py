@@ -7,7 +7,7 @@ import torch
 from hetero_plugin import NoiseConfig, random
 from hetero_plugin.config import AQNConfig, ConfigError, resolve
 from hetero_plugin.evaluation.vllm_eval import evaluation_spec
-from hetero_plugin.perturb import chain, perturb
+from hetero_plugin.operator import Chain, perturb
 from hetero_plugin.sites import Site, select, sites_from_config
 from hetero_plugin.state import NoiseState
 from tests.faults.registry import fault, noticed, refused
@@ -148,7 +148,7 @@ def gradient_noise_without_forward_noise() -> str:
 )
 def phase_never_set_in_compiled_code() -> str:
     state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"], phase="train"), [SITE])
-    made = chain(state, "output", [("layer", 256, 0)])
+    made = Chain.of(state, "output", [("layer", 256, 0)])
     keys = random.row_keys(TOKENS, TOKENS)
     return refused(lambda: made(X, keys), "phase", kind=RuntimeError)
 
@@ -251,7 +251,7 @@ def site_with_zero_columns_on_a_rank() -> str:
     other = Site("other", "linear", 0, 256, 64)
     state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"]), [SITE, other])
     keys = random.row_keys(TOKENS, TOKENS)
-    both = chain(state, "output", [("layer", 0, 256), ("other", 256, 0)])(X, keys)
-    alone = chain(state, "output", [("other", 256, 0)])(X, keys)
+    both = Chain.of(state, "output", [("layer", 0, 256), ("other", 256, 0)])(X, keys)
+    alone = Chain.of(state, "output", [("other", 256, 0)])(X, keys)
     right = torch.equal(both, alone) and not torch.equal(alone, X)
     return noticed(right, "the same error with and without the empty shard")

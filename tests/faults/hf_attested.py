@@ -7,7 +7,7 @@ from torch import nn
 
 from hetero_plugin import AQN, NoiseConfig
 from hetero_plugin.evaluation import attest_faults
-from hetero_plugin.hf.attest import HFProbe
+from hetero_plugin.hf.probe import HFProbe
 from tests.faults.models import UP, attested, tiny
 from tests.faults.registry import fault
 

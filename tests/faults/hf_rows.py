@@ -13,8 +13,8 @@ from transformers import Qwen2ForSequenceClassification, Qwen2ForTokenClassifica
 
 from hetero_plugin import NoiseConfig, wrap
 from hetero_plugin.config import ConfigError
-from hetero_plugin.hf.attest import HFProbe
 from hetero_plugin.hf.context import MissingRows
+from hetero_plugin.hf.probe import HFProbe
 from tests.faults.models import IDS, UP, attested, logits, tiny
 from tests.faults.registry import fault, noticed, refused
 

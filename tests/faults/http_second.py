@@ -237,12 +237,13 @@ def _engines(size: int) -> Any:
     engine="vllm",
 )
 def second_data_parallel_engine_is_off() -> str:
-    from hetero_plugin.vllm import client, client_async
+    from hetero_plugin.vllm import client
+    from hetero_plugin.vllm.client import aio
 
     engine = _engines(2)
     engine.second.workers[1].hetero_noise.state.set_enabled(False)
     return refused(
-        lambda: asyncio.run(client_async.set_noise(engine, scale=0.1)),
+        lambda: asyncio.run(aio.set_noise(engine, scale=0.1)),
         "of 4 ranks, 1 of engine 1 answered otherwise",
         kind=client.RanksDisagree,
     )

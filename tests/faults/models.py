@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.attestation import attest
-from hetero_plugin.hf.attest import HFProbe
+from hetero_plugin.hf.probe import HFProbe
 from tests.faults.registry import Silent
 from tests.hf.conftest import tiny
 

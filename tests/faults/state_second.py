@@ -11,7 +11,7 @@ import torch
 
 from hetero_plugin import AQN, AQNConfig, ConfigError, NoiseConfig, disabled, wrap
 from hetero_plugin.hf import set_step, state_of, update
-from hetero_plugin.perturb import UnsupportedTensor, chain
+from hetero_plugin.operator import Chain, UnsupportedTensor
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 from tests.faults.models import IDS, gradients, logits, said, tiny
@@ -197,7 +197,7 @@ def deadzone_on_half_a_row() -> str:
     spec = NoiseConfig(scale=0.1, targets=["linear"], error="deadzone", point="input")
     state = NoiseState(spec, [site])
     half = [(site.name, 80, 80)]
-    return refused(lambda: chain(state, "input", half), "80 of 160", kind=ConfigError)
+    return refused(lambda: Chain.of(state, "input", half), "80 of 160", kind=ConfigError)
 
 
 @fault(
@@ -211,7 +211,7 @@ def deadzone_on_a_row_in_pieces() -> str:
     site = Site("model.layers.0.mlp.experts.gate_up_proj", "linear", 0, 64, 16)
     state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"], error="deadzone"), [site])
     parts = [(site.name, 32, 0), (site.name, 32, 32)]
-    return refused(lambda: chain(state, "output", parts), "in 2 pieces", kind=ConfigError)
+    return refused(lambda: Chain.of(state, "output", parts), "in 2 pieces", kind=ConfigError)
 
 
 @fault(

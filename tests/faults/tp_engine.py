@@ -24,7 +24,7 @@ class TPServer(Server):
     def attest(self) -> str:
         from hetero_plugin.attestation.attest import attest, problems
         from hetero_plugin.config import NoiseConfig
-        from hetero_plugin.vllm.attest import VLLMProbe
+        from hetero_plugin.vllm.probe import VLLMProbe
 
         config = NoiseConfig.parse(self.spec)
         return "; ".join(problems(attest(VLLMProbe(self.llm, config)), config.fingerprint))

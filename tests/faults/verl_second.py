@@ -205,7 +205,7 @@ def attestation_of_an_earlier_run() -> str:
 )
 def data_parallel_engine_left_behind() -> str:
     from hetero_plugin.verl import ranks
-    from hetero_plugin.vllm.client import RanksDisagree
+    from hetero_plugin.vllm.client.calls import RanksDisagree
 
     async def ask(*_: Any, engine: int) -> list[dict[str, Any]]:
         return [{"noisy": True, "step": 7 - engine}]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.config_read import read_yaml
+from hetero_plugin.config.read import read_yaml
 
 SECONDS = 10.0
 """A loaded machine included. Worst here: 1 s. What this page refuses would take hours."""

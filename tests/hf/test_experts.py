@@ -11,7 +11,7 @@ import torch
 from hetero_plugin import ConfigError, NoiseConfig, random
 from hetero_plugin.hf import disabled, set_step, state_of, wrap
 from hetero_plugin.hf.experts import IMPLEMENTATIONS
-from hetero_plugin.perturb import record
+from hetero_plugin.operator import record
 from tests.hf.families import MOE, make_family, tokens
 
 ALL = ["linear", "norm", "activation", "attention", "router"]

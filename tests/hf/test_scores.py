@@ -14,7 +14,7 @@ from hetero_plugin import ConfigError, NoiseConfig, random
 from hetero_plugin.hf import disabled, state_of, unwrap, wrap
 from hetero_plugin.hf.context import Pass
 from hetero_plugin.hf.scores import _noisy, _pairs
-from hetero_plugin.perturb import record
+from hetero_plugin.operator import record
 from hetero_plugin.sites import select
 from tests.hf.families import FAMILY, make_family, tokens
 

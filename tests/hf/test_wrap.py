@@ -11,7 +11,7 @@ import torch
 from hetero_plugin import AQN, AQNConfig, ConfigError, NoiseConfig
 from hetero_plugin.hf import disabled, phase, set_step, state_of, unwrap, update, wrap
 from hetero_plugin.hf.context import MissingRows
-from hetero_plugin.perturb import record
+from hetero_plugin.operator import record
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["linear", "lm_head", "norm", "activation", "attention"]

@@ -91,7 +91,7 @@ def compare(got: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
 
 def _interpreted() -> None:
     """Prints the comparisons, a JSON list; runs under TRITON_INTERPRET=1."""
-    from hetero_plugin.kernels import cuda
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     cuda.PROGRAMS = 3  # so that a program has several rows
     answers: list[Any] = []
@@ -246,8 +246,8 @@ def test_on_a_device_uniform_errors_are_equal_bit_for_bit(dtype: torch.dtype) ->
 @pytest.mark.parametrize("fast,most,middle", [(False, 3e-4, 2e-6), (True, 8e-4, 3e-6)])
 def test_on_a_device_normals_are_those_of_float64(fast: bool, most: float, middle: float) -> None:
     """The error of 4·10^7 normals: largest, and root of the mean square; float32 on zeros gives
-    the normals themselves. The largest is where the radius is small (cuda_draw)."""
-    from hetero_plugin.kernels import cuda
+    the normals themselves. The largest is where the radius is small (kernels/cuda/draw.py)."""
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     worst, squares, count = 0.0, 0.0, 0
     columns, rows = 4096, 1000

@@ -193,7 +193,9 @@ def test_too_few_row_keys_are_an_error() -> None:
 
 def _cases(device: str) -> list[tuple[str, Tensor, Tensor]]:
     """What the CUDA kernels give beside the steps one by one, on a device or interpreted."""
-    from hetero_plugin.kernels import cuda, cuda_fused, unrounded
+    from hetero_plugin.kernels import unrounded
+    from hetero_plugin.kernels.cuda import fused as cuda_fused
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     found = []
     for dtype in DTYPES:

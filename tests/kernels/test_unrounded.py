@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.perturb import perturb
+from hetero_plugin.operator import perturb
 
 KEYS = random.row_keys(torch.arange(3, 9), torch.arange(6))
 CLOCK = torch.tensor([random.clock_key(7, 3)])
@@ -111,7 +111,9 @@ def test_row_keys(dtype: torch.dtype) -> None:
 def test_what_lies_on_another_device_is_refused() -> None:
     """Before the launch, in words: to a kernel an address of another device is an illegal one."""
     pytest.importorskip("triton")
-    from hetero_plugin.kernels import cuda, cuda_fused, cuda_keys
+    from hetero_plugin.kernels.cuda import fused as cuda_fused
+    from hetero_plugin.kernels.cuda import keys as cuda_keys
+    from hetero_plugin.kernels.cuda import perturb as cuda
 
     x, far = values(6, 200), torch.device("meta")
     table, cuts = torch.tensor([0.0, 0.1]), segments(200)

@@ -21,7 +21,8 @@ from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from hetero_plugin import random
-from hetero_plugin.kernels import cuda, cuda_fused
+from hetero_plugin.kernels.cuda import fused as cuda_fused
+from hetero_plugin.kernels.cuda import perturb as cuda
 
 KV, WIDTHS = 256, {"q_proj": 1536, "k_proj": 256, "v_proj": 256, "gate_proj": 8960, "norm": 1536}
 

@@ -15,7 +15,7 @@ from transformers import Qwen2ForCausalLM
 
 from hetero_plugin import AQN, AQNConfig, NoiseConfig, disabled, wrap
 from hetero_plugin.hf import phase, set_step, state_of, update
-from hetero_plugin.perturb import UnsupportedTensor
+from hetero_plugin.operator import UnsupportedTensor
 from tests.faults.models import gradients, logits, said, tiny
 
 AQN_CONFIG = AQNConfig(schedule="constant", sigma_start=0.1)

@@ -139,12 +139,12 @@ def test_a_server_of_two_data_parallel_engines_speaks_for_both() -> None:
     """vLLM asks both and returns what the first one says; the other had lost its noise."""
     import asyncio
 
-    from hetero_plugin.vllm import client_async
-    from hetero_plugin.vllm.client import RanksDisagree
+    from hetero_plugin.vllm.client import aio
+    from hetero_plugin.vllm.client.calls import RanksDisagree
     from tests.faults.http_second import _engines
 
     engine = _engines(2)
-    assert asyncio.run(client_async.status(engine))["noisy"]
+    assert asyncio.run(aio.status(engine))["noisy"]
     engine.second.workers[0].hetero_noise.state.set_scale(0.0, kind="norm")
     with pytest.raises(RanksDisagree, match="engine 1"):
-        asyncio.run(client_async.status(engine))
+        asyncio.run(aio.status(engine))

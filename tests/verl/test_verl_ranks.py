@@ -11,7 +11,7 @@ pytest.importorskip("vllm")
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.verl import ranks
-from hetero_plugin.vllm.client import RanksDisagree
+from hetero_plugin.vllm.client.calls import RanksDisagree
 
 ON = {"noisy": True, "step": 3, "enabled": True}
 

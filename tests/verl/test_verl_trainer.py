@@ -15,7 +15,7 @@ from hetero_plugin.verl import realised, trainer
 from hetero_plugin.verl.realised import RealisedError
 from hetero_plugin.verl.settings import RunNoise, RunOptions
 from hetero_plugin.verl.trainer import log_prob_gap, noisy_names, rollout_metrics
-from hetero_plugin.vllm.client import RanksDisagree
+from hetero_plugin.vllm.client.calls import RanksDisagree
 
 
 def test_the_gap_counts_response_tokens_only() -> None:

@@ -17,8 +17,9 @@ from hetero_plugin.aqn import AQNController
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import sites_from_config
 from hetero_plugin.state import NoiseState
-from hetero_plugin.vllm import control
+from hetero_plugin.vllm import client
 from hetero_plugin.vllm.install import Installed
+from hetero_plugin.vllm.serve import control
 
 SITES = sites_from_config(
     {
@@ -40,7 +41,7 @@ def worker(spec: dict[str, Any] | None = None, rank: int = 0) -> Any:
     """A worker whose model's noise has been installed; there is no model."""
     config = NoiseConfig.parse(SPEC if spec is None else spec)
     state = NoiseState(config, SITES)
-    aqn = None if config.aqn is None else AQNController(config.aqn, state)
+    aqn = None if config.aqn is None else AQNController(config.aqn, state.attach_aqn())
     rows: Any = None
     return SimpleNamespace(rank=rank, hetero_noise=Installed(config, state, rows, aqn))
 
@@ -60,7 +61,7 @@ class StandIn:
     ) -> list[Any]:
         sent = msgspec.msgpack.decode(msgspec.msgpack.encode(kwargs or {}))
         await asyncio.sleep(0)
-        if method not in control.READ_ONLY:
+        if method not in client.READ_ONLY:
             self.history.append(f"{method}{' paused' if self.paused else ''}")
         answers = [CALLS[method](one, **sent) for one in self.workers]
         await asyncio.sleep(0)
@@ -101,7 +102,7 @@ def app_of(engine: Any, **arguments: Any) -> Any:
     from fastapi import FastAPI
     from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
-    from hetero_plugin.vllm.http import Endpoint
+    from hetero_plugin.vllm.serve.http import Endpoint
 
     app, endpoint = FastAPI(), Endpoint()
     app.state.args = SimpleNamespace(log_error_stack=False, **arguments)

@@ -9,8 +9,8 @@ pytest.importorskip("vllm")
 from torch import nn
 from vllm.model_executor.layers.attention import Attention
 
-from hetero_plugin.vllm.attach import canonical
 from hetero_plugin.vllm.layers import NoisyAttention, noisy_attention
+from hetero_plugin.vllm.walker import canonical
 
 
 def decoder() -> nn.Module:

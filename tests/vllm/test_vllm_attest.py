@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.vllm.attest import _EngineProbe
+from hetero_plugin.vllm.probe import _EngineProbe
 
 FORBIDDEN = -np.inf
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from hetero_plugin.vllm.client import RanksDisagree, agreed
+from hetero_plugin.vllm.client.calls import RanksDisagree, agreed
 
 
 def status(rank: int, **changes: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 pytest.importorskip("vllm")
 
 from hetero_plugin import NoiseConfig
-from hetero_plugin.perturb import Chain
+from hetero_plugin.aqn.offsets import AQNState
+from hetero_plugin.operator import Chain
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
-from hetero_plugin.state_aqn import AQNState
 from hetero_plugin.vllm import experts, linear
 
 SITE = Site("model.layers.0.self_attn.q_proj", "linear", 0, 6, 8)
@@ -67,13 +67,13 @@ def test_a_part_that_is_captured_by_itself_keeps_its_operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its pass began outside of the capture, when every scale was 0."""
-    from hetero_plugin import perturb
+    from hetero_plugin.operator import Chain, chain
 
     state = NoiseState(NoiseConfig(scale=0.0, targets=["linear"]), [SITE], max_rows=4)
-    made = perturb.chain(state, "output", [(SITE.name, 6, 0)])
+    made = Chain.of(state, "output", [(SITE.name, 6, 0)])
     before = state.live
     assert not made.needed and not made.needed_under(before)
-    monkeypatch.setattr(perturb, "is_capturing", lambda device: True)
+    monkeypatch.setattr(chain, "is_capturing", lambda device: True)
     assert made.needed and made.needed_under(before)
 
 

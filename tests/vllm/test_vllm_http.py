@@ -12,7 +12,7 @@ pytest.importorskip("vllm")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetero_plugin.vllm.http import Refused, check, parse
+from hetero_plugin.vllm.serve.http import Refused, check, parse
 
 SITES: list[dict[str, Any]] = [
     {"name": "model.layers.0.mlp.up_proj", "kind": "linear"},

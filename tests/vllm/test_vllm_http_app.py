@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from hetero_plugin.vllm import client, client_async
-from hetero_plugin.vllm.http import Endpoint
-from hetero_plugin.vllm.http_body import MOST_BYTES
+from hetero_plugin.vllm import client
+from hetero_plugin.vllm.client import aio
+from hetero_plugin.vllm.serve.body import MOST_BYTES
+from hetero_plugin.vllm.serve.http import Endpoint
 from tests.compat import needs_endpoint
 from tests.vllm.stand_in import SPEC, StandIn, app_of, ask, worker
 
@@ -94,7 +95,7 @@ def test_a_schedule_without_its_length_is_refused_before_the_step_is_set() -> No
         assert status == 422 and "total_steps" in text
         assert engine.settings() == before and not engine.paused
     with pytest.raises(Exception, match="total_steps"):
-        asyncio.run(client_async.step(engine, 4))  # type: ignore[arg-type]
+        asyncio.run(aio.step(engine, 4))  # type: ignore[arg-type]
     assert engine.settings() == before
     assert post(engine, {"aqn": {"sigma": 0.25, "step": 4}})[1]["sigma"] == 0.25
 
@@ -302,12 +303,12 @@ class DataParallel(StandIn):
 def test_every_data_parallel_engine_is_asked_and_compared() -> None:
     first, second = StandIn(worker(), worker(rank=1)), StandIn(worker(), worker(rank=1))
     engine: Any = DataParallel(first, second)
-    status = asyncio.run(client_async.set_noise(engine, scale=0.2))
+    status = asyncio.run(aio.set_noise(engine, scale=0.2))
     assert sorted(engine.asked) == [0, 1] and status["scales"]["norm"] == [pytest.approx(0.2)]
-    assert len(asyncio.run(client_async.ranks(engine, "hetero_noise_status"))) == 4
+    assert len(asyncio.run(aio.ranks(engine, "hetero_noise_status"))) == 4
     second.workers[1].hetero_noise.state.set_scale(0.0)
     with pytest.raises(client.RanksDisagree, match="of 4 ranks, 1 of engine 1 answered otherwise"):
-        asyncio.run(client_async.status(engine))
+        asyncio.run(aio.status(engine))
     status, text = asyncio.run(ask(app_of(engine)))
     assert status == 500 and "1 of engine 1" in text
 
@@ -317,11 +318,11 @@ def test_engines_that_count_their_own_calls_agree_all_the_same() -> None:
     engines = [StandIn(worker(spec)), StandIn(worker(spec))]
     engines[1].state.next_call()
     engine: Any = DataParallel(*engines)
-    assert asyncio.run(client_async.status(engine))["resample"] == "call"
+    assert asyncio.run(aio.status(engine))["resample"] == "call"
     one: Any = StandIn(worker(spec), worker(spec, rank=1))
     one.workers[1].hetero_noise.state.next_call()
     with pytest.raises(client.RanksDisagree, match="tensors"):
-        asyncio.run(client_async.status(one))  # ranks of one engine have the same passes
+        asyncio.run(aio.status(one))  # ranks of one engine have the same passes
 
 
 def test_a_change_that_reaches_some_of_the_engines_only_is_refused() -> None:

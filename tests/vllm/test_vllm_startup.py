@@ -15,7 +15,8 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.vllm import register, startup
+from hetero_plugin.vllm import register
+from hetero_plugin.vllm.serve import self_attest as startup
 
 SERVER = UsageContext.OPENAI_API_SERVER
 

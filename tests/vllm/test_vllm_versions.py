@@ -21,11 +21,11 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
-from hetero_plugin.vllm.attach import Walker
 from hetero_plugin.vllm.install import _check_head
 from hetero_plugin.vllm.linear import NoisyHeadMethod
 from hetero_plugin.vllm.quantization import HeteroNoiseQuantConfig
 from hetero_plugin.vllm.rows import Rows
+from hetero_plugin.vllm.walker import Walker
 
 pytestmark = pytest.mark.compat("registration", short=True)
 
@@ -148,15 +148,15 @@ POINTS = {
 
 def test_the_tracer_can_follow_what_layers_do() -> None:
     """PyTorch 2.11 (vLLM 0.24's) could not follow a chain's truth value."""
-    from hetero_plugin.perturb import chain
+    from hetero_plugin.operator import Chain
     from hetero_plugin.vllm.linear import LinearNoise, NoisyLinearMethod, RowSlice
 
     state = NoiseState(NoiseConfig.parse(POINTS), COLUMNS, max_rows=8)
     output, inside, weight = (
-        chain(state, stream, [("mlp.up_proj", width, 0)])
+        Chain.of(state, stream, [("mlp.up_proj", width, 0)])
         for stream, width in (("output", 6), ("input", 4), ("weight", 4))
     )
-    absent = chain(state, "output", [("elsewhere", 6, 0)])
+    absent = Chain.of(state, "output", [("elsewhere", 6, 0)])
     state.set_rows(torch.arange(3), torch.arange(3))
     layer = nn.Module()
     layer.weight = nn.Parameter(torch.randn(6, 4), requires_grad=False)

@@ -1,6 +1,6 @@
 // Philox4x32-7, Box-Muller and stochastic rounding for sixteen lanes at a time.
 //
-// The definition is hetero_plugin/random.py; the integers here are its integers. GCC and Clang lower
+// The definition is hetero_plugin/random/numbers.py; the integers here are its integers. GCC and Clang lower
 // the vector types to whatever the target has: one AVX-512 register, two AVX2 or four NEON ones.
 #pragma once
 #include <cstdint>
@@ -69,7 +69,7 @@ struct Address {  // one row of one site
         site_lo((uint32_t)site) {}
 };
 
-// What a call adds to the first counter word; see hetero_plugin/random.py.
+// What a call adds to the first counter word; see hetero_plugin/random/numbers.py.
 template <bool UNIFORM>
 constexpr uint32_t call_bits(int call) {
   return ((uint32_t)call << 30) | (UNIFORM && call < 2 ? 1u << 29 : 0u);

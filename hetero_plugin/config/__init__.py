@@ -1,0 +1,32 @@
+"""What the user asked for: NoiseConfig, its rules, presets, parsing, precedence."""
+
+from hetero_plugin.config.aqn import AQNConfig
+from hetero_plugin.config.base import table_number, whole_step
+from hetero_plugin.config.problems import ConfigError
+from hetero_plugin.config.rule import ERROR_MODELS, FORMATS, NoiseRule
+from hetero_plugin.config.spec import (
+    DEFAULT_PRESET,
+    ENVIRONMENT,
+    METHOD,
+    PRESETS,
+    NoiseConfig,
+    preset,
+    resolve,
+)
+
+__all__ = [
+    "DEFAULT_PRESET",
+    "ENVIRONMENT",
+    "ERROR_MODELS",
+    "FORMATS",
+    "METHOD",
+    "PRESETS",
+    "AQNConfig",
+    "ConfigError",
+    "NoiseConfig",
+    "NoiseRule",
+    "preset",
+    "resolve",
+    "table_number",
+    "whole_step",
+]

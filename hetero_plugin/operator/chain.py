@@ -1,0 +1,346 @@
+"""The operator: a clean value, an error model and keys in; the perturbed value out.
+
+`perturb` is one opaque torch operator. The compiler may not look inside: traced arithmetic of keyed
+noise gets hoisted above the in-place GEMMs that write its operand.
+
+A `Chain` is what a layer holds: the operator calls of all rules at one point of it, with their
+segments. Shapes: T rows (tokens), N columns (features); x_TN is [..., N] with the leading
+dimensions flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hetero_plugin import random
+from hetero_plugin.config import ConfigError
+from hetero_plugin.errors import ErrorModel, error_model
+from hetero_plugin.kernels import KERNEL
+from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
+from hetero_plugin.kernels.copies import own
+
+if TYPE_CHECKING:
+    from hetero_plugin.state import NoiseState
+
+__all__ = [
+    "KERNEL",
+    "Chain",
+    "Part",
+    "UnsupportedTensor",
+    "perturb",
+    "perturb_gradient",
+    "record",
+]
+
+Part = tuple[str, int, int]
+"""Site name, columns it takes in the tensor, global index of its first column."""
+
+
+def perturb(
+    x: Tensor,
+    row_keys: Tensor,
+    clock: Tensor,
+    scales: Tensor,
+    segments: Tensor,
+    error: str = "relative_gaussian",
+    stochastic: bool = True,
+) -> Tensor:
+    """`x` with error.
+
+    Args:
+        x: [..., N], bfloat16, float16 or float32; the leading dimensions hold T rows.
+        row_keys: int64 [>= T], who each row is (`hetero_plugin.random.row_keys`).
+        clock: int64 [1], seed and resample key (`hetero_plugin.random.clock_key`).
+        scales: float32 [slots], the scale table; a scale of 0 copies x bit for bit.
+        segments: int64 [S, 4] in host memory, the consecutive column ranges of x: width, site key,
+            global index of the first column, slot in `scales`. The widths add up to N.
+        error: name of an error model (`hetero_plugin.errors.MODELS`).
+        stochastic: round an added error stochastically rather than to nearest.
+
+    Returns:
+        A new contiguous tensor like x. Its gradient is passed straight through.
+
+    Raises:
+        TypeError: x has another dtype, or is inside `torch.func.vmap`.
+    """
+    return torch.ops.hetero_noise.perturb(x, row_keys, clock, scales, segments, error, stochastic)
+
+
+@dataclass
+class Stage:
+    """One operator call: what one rule does at this point."""
+
+    error: str
+    native: bool
+    stochastic: bool
+    segments: Tensor
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(own(attributes))
+
+
+Recorder = Callable[[tuple[str, ...], str, Tensor, Tensor], None]
+_recorder: Recorder | None = None
+
+
+@contextmanager
+def record(callback: Recorder) -> Iterator[None]:
+    """Calls ``callback(site names, stream, before, after)`` at every chain that runs in eager mode.
+
+    This is how realised error is measured on real activations. Not for compiled code, whose graph
+    holds the operator alone.
+    """
+    global _recorder
+    previous, _recorder = _recorder, callback
+    try:
+        yield
+    finally:
+        _recorder = previous
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, which is replayed under other scales."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@dataclass
+class Chain:
+    """All rules at one point of one layer, applied in the order of the spec.
+
+    ``chain(x)`` gives x with the errors of every rule; false when no rule selects anything there.
+    """
+
+    state: NoiseState
+    stream: str
+    parts: tuple[Part, ...]
+    stages: list[Stage] = field(default_factory=list)
+    slots: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, state: NoiseState, stream: str, parts: Sequence[Part], *, share: int | None = None
+    ) -> Chain:
+        """The chain of one tensor of a layer.
+
+        Args:
+            state: the model's state, whose scales, clock and row keys the chain reads at each call.
+            stream: ``output``, ``input``, ``weight``, ``grad_input`` or ``grad_weight``.
+            parts: the consecutive column ranges of the tensor: one for a plain layer, three for a
+                fused qkv projection. Parts that no rule selects stay clean.
+            share: the tensor-parallel rank whose partial sum this tensor is (``partial: true``);
+                each rank's sum then has error of its own. None: the tensor is whole.
+
+        Raises:
+            ConfigError: a rule's error depends on the whole row, or on blocks of it, and the parts
+                are a shard that cuts them.
+        """
+        keyed = stream if share is None else f"{stream}/partial{share}"
+        made = cls(state, stream, tuple(parts))
+        for index, rule in enumerate(state.config.rules):
+            rows = []
+            hit = False
+            for name, columns, offset in parts:
+                slot = state.slot(name, index, stream)
+                hit |= slot is not None
+                rows.append([columns, random.site_key(name, keyed, index), offset, slot or 0])
+            if hit:
+                made.slots += tuple(row[3] for row in rows if row[3])
+                model = error_model(rule.error, relative=rule.relative)
+                if share is None and (model.whole_row or model.block):
+                    _check_whole(state, stream, made.parts, index, model)
+                with torch.inference_mode(False):
+                    segments = torch.tensor(rows, dtype=torch.int64, device="cpu")
+                made.stages.append(
+                    Stage(model.name, model.native, rule.rounding == "stochastic", segments)
+                )
+        return made
+
+    def __bool__(self) -> bool:
+        return len(self.stages) > 0  # PyTorch 2.11 can't compile bool() of a list
+
+    @property
+    def width(self) -> int:
+        return sum(part[1] for part in self.parts)
+
+    @property
+    def single(self) -> Stage | None:
+        """The only rule's operator call, if one rule acts here and a kernel knows its error."""
+        return self.stages[0] if len(self.stages) == 1 and self.stages[0].native else None
+
+    @property
+    def needed(self) -> bool:
+        """Whether leaving the chain out would be noticed now; see `needed_under`."""
+        return self.needed_under(() if is_capturing(self.state.device) else self.state.live)
+
+    def needed_under(self, live: Sequence[bool]) -> bool:
+        """Whether leaving the chain out would be noticed.
+
+        Even a node that does nothing changes the order in which autograd sums the gradients of a
+        tensor that is used several times, so that off would not be bit for bit clean. Code that is
+        being compiled or captured always needs it: there the scale may change later.
+
+        Args:
+            live: `NoiseState.live` of the forward pass; empty where it is not known, as after a
+                break of a compiled graph, or may change later, as in a captured one.
+
+        Raises:
+            UnsupportedTensor: it would be noticed, and torch.func has no way for it.
+        """
+        if not self.stages:
+            return False
+        if torch.compiler.is_compiling() or _recorder is not None:
+            return True
+        needed = not live or any(live[slot] for slot in self.slots)
+        # A part of a pass may be captured by itself, whatever held when the pass began.
+        needed = needed or is_capturing(self.state.device)
+        if needed:
+            check_transforms(self.stream)
+        return needed
+
+    def check(self, x: Tensor) -> None:
+        """Raises UnsupportedTensor, with the sites' names, for a dtype that can't have error."""
+        if self.stages and x.dtype not in DTYPES:
+            sites = ", ".join(dict.fromkeys(part[0] for part in self.parts))
+            check_dtype(x.dtype, f"{sites} ({self.stream})")
+
+    def __call__(
+        self,
+        x: Tensor,
+        row_keys: Tensor | None = None,
+        clock: Tensor | None = None,
+        scales: Tensor | None = None,
+        *,
+        in_place: bool = False,
+    ) -> Tensor:
+        """Applies the chain.
+
+        Args:
+            x: [..., N] with N the sum of the parts' columns.
+            row_keys: int64, at least as many as x has rows; default: the state's static buffer.
+            clock: int64 [1]; default: the state's.
+            scales: float32 [slots]; default: the state's.
+            in_place: x is the caller's own and may be overwritten; without a gradient. A scale of
+                0 then costs nothing, and nothing is allocated.
+
+        Raises:
+            UnsupportedTensor: x has another dtype than bfloat16, float16 and float32, or is inside
+                `torch.func.vmap`.
+        """
+        self.check(x)
+        state = self.state
+        keys = state.row_keys if row_keys is None else row_keys
+        time = state.clock if clock is None else clock
+        table = state.scales if scales is None else scales
+        y = x
+        in_place = in_place and _recorder is None  # which wants both
+        for stage in self.stages:
+            if in_place and stage.native:
+                torch.ops.hetero_noise.perturb_(
+                    y, keys, time, table, stage.segments, stage.error, stage.stochastic
+                )
+                continue
+            op = (
+                torch.ops.hetero_noise.perturb
+                if stage.native
+                else torch.ops.hetero_noise.perturb_reference
+            )
+            y = op(y, keys, time, table, stage.segments, stage.error, stage.stochastic)
+        if _recorder is not None and not torch.compiler.is_compiling():
+            _recorder(tuple(part[0] for part in self.parts), self.stream, x.detach(), y.detach())
+        return y
+
+    def before_rounding(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Applies the chain, in place, to what a layer is about to round to ``dtype``.
+
+        Args:
+            x: float32 [..., N], the caller's own; without a gradient.
+            dtype: bfloat16 or float16.
+
+        Returns:
+            x, with the error that the rounded tensor would have; at scale 0 unrounded.
+        """
+        keys = self.state.row_keys, self.state.clock, self.state.scales
+        for stage in self.stages:
+            how = stage.segments, stage.error, stage.stochastic, stage.native
+            torch.ops.hetero_noise.perturb_unrounded_(x, dtype, *keys, *how)
+        return x
+
+
+def _check_whole(
+    state: NoiseState, stream: str, parts: Sequence[Part], rule: int, model: ErrorModel
+) -> None:
+    """Raises ConfigError where a site's columns here are not all that its error needs."""
+    sites = {site.name: site for site in state.sites}
+    for name in dict.fromkeys(part[0] for part in parts):
+        site = sites.get(name)
+        if site is None or state.slot(name, rule, stream) is None:
+            continue
+        whole = site.features
+        if stream != "output" and site.in_features is not None:
+            whole = site.in_features
+        spans = [(columns, offset) for one, columns, offset in parts if one == name]
+        if model.block and all(
+            offset % model.block == 0
+            and ((offset + columns) % model.block == 0 or offset + columns == whole)
+            for columns, offset in spans
+        ):
+            continue
+        if model.block:
+            raise ConfigError(
+                f"rules[{rule}]: the error {model.name} is that of blocks of {model.block} "
+                f"columns, and here {name} ({stream}) holds columns {spans[0][1]} to "
+                f"{spans[0][1] + spans[0][0]} of {whole}, which cuts one: use a number of ranks "
+                "that divides the columns at edges of blocks, or another format"
+            )
+        if len(spans) > 1 or spans[0] != (whole, 0):
+            held = sum(columns for columns, _ in spans)
+            raise ConfigError(
+                f"rules[{rule}]: the error {model.name} of an element depends on the largest of "
+                f"its whole row, and here {name} ({stream}) holds {held} of {whole} columns"
+                f"{'' if len(spans) == 1 else f', in {len(spans)} pieces'}: with tensor "
+                "parallelism every rank would take the largest of its own share, and the result "
+                "depend on their number. Use one rank, another error model, or sites and points "
+                "that are not sharded (norms; the outputs of o_proj and down_proj)"
+            )
+
+
+class _PerturbGradient(torch.autograd.Function):
+    """Nothing forward; backward, error on the gradient that passes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor, scales: Tensor | None
+    ) -> Tensor:
+        ctx.chain = chain
+        ctx.save_for_backward(row_keys, clock, scales)  # shared by every site of the forward pass
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.chain(grads[0], *ctx.saved_tensors), None, None, None, None
+
+
+def perturb_gradient(
+    x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor, scales: Tensor | None = None
+) -> Tensor:
+    """`x` itself, whose gradient gets the error of `chain` on its way back.
+
+    Args:
+        x: [..., N].
+        chain: of stream ``grad_input`` or ``grad_weight``.
+        row_keys: as in `Chain.__call__`; kept for the backward pass, and not to be overwritten
+            before it.
+        clock: so too.
+        scales: so too.
+
+    Raises:
+        UnsupportedTensor: x has another dtype than bfloat16, float16 and float32.
+    """
+    chain.check(x)
+    return _PerturbGradient.apply(x, chain, row_keys, clock, scales)

@@ -1,0 +1,6 @@
+"""The tensors that compiled code reads: scales, clock, row keys."""
+
+from hetero_plugin.state.noise import NoiseState
+from hetero_plugin.state.slots import Phase
+
+__all__ = ["NoiseState", "Phase"]

@@ -1,0 +1,1 @@
+"""A server under noise: its endpoint, its metrics, its proof of itself, and who calls them."""

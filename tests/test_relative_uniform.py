@@ -10,7 +10,7 @@ import torch
 from hetero_plugin.errors.resolution import share_changed
 from hetero_plugin.kernels import KERNEL, reference
 from hetero_plugin.operator import perturb
-from tests.test_perturb import CLOCK, DTYPES, ROWS, SITE, segments, values
+from tests.test_chain import CLOCK, DTYPES, ROWS, SITE, segments, values
 
 
 @pytest.mark.skipif(KERNEL == "reference", reason="no native kernel on this machine: no compiler")

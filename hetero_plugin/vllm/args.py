@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
-from hetero_plugin.vllm.serve import self_attest as startup
+from hetero_plugin.vllm.serve import self_attest
 from hetero_plugin.vllm.spec import ARGUMENT
 
 SCALE, CONFIG = "--hetero-noise-scale", "--hetero-noise-config"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     group.add_argument(
-        startup.ARGUMENT,
+        self_attest.ARGUMENT,
         action="store_true",
         default=False,
         help="A server proves that each site is noisy before it takes requests, and does not start "
@@ -85,7 +85,7 @@ def merge(args: argparse.Namespace) -> argparse.Namespace:
         raise ConfigError(f"--additional-config is {given!r}; it must be a JSON object")
     merged = copy.copy(args)
     if attest:
-        given = merged.additional_config = {**given, startup.KEY: True}
+        given = merged.additional_config = {**given, self_attest.KEY: True}
     if scale is None and config is None:
         return merged
     chosen = getattr(args, "quantization", None)

@@ -221,10 +221,10 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         from hetero_plugin.vllm import refusals, spec
         from hetero_plugin.vllm.quantization import is_noisy
-        from hetero_plugin.vllm.serve import self_attest as startup
+        from hetero_plugin.vllm.serve import self_attest
 
         made = original(self, *args, **kwargs)
-        attest, noisy = startup.take(made), is_noisy(made)
+        attest, noisy = self_attest.take(made), is_noisy(made)
         context = kwargs.get("usage_context", args[0] if args else None)
         served = getattr(context, "name", None) == "OPENAI_API_SERVER"
         config = spec.settle(made) if noisy else None
@@ -238,7 +238,7 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
             apply_to_server()
             metrics.register(config, spec.model_sites(made))
         if attest:
-            startup.ask(made, config, served)
+            self_attest.ask(made, config, served)
         return made
 
     return create_engine_config
@@ -259,12 +259,12 @@ def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
 def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
     async def show_available_models(self: Any) -> Any:
         from hetero_plugin.vllm.client import aio
-        from hetero_plugin.vllm.serve import self_attest as startup
+        from hetero_plugin.vllm.serve import self_attest
 
         models = await original(self)
         status = await aio.status(self.engine_client)
         keys = ("noisy", "fingerprint", "sites", "scales", "enabled", "step", "sigma")
-        attested = startup.shown()
+        attested = self_attest.shown()
         for card in models.data:
             card.hetero_noise = {key: status.get(key) for key in keys}
             card.hetero_noise["attested"] = attested is not None and attested["passed"]
@@ -275,9 +275,9 @@ def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _supported_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
     async def get_supported_tasks(self: Any) -> Any:
-        from hetero_plugin.vllm.serve import self_attest as startup
+        from hetero_plugin.vllm.serve import self_attest
 
-        await startup.attest_once(self)
+        await self_attest.attest_once(self)
         return await original(self)
 
     return get_supported_tasks

@@ -108,7 +108,7 @@ FEATURES = (
         f"{HF} after waking; a scale set while asleep is in force",
         (
             f"{F}test_asleep_and_awake",
-            "test_vllm_startup.py::test_sleep_mode_is_refused_on_cpu_by_vllm_itself",
+            "test_vllm_self_attest.py::test_sleep_mode_is_refused_on_cpu_by_vllm_itself",
         ),
         "levels 1 and 2: vLLM's CPU worker ignores them, and `enable_sleep_mode` is refused "
         '("Sleep mode is not supported on current platform")',
@@ -153,7 +153,7 @@ FEATURES = (
         HF,
         (
             f"{P}test_the_error_of_a_site_does_not_depend_on_sharding_or_chunks",
-            "test_vllm_startup.py::test_vllm_spawns_its_processes_on_cpu",
+            "test_vllm_self_attest.py::test_vllm_spawns_its_processes_on_cpu",
         ),
     ),
     Feature(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm.client import aio
 from hetero_plugin.vllm.client.calls import EngineDied, RanksDisagree, engines_of
-from hetero_plugin.vllm.serve import self_attest as startup
+from hetero_plugin.vllm.serve import self_attest
 from hetero_plugin.vllm.serve.body import MOST_BYTES, Change, Refused, check, parse
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Endpoint:
 
     async def _status(self, sites: bool = False, attestation: bool = False) -> dict[str, Any]:
         status = await self._ask("hetero_noise_status")
-        status["attestation"] = startup.shown(whole=attestation)
+        status["attestation"] = self_attest.shown(whole=attestation)
         if sites and status["noisy"]:
             status["site_list"] = await self._ask("hetero_noise_sites")
         return status
@@ -120,7 +120,7 @@ class Endpoint:
         status = await self._ask("hetero_noise_change", **change.arguments)
         if "refused" in status:
             raise Refused(status["refused"])
-        status["attestation"] = startup.shown()
+        status["attestation"] = self_attest.shown()
         return status
 
 

@@ -16,15 +16,19 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm import register
-from hetero_plugin.vllm.serve import self_attest as startup
+from hetero_plugin.vllm.serve import self_attest
 
 SERVER = UsageContext.OPENAI_API_SERVER
 
 
 @pytest.fixture(autouse=True)
 def _nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_stage", startup._Stage.NOT_ASKED), ("_config", None), ("_record", None)):
-        monkeypatch.setattr(startup, name, value)
+    for name, value in (
+        ("_stage", self_attest._Stage.NOT_ASKED),
+        ("_config", None),
+        ("_record", None),
+    ):
+        monkeypatch.setattr(self_attest, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +61,12 @@ def configured(model: str, *words: str, context: UsageContext | None = SERVER, *
 
 def test_it_is_asked_of_a_server_and_no_graph_is_another_for_it(model: str) -> None:
     plain = configured(model, "--hetero-noise-scale=0.05")
-    assert startup._stage is startup._Stage.NOT_ASKED
+    assert self_attest._stage is self_attest._Stage.NOT_ASKED
     asked = configured(model, "--hetero-noise-attest", "--hetero-noise-scale=0.05")
-    assert startup._stage is startup._Stage.ASKED
-    assert startup._config is not None
+    assert self_attest._stage is self_attest._Stage.ASKED
+    assert self_attest._config is not None
     assert (
-        startup._config.fingerprint
+        self_attest._config.fingerprint
         == plain.additional_config["hetero_noise_resolved"]["fingerprint"]
     )
     assert asked.additional_config == plain.additional_config
@@ -100,7 +104,7 @@ def test_where_it_can_not_be_done_it_is_an_error(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         configured(model, *words, **more)
-    assert startup._stage is startup._Stage.NOT_ASKED
+    assert self_attest._stage is self_attest._Stage.NOT_ASKED
 
 
 def test_sleep_mode_is_refused_on_cpu_by_vllm_itself(model: str) -> None:

@@ -322,7 +322,7 @@ def render(report: Mapping[str, Any], drawings: Mapping[str, str]) -> str:
             "the report's page needs jinja2; install it with: pip install 'hetero-plugin[eval]'"
         ) from exc
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hetero_plugin.evaluation"),
+        loader=jinja2.PackageLoader("hetero_plugin.evaluation.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

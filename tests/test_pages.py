@@ -21,7 +21,9 @@ import hetero_plugin
 from hetero_plugin import AQN, NoiseConfig, state_of, wrap
 from hetero_plugin.cli import COMMANDS
 from hetero_plugin.config import ERROR_MODELS
-from hetero_plugin.errors import MODELS
+from hetero_plugin.config.error_models import REGISTRY, ErrorTraits
+from hetero_plugin.errors import MODELS, ErrorModel
+from hetero_plugin.errors.base import ARITHMETIC
 from hetero_plugin.hf.discover import discover
 from hetero_plugin.sites import FAMILIES, sites_from_config
 
@@ -250,11 +252,16 @@ def test_the_family_of_the_page_is_mapped_as_it_is_built(monkeypatch: pytest.Mon
 
 
 def test_the_error_model_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    (text,) = blocks("docs/error_models.md", "python")
+    entry, function = blocks("docs/error_models.md", "python")
+    traits = eval(entry, {"ErrorTraits": ErrorTraits})
+    monkeypatch.setitem(REGISTRY, "coarse", traits)
+    monkeypatch.setitem(ERROR_MODELS, "coarse", traits.formula)
+    monkeypatch.setitem(ARITHMETIC, "coarse", None)  # gone again afterwards
+    del ARITHMETIC["coarse"]
     space: dict[str, Any] = {}
-    exec(compile(text, "docs/error_models.md", "exec"), space)
-    monkeypatch.setitem(MODELS, "coarse", space["COARSE"])
-    monkeypatch.setitem(ERROR_MODELS, "coarse", "small values on a grid")
+    exec(compile(function, "docs/error_models.md", "exec"), space)
+    made_model = ErrorModel(**vars(traits), function=ARITHMETIC["coarse"])
+    monkeypatch.setitem(MODELS, "coarse", made_model)
     (engine,) = blocks("docs/add_engine.md", "python")
     exec(compile(engine, "docs/add_engine.md", "exec"), space)
     torch.manual_seed(0)

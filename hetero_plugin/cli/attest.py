@@ -63,9 +63,9 @@ def command(
     that AQN disturbs. Exits with 0 and a table if every one is seen, else with 1 and REFUSED,
     naming what failed.
     """
-    from hetero_plugin.attestation import attest
+    from hetero_plugin import attestation
     from hetero_plugin.cli.screen import Bars, print_attestation
-    from hetero_plugin.evaluation import attest_faults, checkpoints, files
+    from hetero_plugin.evaluation import checkpoints, faults, files
 
     if group < 1:
         raise ConfigError(f"--group {group}: it should be an integer ≥ 1.")
@@ -75,7 +75,7 @@ def command(
                 f"--out {out}: is there already; a record is not written over another."
             )
         files.check_target(out)
-    fault = None if inject is None else attest_faults.parse(inject, engine.value)
+    fault = None if inject is None else faults.parse(inject, engine.value)
     model = fetched(model)
     hf_config = read_model_config(str(model))
     if not model.is_dir():
@@ -109,7 +109,7 @@ def command(
                 f"{written}",
                 file=sys.stderr,
             )
-    found = attest.problems(record, spec.fingerprint)
+    found = attestation.problems(record, spec.fingerprint)
     if found:
         print("REFUSED:\n  " + "\n  ".join(found), file=sys.stderr)
         raise SystemExit(1)
@@ -128,10 +128,10 @@ def run(
     group: int = 1,
     fault: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Attests one engine on a checkpoint; see ``hetero_plugin.attestation.attest.attest``.
+    """Attests one engine on a checkpoint; see ``hetero_plugin.attestation.attest``.
 
     Args:
-        fault: name and site of a fault to put in first (``attest_faults``).
+        fault: name and site of a fault to put in first (``evaluation/faults.py``).
     """
     if engine is Engine.hf:
         return _hf(model, spec, dtype, compiled, bars, group, fault)
@@ -156,8 +156,8 @@ def _hf(
 ) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hetero_plugin.attestation import attest
-    from hetero_plugin.evaluation import attest_faults
+    from hetero_plugin import attestation
+    from hetero_plugin.evaluation import faults
     from hetero_plugin.hf.probe import HFProbe
 
     bars.update("loading", 0, 1)
@@ -171,8 +171,8 @@ def _hf(
     probe = HFProbe.wrapping(loaded, spec, compiled=compiled)
     bars.update("loading", 1, 1)
     if fault is not None:
-        attest_faults.inject(fault[0], loaded, fault[1])
-    return attest.attest(
+        faults.inject(fault[0], loaded, fault[1])
+    return attestation.attest(
         probe, group=group, progress=lambda done, of: bars.update("attesting", done, of)
     )
 
@@ -187,8 +187,8 @@ def _vllm(
     group: int,
     fault: tuple[str, str | None] | None,
 ) -> dict[str, Any]:
-    from hetero_plugin.attestation import attest
-    from hetero_plugin.evaluation import attest_faults, checkpoints, vllm_eval
+    from hetero_plugin import attestation
+    from hetero_plugin.evaluation import checkpoints, faults, vllm_eval
     from hetero_plugin.vllm.probe import VLLMProbe, prompt_logprobs
 
     length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
@@ -212,12 +212,12 @@ def _vllm(
     if fault is not None and fault[0] == "process":
         llm = vllm_eval.start_plain_engine(arguments)
     elif fault is not None and fault[1] is not None:
-        llm = vllm_eval.start_engine(attest_faults.without(spec, fault[1]), arguments)
+        llm = vllm_eval.start_engine(faults.without(spec, fault[1]), arguments)
     else:
         llm = vllm_eval.start_engine(spec, arguments)
     bars.update("starting the engine", 1, 1)
     try:
-        return attest.attest(
+        return attestation.attest(
             VLLMProbe(llm, spec, reference=reference),
             group=group,
             progress=lambda done, of: bars.update("attesting", done, of),

@@ -53,7 +53,7 @@ def command(
     """
     from rich.console import Console
 
-    from hetero_plugin.attestation.attest import Refused
+    from hetero_plugin.attestation import Refused
     from hetero_plugin.demo import checks, pipeline, settings
     from hetero_plugin.demo.child import StageFailed
     from hetero_plugin.demo.display import Display

@@ -50,7 +50,7 @@ def command(
     from hetero_plugin.evaluation.needs import check_packages
 
     check_packages()  # before a download, and before what imports them
-    from hetero_plugin.attestation.attest import Refused
+    from hetero_plugin.attestation import Refused
     from hetero_plugin.cli.screen import Bars, print_levels
     from hetero_plugin.evaluation.vllm_eval import evaluate
 

@@ -25,7 +25,7 @@ def command(
 
     Exits with 1 and REFUSED, naming what failed, if some result's noise is not attested.
     """
-    from hetero_plugin.attestation.attest import Refused
+    from hetero_plugin.attestation import Refused
     from hetero_plugin.evaluation.report.page import build, build_of_files
 
     first = results[0]

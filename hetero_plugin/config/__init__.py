@@ -2,8 +2,9 @@
 
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import table_number, whole_step
+from hetero_plugin.config.error_models import ERROR_MODELS, FORMATS
 from hetero_plugin.config.problems import ConfigError
-from hetero_plugin.config.rule import ERROR_MODELS, FORMATS, NoiseRule
+from hetero_plugin.config.rule import NoiseRule
 from hetero_plugin.config.spec import (
     DEFAULT_PRESET,
     ENVIRONMENT,

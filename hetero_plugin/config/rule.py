@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from hetero_plugin.config.base import Frozen, Number, no_bool
+from hetero_plugin.config.error_models import ERROR_MODELS, FORMATS, OPTIONS, REGISTRY
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 
-__all__ = ["ABSOLUTE", "ERROR_MODELS", "FORMATS", "NoiseRule"]
-
-# Names and formulas (x the clean value, s the scale, z standard normal, u uniform in ±√3). The
-# implementations are in the room `errors`, below this one; a test holds the two lists equal.
-ERROR_MODELS: dict[str, str] = {
-    "relative_gaussian": "z·|x|·s",
-    "absolute_gaussian": "z·s",
-    "relative_uniform": "u·|x|·s",
-    "systematic_bias": "sign(x)·s, or sign(x)·|x|·s with relative: true",
-    "truncation": "floor(x/s)·s − x",
-    "deadzone": "−x where |x| < s·max|x|, else 0",
-    "mxfp4": "s·(Q(x) − x): E2M1 in blocks of 32",
-    "mxfp6_e2m3": "s·(Q(x) − x): E2M3 in blocks of 32",
-    "mxfp6_e3m2": "s·(Q(x) − x): E3M2 in blocks of 32",
-    "mxfp8_e4m3": "s·(Q(x) − x): E4M3 in blocks of 32",
-    "mxfp8_e5m2": "s·(Q(x) − x): E5M2 in blocks of 32",
-    "hif4": "s·(Q(x) − x): HiF4 in blocks of 64",
-    "int4": "s·(Q(x) − x): 4-bit integers in groups of 128",
-    "fp8_e4m3": "s·(Q(x) − x): E4M3 with a scale a row",
-    "fp8_e5m2": "s·(Q(x) − x): E5M2 with a scale a row",
-    "int8": "s·(Q(x) − x): 8-bit integers with a scale a row",
-}
-
-FORMATS = tuple(name for name, formula in ERROR_MODELS.items() if "Q(x)" in formula)
-"""Number formats. Their scale is 1 where it is not given: the format itself, x + 1·(Q(x) − x)."""
-
-ABSOLUTE = ("absolute_gaussian", "systematic_bias", "truncation")
-"""Errors whose scale is in the units of what they are added to (systematic_bias without
-``relative``)."""
-
+__all__ = ["NoiseRule"]
 
 # Four digits: a range is written out, and no model has ten thousand layers.
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
@@ -81,7 +54,8 @@ class NoiseRule(Frozen):
     @property
     def spoils_gradients(self) -> bool:
         """Whether an error in units of the activations is put on gradients too."""
-        return self.error in ABSOLUTE and not self.relative and self.direction != "forward"
+        absolute = REGISTRY[self.error].absolute and not self.relative
+        return absolute and self.direction != "forward"
 
     @model_validator(mode="before")
     @classmethod
@@ -143,12 +117,15 @@ class NoiseRule(Frozen):
     def _check_together(self) -> NoiseRule:
         if not self.targets:
             raise ConfigError("targets: got none; a rule without targets would add no error.")
-        if self.relative and self.error != "systematic_bias":
-            raise ConfigError(
-                f"relative: true belongs to the error model systematic_bias; the model here is "
-                f"{self.error!r}. Leave it out."
-            )
-        format = self.error in FORMATS
+        traits = REGISTRY[self.error]
+        for option, models in OPTIONS.items():
+            value = getattr(self, option)
+            if self.error not in models and value != type(self).model_fields[option].default:
+                raise ConfigError(
+                    f"{option}: {json.dumps(value)} belongs to the error model "
+                    f"{' or '.join(models)}; the model here is {self.error!r}. Leave it out."
+                )
+        format = traits.number_format
         if "direction" not in self.model_fields_set and (self.spoils_gradients or format):
             self.__dict__["direction"] = "forward"  # frozen, and still being made
         if format and self.direction != "forward":

@@ -16,13 +16,11 @@ from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import Frozen, Seed, plain, table_number, whole_step
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 from hetero_plugin.config.read import check_size, read_json, read_yaml
-from hetero_plugin.config.rule import ERROR_MODELS, FORMATS, NoiseRule
+from hetero_plugin.config.rule import NoiseRule
 
 __all__ = [
     "DEFAULT_PRESET",
     "ENVIRONMENT",
-    "ERROR_MODELS",
-    "FORMATS",
     "METHOD",
     "PRESETS",
     "AQNConfig",
@@ -193,12 +191,17 @@ class NoiseConfig(Frozen):
         Raises:
             ConfigError: it can't be read, or is not a valid specification.
         """
+        if isinstance(value, NoiseConfig):
+            return value
+        places = [where] if where else []
         try:
-            return _parse(value)
+            data, file = _written(value)
+            places += [file] if file else []
+            return cls(**data)
         except ConfigError as error:
-            if where is None:
+            if not places:
                 raise
-            raise ConfigError(f"{where}: {error}", error.problems) from None
+            raise ConfigError(f"{': '.join(places)}: {error}", error.problems) from None
 
 
 def preset(name: str, **changes: Any) -> NoiseConfig:
@@ -210,26 +213,25 @@ def preset(name: str, **changes: Any) -> NoiseConfig:
     return NoiseConfig(preset=name, **changes)
 
 
-def _parse(value: Any) -> NoiseConfig:
+def _written(value: Any) -> tuple[dict[str, Any], str | None]:
+    """The keys of a specification as they were written, and the file that they are in, if any."""
     if value is None:
-        return NoiseConfig()
-    if isinstance(value, NoiseConfig):
-        return value
+        return {}, None
     if isinstance(value, NoiseRule):
-        return NoiseConfig(rules=(value,))
+        return {"rules": (value,)}, None
     if isinstance(value, Mapping):
         check_size(value)
-        return NoiseConfig(**plain(value))
+        return plain(value), None
     if isinstance(value, Path):
-        return _read(value)
+        return _of_file(value), str(value)
     if isinstance(value, str):
         text = value.strip()
         if text in PRESETS:
-            return NoiseConfig(preset=text)
+            return {"preset": text}, None
         if text.startswith("{"):
-            return NoiseConfig(**_mapping(text, "the text", "json"))
+            return _mapping(text, "the text", "json"), None
         if Path(text).suffix in _FORMATS:
-            return _read(Path(text))
+            return _of_file(Path(text)), str(Path(text))
         raise ConfigError(
             f"got {value!r}; it should be a preset ({', '.join(PRESETS)}), JSON text such as "
             f'{{"scale": 0.05}}, or the path of a .json or .yaml file.{did_you_mean(text, PRESETS)}'
@@ -243,7 +245,7 @@ def _parse(value: Any) -> NoiseConfig:
 _FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
 
-def _read(path: Path) -> NoiseConfig:
+def _of_file(path: Path) -> dict[str, Any]:
     form = _FORMATS.get(path.suffix)
     if form is None:
         raise ConfigError(f"{path}: the suffix should be one of {', '.join(_FORMATS)}.")
@@ -252,7 +254,8 @@ def _read(path: Path) -> NoiseConfig:
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: can't be read: {why}.") from None
-    return NoiseConfig.parse(_mapping(text, str(path), form), where=str(path))
+    keys: dict[str, Any] = plain(_mapping(text, str(path), form))  # YAML's may be numbers
+    return keys
 
 
 def _mapping(text: str, where: str, form: str) -> dict[str, Any]:

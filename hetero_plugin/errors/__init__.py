@@ -1,30 +1,30 @@
-"""The registry of error models: name -> `ErrorModel`.
+"""Error models: the traits of each, from the registry of `config`, with its arithmetic.
 
-A new one is a function in a file of this folder, a line in `MODELS` and its formula in
-`hetero_plugin.config.rule.ERROR_MODELS`; see docs/error_models.md.
+A new one is an entry in `hetero_plugin.config.error_models` and a function under its name in a file
+of this folder, all of which are read here; see docs/error_models.md.
 """
 
 from __future__ import annotations
 
-from hetero_plugin.errors.base import ErrorModel
-from hetero_plugin.errors.deterministic import BIAS, DEADZONE, RELATIVE_BIAS, TRUNCATION
-from hetero_plugin.errors.gaussian import ABSOLUTE, RELATIVE
-from hetero_plugin.errors.number_formats import MODELS as NUMBER_FORMATS
-from hetero_plugin.errors.uniform import RELATIVE_UNIFORM
+import pkgutil
+from importlib import import_module
+
+from hetero_plugin.config.error_models import ERROR_MODELS, REGISTRY
+from hetero_plugin.errors.base import ARITHMETIC, ErrorModel
+
+for _file in pkgutil.iter_modules(__path__, f"{__name__}."):
+    import_module(_file.name)
+
+if _lacking := sorted(set(REGISTRY) - set(ARITHMETIC)):
+    raise ImportError(
+        f"no file of hetero_plugin/errors has the arithmetic of {', '.join(_lacking)}, which the "
+        "registry names; docs/error_models.md shows how one is declared"
+    )
 
 MODELS: dict[str, ErrorModel] = {
-    model.name: model
-    for model in (
-        RELATIVE,
-        ABSOLUTE,
-        RELATIVE_UNIFORM,
-        BIAS,
-        RELATIVE_BIAS,
-        TRUNCATION,
-        DEADZONE,
-        *NUMBER_FORMATS,
-    )
+    name: ErrorModel(**vars(traits), function=ARITHMETIC[name]) for name, traits in REGISTRY.items()
 }
+_RELATIVE = {model.relative_of: model for model in MODELS.values() if model.relative_of}
 
 
 def error_model(name: str, *, relative: bool = False) -> ErrorModel:
@@ -33,11 +33,10 @@ def error_model(name: str, *, relative: bool = False) -> ErrorModel:
     Raises:
         ValueError: the name is unknown; the message lists the known ones.
     """
-    if relative and name == BIAS.name:
-        name = RELATIVE_BIAS.name
+    if relative and name in _RELATIVE:
+        return _RELATIVE[name]
     if name not in MODELS:
-        known = ", ".join(sorted(set(MODELS) - {RELATIVE_BIAS.name}))
-        raise ValueError(f"unknown error model {name!r}; known: {known}")
+        raise ValueError(f"unknown error model {name!r}; known: {', '.join(sorted(ERROR_MODELS))}")
     return MODELS[name]
 
 

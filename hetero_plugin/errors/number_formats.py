@@ -9,24 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hetero_plugin.errors.base import ErrorModel, Function
+from hetero_plugin.config.error_models import FORMATS as NAMES
+from hetero_plugin.errors.base import Function, arithmetic
 from hetero_plugin.errors.formats import FORMATS, Format
-
-__all__ = ["MODELS"]
-
-_BLOCKS = {
-    "mxfp4": 32,
-    "mxfp6_e2m3": 32,
-    "mxfp6_e3m2": 32,
-    "mxfp8_e4m3": 32,
-    "mxfp8_e5m2": 32,
-    "hif4": 64,
-    "int4": 128,
-    "fp8_e4m3": 0,
-    "fp8_e5m2": 0,
-    "int8": 0,
-}
-"""Columns that share a scale; 0: the whole row."""
 
 
 def _blended(form: Format) -> Function:
@@ -38,16 +23,5 @@ def _blended(form: Format) -> Function:
     return function
 
 
-MODELS = tuple(
-    ErrorModel(
-        name,
-        _blended(FORMATS[name]),
-        additive=False,
-        draws=None,
-        native=False,
-        help=f"s·(Q(x) − x), Q: {FORMATS[name].help}",
-        whole_row=block == 0,
-        block=block,
-    )
-    for name, block in _BLOCKS.items()
-)
+for _name in NAMES:
+    arithmetic(_name)(_blended(FORMATS[_name]))

@@ -6,23 +6,14 @@ import math
 
 from torch import Tensor
 
-from hetero_plugin.errors.base import ErrorModel
+from hetero_plugin.errors.base import arithmetic
 
 ROOT_3 = math.sqrt(3.0)
 """A uniform in ±1 has variance 1/3."""
 
 
+@arithmetic("relative_uniform")
 def _relative(x: Tensor, scale: Tensor, u: Tensor | None) -> Tensor:
     assert u is not None
     # In this order: the kernels round after each product, and are equal to this bit for bit.
     return u * (scale * ROOT_3) * x.abs()
-
-
-RELATIVE_UNIFORM = ErrorModel(
-    "relative_uniform",
-    _relative,
-    additive=True,
-    draws="uniform",
-    native=True,
-    help="u·|x|·s, u uniform in ±√3",
-)

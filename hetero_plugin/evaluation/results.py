@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.evaluation import records, stats
 from hetero_plugin.evaluation.files import write_json
 from hetero_plugin.evaluation.records import ResultError
@@ -124,7 +124,7 @@ def problems(document: Mapping[str, Any]) -> list[str]:
             found.append(f"session {index} is missing")
             continue
         session = document["sessions"][index]
-        for problem in attest.problems(session.get("attestation"), fingerprint):
+        for problem in attestation.problems(session.get("attestation"), fingerprint):
             found.append(f"session {index}: {problem}")
     for row in document["levels"]:
         scales = row.get("scales") or {}

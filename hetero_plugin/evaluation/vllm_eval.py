@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation import checkpoints, files, processes, results, stats
 from hetero_plugin.evaluation.needs import check_packages
@@ -284,13 +284,13 @@ def _run_levels(
 ) -> None:
     from hetero_plugin.vllm import client
 
-    record = attest.attest(
+    record = attestation.attest(
         VLLMProbe(llm, config), progress=lambda done, of: _tell(progress, "attesting", done, of)
     )
-    document["sessions"].append({"attestation": record, "versions": attest.versions()})
+    document["sessions"].append({"attestation": record, "versions": attestation.versions()})
     results.write_json(out, document)
     if not allow_unattested:
-        attest.require(record, config.fingerprint)
+        attestation.require(record, config.fingerprint)
     client.step(llm, step)
     for level in todo:
         document["levels"].append(

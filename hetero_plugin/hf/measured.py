@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.attestation.probes import probe_prompts
+from hetero_plugin.attestation.expected import probe_prompts
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
 from hetero_plugin.hf.names import decoder_of

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from hetero_plugin.attestation.attest import ProbedSite
-from hetero_plugin.attestation.probes import comparable_sites, expected_sites, probe_prompts
+from hetero_plugin.attestation import ProbedSite
+from hetero_plugin.attestation.expected import comparable_sites, expected_sites, probe_prompts
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import disabled, phase, state_of, wrap
 from hetero_plugin.hf.attachment import attachment_of

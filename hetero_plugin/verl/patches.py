@@ -275,7 +275,7 @@ def patch_init_model(workers: ModuleType) -> None:
     # verl fills this enumeration as it runs, which type checkers don't see.
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def hetero_attest(self: Any) -> dict[str, Any]:
-        from hetero_plugin.verl.attest import attest_actor
+        from hetero_plugin.verl.attestation import attest_actor
 
         return attest_actor(self.actor.engine)
 

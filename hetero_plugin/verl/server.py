@@ -14,7 +14,7 @@ from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, 
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
 from hetero_plugin.verl import ranks
-from hetero_plugin.verl.attest import attest_rollout
+from hetero_plugin.verl.attestation import attest_rollout
 from hetero_plugin.verl.settings import RunNoise, resolve_worker, unique_job_id
 
 

@@ -18,7 +18,7 @@ import torch
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.verl import ranks, resume
-from hetero_plugin.verl.attest import settle
+from hetero_plugin.verl.attestation import settle
 from hetero_plugin.verl.kept import keep_beside
 from hetero_plugin.verl.settings import RunNoise, resolve_worker
 

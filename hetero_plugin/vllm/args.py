@@ -24,12 +24,12 @@ def _scale(text: str) -> float:
     return value
 
 
-def _config(text: str) -> str:
+def _config(text: str) -> NoiseConfig:
+    """The specification, which is not parsed again in this process, nor where the arguments go."""
     try:
-        NoiseConfig.parse(text)
+        return NoiseConfig.parse(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +97,6 @@ def merge(args: argparse.Namespace) -> argparse.Namespace:
     merged.quantization = METHOD
     merged.additional_config = {
         **given,
-        ARGUMENT: {"scale": scale}
-        if config is None
-        else NoiseConfig.parse(config).model_dump(mode="json"),
+        ARGUMENT: {"scale": scale} if config is None else config,
     }
     return merged

@@ -48,7 +48,7 @@ class Installed:
     """How often weights were loaded since the engine started."""
 
 
-def attach(
+def make_noisy(
     model: nn.Module, state: NoiseState, sites: tuple[Site, ...], hf_config: Mapping[str, Any]
 ) -> Rows:
     """Sets the noise of every layer of a loaded model, and the hook that writes row keys.
@@ -103,7 +103,7 @@ def install(worker: Any) -> Installed | None:
         worker: a vLLM worker whose model has just been loaded and has not run yet.
 
     Raises:
-        ConfigError: see `attach`; no noisy engine runs with a site left out.
+        ConfigError: see `make_noisy`; no noisy engine runs with a site left out.
     """
     vllm_config = worker.vllm_config
     if not is_noisy(vllm_config):
@@ -114,7 +114,7 @@ def install(worker: Any) -> Installed | None:
     refusals.refuse(vllm_config, select(config, sites))  # a worker's config may come another way
     state = NoiseState(config, sites, worker.device, max_rows=_most_rows(vllm_config))
     state.set_phase("rollout")
-    rows = attach(model, state, sites, vllm_config.model_config.hf_text_config.to_dict())
+    rows = make_noisy(model, state, sites, vllm_config.model_config.hf_text_config.to_dict())
     _check_head(model)
     aqn = None if config.aqn is None else AQNController(config.aqn, state.attach_aqn())
     logger.info("%s", state.describe(f"engine worker {worker.rank}"))

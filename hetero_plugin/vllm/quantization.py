@@ -13,7 +13,7 @@ from vllm.model_executor.layers.quantization.base_config import (
     QuantizeMethodBase,
 )
 
-from hetero_plugin.config import METHOD, ConfigError, resolve
+from hetero_plugin.config import METHOD, ConfigError, NoiseConfig, resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,13 +24,13 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
     """Weights stay as they are; the linear layers get methods that can add error.
 
     Args:
-        spec: the model's own ``quantization_config``, if it is a spec.
+        spec: that of the model's own ``quantization_config``, if it is one.
         inner: the quantization that the checkpoint carries, if it carries one. Everything is left
             to it, and error comes on top.
     """
 
     def __init__(
-        self, spec: dict[str, Any] | None = None, inner: QuantizationConfig | None = None
+        self, spec: NoiseConfig | None = None, inner: QuantizationConfig | None = None
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -118,8 +118,7 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
         name = config.get("quant_method", METHOD)
         if name != METHOD:
             return cls(inner=_theirs(name, config))
-        resolve(model_config=config, environ={})  # a bad one is an error here already
-        return cls(config)
+        return cls(resolve(model_config=config, environ={}))
 
     @classmethod
     def from_config_file(cls, config_file: str) -> HeteroNoiseQuantConfig:

@@ -36,7 +36,7 @@ def about() -> dict[str, Any]:
     """The card and the versions."""
     import torch
 
-    from hetero_plugin.attestation.attest import versions
+    from hetero_plugin.attestation import versions
 
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"card": card, "cuda": torch.version.cuda, **versions()}

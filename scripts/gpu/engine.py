@@ -40,7 +40,7 @@ def _most(size: Size) -> int:
 
 def attested(llm: Any, rule: dict[str, Any], report: Report, reference: Any = None) -> None:
     """Attests an engine, against a plain one where there is its output."""
-    from hetero_plugin.attestation.attest import attest, problems
+    from hetero_plugin.attestation import attest, problems
     from hetero_plugin.config import NoiseConfig
     from hetero_plugin.vllm.probe import VLLMProbe
 

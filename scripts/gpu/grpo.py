@@ -49,7 +49,7 @@ def miniature(size: Size) -> Any:
 
 def two_steps(size: Size, report: Report) -> None:
     """Runs them and reads verl's metrics and the attestations."""
-    from hetero_plugin.attestation.attest import problems
+    from hetero_plugin.attestation import problems
     from hetero_plugin.verl import launch
 
     folder, output = miniature(size), size.out / "verl"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import disabled, random, set_step, state_of, wrap
-from hetero_plugin.attestation.attest import attest, problems
-from hetero_plugin.attestation.probes import probe_prompts
+from hetero_plugin.attestation import attest, problems
+from hetero_plugin.attestation.expected import probe_prompts
 from hetero_plugin.hf.probe import HFProbe
 from hetero_plugin.operator import perturb
 from scripts.gpu import models

@@ -240,7 +240,7 @@ def attested(case: str, rank: int, keep: list[Any]) -> str:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-    from hetero_plugin.attestation.attest import attest, problems
+    from hetero_plugin.attestation import attest, problems
     from hetero_plugin.hf.probe import HFProbe
 
     model = wrap(tiny(), {**SPEC, **ATTESTED[case]}, quiet=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.demo import task as arithmetic
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import results, tasks, vllm_eval
@@ -140,7 +140,7 @@ def plain(folder: Path) -> dict[str, Any]:
             "texts": [output.text for output in outputs],
             "mean": sum(logprobs) / len(logprobs),
             # The historical mistake: noise set up in the parent, an engine that never had it.
-            "record": attest.attest(VLLMProbe(llm, NoiseConfig.parse(SPEC))),
+            "record": attestation.attest(VLLMProbe(llm, NoiseConfig.parse(SPEC))),
         }
     finally:
         vllm_eval.stop_engine(llm)
@@ -186,8 +186,8 @@ def test_noise_changes_answers_and_is_at_its_level(document: dict[str, Any]) -> 
 def test_the_historical_mistake_is_refused(plain: dict[str, Any]) -> None:
     record = plain["record"]
     assert not record["passed"] and record["seen"] == 0
-    with pytest.raises(attest.Refused, match="REFUSED"):
-        attest.require(record)
+    with pytest.raises(attestation.Refused, match="REFUSED"):
+        attestation.require(record)
     assert "one fingerprint in every process" in " ".join(record["failures"])
 
 
@@ -287,7 +287,7 @@ def test_attest_by_the_command_line_with_its_defaults(folder: Path) -> None:
     assert "model.layers.1.mlp.down_proj" in done.stdout
     record = json.loads((folder / "record.json").read_text())
     assert record["engine"] == "vllm-compiled" and record["passed"]
-    assert attest.problems(record) == [] and record["signature"] in done.stdout
+    assert attestation.problems(record) == [] and record["signature"] in done.stdout
     again = shell(folder, "attest", "--model", "model", "--out", "record.json")
     assert again.returncode == 2 and "is there already" in again.stderr
 

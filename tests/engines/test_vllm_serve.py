@@ -89,7 +89,7 @@ def test_the_server_has_attested_itself_before_it_answered(server: Server) -> No
 @endpoint
 @pytest.mark.compat("HTTP endpoint", short=True)
 def test_the_record_is_there_for_whoever_asks(server: Server) -> None:
-    from hetero_plugin.attestation.attest import problems
+    from hetero_plugin.attestation import problems
 
     record = json.loads(server.get("/v1/hetero_noise?attestation=true"))["attestation"]
     assert problems(record, record["fingerprint"]) == []

@@ -38,13 +38,13 @@ class AdapterServer(Server):
 
     def attest(self, spec: Record, adapter: str | None = None) -> str:
         """What the attestation refuses for; empty if it passes."""
-        from hetero_plugin.attestation import attest
+        from hetero_plugin import attestation
         from hetero_plugin.config import NoiseConfig
         from hetero_plugin.vllm.probe import VLLMProbe
 
         config = NoiseConfig.parse(spec)
         probe = VLLMProbe(self.llm, config, adapter=self._adapter(adapter))
-        return "; ".join(attest.problems(attest.attest(probe), config.fingerprint))
+        return "; ".join(attestation.problems(attestation.attest(probe), config.fingerprint))
 
     def bypass(self, layer: str) -> None:
         """From now on a LoRA layer multiplies its base layer's weight itself, past the method."""
@@ -88,7 +88,7 @@ def _unmapped(worker: Any, how: str) -> str:
 
     from hetero_plugin.config import ConfigError, NoiseConfig
     from hetero_plugin.state import NoiseState
-    from hetero_plugin.vllm.install import attach
+    from hetero_plugin.vllm.install import make_noisy
 
     model = worker.model_runner.get_model()
     attention = model.model.layers[1].self_attn
@@ -97,7 +97,7 @@ def _unmapped(worker: Any, how: str) -> str:
     sites = worker.hetero_noise.state.sites
     config = NoiseConfig.parse({"scale": 0.05, "targets": ["linear"], "unmapped": how})
     try:
-        attach(model, NoiseState(config, sites, max_rows=256), sites, {"model_type": "qwen2"})
+        make_noisy(model, NoiseState(config, sites, max_rows=256), sites, {"model_type": "qwen2"})
     except ConfigError as error:
         return str(error)
     return ""

@@ -183,11 +183,11 @@ class Server:
 
     def attest(self, spec: Record) -> Record:
         """The attestation of the engine under a spec."""
-        from hetero_plugin.attestation import attest
+        from hetero_plugin import attestation
         from hetero_plugin.config import NoiseConfig
         from hetero_plugin.vllm.probe import VLLMProbe
 
-        return attest.attest(VLLMProbe(self.llm, NoiseConfig.parse(spec)))
+        return attestation.attest(VLLMProbe(self.llm, NoiseConfig.parse(spec)))
 
     def preemptions(self) -> int:
         """How many requests were put off for want of cache blocks so far."""

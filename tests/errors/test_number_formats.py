@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hetero_plugin import NoiseConfig, disabled, random, unwrap, wrap
-from hetero_plugin.attestation.attest import attest, problems
+from hetero_plugin.attestation import attest, problems
 from hetero_plugin.config import FORMATS, PRESETS, ConfigError
 from hetero_plugin.errors import MODELS
 from hetero_plugin.errors import formats as arithmetic
@@ -51,7 +51,7 @@ def test_from_clean_to_the_format(name: str, dtype: torch.dtype) -> None:
 
 
 def test_the_lists_agree() -> None:
-    assert set(NAMES) == {name for name, model in MODELS.items() if "Q(x)" in model.help}
+    assert set(NAMES) == {name for name, model in MODELS.items() if model.number_format}
     assert set(NAMES) < set(arithmetic.FORMATS)
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from hetero_plugin import NoiseConfig, state_of, unwrap, wrap
-from hetero_plugin.attestation import attest
-from hetero_plugin.attestation.probes import probe_prompts
+from hetero_plugin import NoiseConfig, attestation, state_of, unwrap, wrap
+from hetero_plugin.attestation.expected import probe_prompts
 from hetero_plugin.hf.probe import HFProbe
 
 
@@ -36,11 +35,11 @@ def model(dtype: torch.dtype = torch.float32) -> Qwen2ForCausalLM:
 @pytest.mark.parametrize(("preset", "sites"), [("rmsnorm", 5), ("qerl-fp4", 14), ("all-ops", 24)])
 def test_every_site_of_a_wrapped_model_is_seen(preset: str, sites: int, dtype: torch.dtype) -> None:
     probe = HFProbe.wrapping(model(dtype), preset)
-    record = attest.attest(probe)
+    record = attestation.attest(probe)
     assert record["passed"], record["failures"]
     assert (record["seen"], record["of"]) == (sites, sites)
     assert record["clean_is"] == "the model before wrap"
-    assert attest.problems(record, NoiseConfig.parse(preset).fingerprint) == []
+    assert attestation.problems(record, NoiseConfig.parse(preset).fingerprint) == []
 
 
 def test_scales_grads_and_mode_are_left_as_they_were() -> None:
@@ -48,7 +47,7 @@ def test_scales_grads_and_mode_are_left_as_they_were() -> None:
     noisy.lm_head.weight.grad = torch.ones_like(noisy.lm_head.weight)
     probe = HFProbe.wrapping(noisy, {"preset": "all", "direction": "backward"})
     before = state_of(noisy).scales.clone()
-    assert attest.attest(probe)["passed"]
+    assert attestation.attest(probe)["passed"]
     assert torch.equal(state_of(noisy).scales, before)
     assert noisy.training
     assert torch.equal(noisy.lm_head.weight.grad, torch.ones_like(noisy.lm_head.weight))
@@ -56,13 +55,15 @@ def test_scales_grads_and_mode_are_left_as_they_were() -> None:
 
 
 def test_error_on_gradients_alone_is_seen_by_gradients() -> None:
-    record = attest.attest(HFProbe.wrapping(model(), {"preset": "all", "direction": "backward"}))
+    record = attestation.attest(
+        HFProbe.wrapping(model(), {"preset": "all", "direction": "backward"})
+    )
     assert record["passed"], record["failures"]
     assert (record["seen"], record["of"]) == (20, 20)
 
 
 def test_a_spec_for_another_phase_selects_nothing_here() -> None:
-    record = attest.attest(HFProbe.wrapping(model(), {"preset": "all", "phase": "rollout"}))
+    record = attestation.attest(HFProbe.wrapping(model(), {"preset": "all", "phase": "rollout"}))
     assert not record["passed"]
     assert any("selects no site" in failure for failure in record["failures"])
 
@@ -102,9 +103,9 @@ def _scale(noisy: nn.Module) -> str:
 def test_a_lost_site_is_named(fault: Callable[[nn.Module], str]) -> None:
     probe = HFProbe.wrapping(model(), "all")
     name = fault(probe.model)
-    record = attest.attest(probe)
+    record = attestation.attest(probe)
     assert [site["name"] for site in record["sites"] if not site["seen"]] == [name]
-    assert name in " ".join(attest.problems(record))
+    assert name in " ".join(attestation.problems(record))
 
 
 def test_noise_that_is_not_the_plugins_is_not_clean() -> None:
@@ -112,20 +113,20 @@ def test_noise_that_is_not_the_plugins_is_not_clean() -> None:
     probe = HFProbe.wrapping(model(), "qerl-fp4")
     with torch.no_grad():
         probe.model.model.norm.weight.add_(1e-3)
-    record = attest.attest(probe)
+    record = attestation.attest(probe)
     assert [c["name"] for c in record["checks"] if not c["passed"]] == ["off equals clean"]
 
 
 def test_an_unwrapped_model_breaks_off_and_is_refused() -> None:
     probe = HFProbe.wrapping(model(), "qerl-fp4")
     unwrap(probe.model)
-    record = attest.attest(probe)
+    record = attestation.attest(probe)
     assert not record["passed"] and record["seen"] == 0
 
 
 def test_the_compiled_model_is_attested_too() -> None:
     torch._dynamo.reset()
-    record = attest.attest(HFProbe.wrapping(model(), "qerl-fp4", compiled=True))
+    record = attestation.attest(HFProbe.wrapping(model(), "qerl-fp4", compiled=True))
     assert record["engine"] == "hf-compiled" and record["passed"], record["failures"]
     assert (record["seen"], record["of"]) == (14, 14)
 

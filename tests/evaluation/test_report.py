@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from toy import NAMES, simulate_run
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.report import page as report
 from hetero_plugin.evaluation.report import words as report_words
@@ -97,7 +97,7 @@ def test_the_page_shows_what_the_data_holds(built: tuple[dict, str]) -> None:
 
 def test_an_unattested_run_is_refused_without_numbers(tmp_path: Path) -> None:
     run = simulate_run(tmp_path / "run", dead=[NAMES[2]])
-    with pytest.raises(attest.Refused, match=rf"REFUSED: noise: .*{NAMES[2]}"):
+    with pytest.raises(attestation.Refused, match=rf"REFUSED: noise: .*{NAMES[2]}"):
         report.build(run)
     found = json.loads((run / "report.json").read_text())
     page = (run / "report.html").read_text()
@@ -120,7 +120,7 @@ def test_an_edited_result_is_refused(tmp_path: Path) -> None:
     document = results.load(path)
     document["sessions"][0]["attestation"]["sites"][0]["seen"] = False
     results.write_json(path, document)
-    with pytest.raises(attest.Refused, match="clean: session 0: signature"):
+    with pytest.raises(attestation.Refused, match="clean: session 0: signature"):
         report.build(run)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toy import FINGERPRINT, NAMES, simulate_result
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.evaluation import results
 
 ACCURACIES = {0.0: 0.6, 0.05: 0.5}
@@ -89,8 +89,8 @@ def test_an_attestation_of_another_spec_does_not_count() -> None:
     document = simulate_result(seed=1, accuracies=ACCURACIES)
     document["header"]["fingerprint"] = "f" * 16
     assert FINGERPRINT in results.problems(document)[0]
-    with pytest.raises(attest.Refused):
-        attest.require(document["sessions"][0]["attestation"], "f" * 16)
+    with pytest.raises(attestation.Refused):
+        attestation.require(document["sessions"][0]["attestation"], "f" * 16)
 
 
 def test_within_and_between_pair_by_question() -> None:

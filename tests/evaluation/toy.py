@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hetero_plugin.attestation import attest
-from hetero_plugin.attestation.attest import ProbedSite
+from hetero_plugin import attestation
+from hetero_plugin.attestation import ProbedSite
 from hetero_plugin.evaluation import results, stats
 
 FINGERPRINT = "0123456789abcdef"
@@ -103,8 +103,8 @@ def simulate_result(
             "spec": {"preset": "qerl-fp4"},
         }
     )
-    record = attest.attest(MatrixProbe(dead=dead))
-    document["sessions"].append({"attestation": record, "versions": attest.versions()})
+    record = attestation.attest(MatrixProbe(dead=dead))
+    document["sessions"].append({"attestation": record, "versions": attestation.versions()})
     for level, accuracy in accuracies.items():
         right = difficulty + jitter.normal(scale=0.05, size=n) < accuracy
         outcomes = [int(value) for value in right]

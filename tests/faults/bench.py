@@ -183,13 +183,13 @@ class _Server(_Configurer):
         return self._attest(self.llm)
 
     def _attest(self, llm: Any) -> str:
-        from hetero_plugin.attestation import attest
+        from hetero_plugin import attestation
         from hetero_plugin.config import NoiseConfig
         from hetero_plugin.vllm.probe import VLLMProbe
 
         config = NoiseConfig.parse(SPEC)
-        record = attest.attest(VLLMProbe(llm, config))
-        return "; ".join(attest.problems(record, config.fingerprint))
+        record = attestation.attest(VLLMProbe(llm, config))
+        return "; ".join(attestation.problems(record, config.fingerprint))
 
     def attest_plain_engine(self) -> str:
         from vllm import LLM

@@ -42,11 +42,11 @@ def _tied(name: str) -> tuple[nn.Module, NoiseState]:
     engine="vllm",
 )
 def tied_head_of_another_name() -> str:
-    from hetero_plugin.vllm.install import attach
+    from hetero_plugin.vllm.install import make_noisy
 
     model, state = _tied("output_embedding")
     return refused(
-        lambda: attach(model, state, SITES, {"model_type": "qwen2"}),
+        lambda: make_noisy(model, state, SITES, {"model_type": "qwen2"}),
         "would stay clean: lm_head",
         kind=ConfigError,
     )
@@ -62,10 +62,10 @@ def tied_head_of_another_name() -> str:
 def tied_head_of_another_dtype() -> str:
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
-    from hetero_plugin.vllm.install import _check_head, attach
+    from hetero_plugin.vllm.install import _check_head, make_noisy
 
     model, state = _tied("lm_head")
-    attach(model, state, SITES, {"model_type": "qwen2"})
+    make_noisy(model, state, SITES, {"model_type": "qwen2"})
     processor: Any = LogitsProcessor.__new__(LogitsProcessor)
     nn.Module.__init__(processor)
     processor.head_dtype = torch.float64

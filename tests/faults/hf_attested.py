@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hetero_plugin import AQN, NoiseConfig
-from hetero_plugin.evaluation import attest_faults
+from hetero_plugin.evaluation import faults
 from hetero_plugin.hf.probe import HFProbe
 from tests.faults.models import UP, attested, tiny
 from tests.faults.registry import fault
@@ -20,7 +20,7 @@ def hooked(name: str, *words: str, site: str | None = UP, compiled: bool = False
         # The graph and its inputs are what Inductor's would be; only the code is not generated.
         graph = torch.compile(probe.model, backend="aot_eager")
         probe = HFProbe(probe.model, forward=graph)
-    attest_faults.inject(name, probe.model, site)
+    faults.inject(name, probe.model, site)
     return attested(probe, *words)
 
 

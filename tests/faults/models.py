@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.hf.probe import HFProbe
 from tests.faults.registry import Silent
 from tests.hf.conftest import tiny
@@ -40,7 +40,7 @@ def attested(probe: HFProbe, *words: str) -> str:
     Raises:
         Silent: it passes, or the refusal names none of ``words``.
     """
-    found = "; ".join(attest.problems(attest.attest(probe)))
+    found = "; ".join(attestation.problems(attestation.attest(probe)))
     if not found:
         raise Silent("SILENT: the attestation passes")
     missing = [word for word in words if word not in found]

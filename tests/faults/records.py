@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin import NoiseConfig
-from hetero_plugin.attestation import attest
+from hetero_plugin import NoiseConfig, attestation
 from hetero_plugin.config import ConfigError, resolve
 from hetero_plugin.evaluation import results
 from tests.evaluation.toy import FINGERPRINT, NAMES, MatrixProbe, simulate_run
@@ -43,13 +42,15 @@ def config_file_changed_while_running() -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spec.yaml"
         path.write_text("scale: 0.05")
-        record = attest.attest(MatrixProbe())
+        record = attestation.attest(MatrixProbe())
         record["fingerprint"] = NoiseConfig.parse(path).fingerprint
-        record["signature"] = attest.signature(record)
-        attest.require(record, NoiseConfig.parse(path).fingerprint)
+        record["signature"] = attestation.signature(record)
+        attestation.require(record, NoiseConfig.parse(path).fingerprint)
         path.write_text("scale: 0.5")
         after = NoiseConfig.parse(path).fingerprint
-    return refused(lambda: attest.require(record, after), "fingerprint", kind=attest.Refused)
+    return refused(
+        lambda: attestation.require(record, after), "fingerprint", kind=attestation.Refused
+    )
 
 
 @fault(
@@ -63,11 +64,13 @@ def environment_not_passed_to_a_child() -> str:
     asked = resolve(environ={"HETERO_NOISE_CONFIG": '{"scale": 0.02}'})
     assert asked is not None
     child = resolve(environ={}) or NoiseConfig.parse(None)
-    record = attest.attest(MatrixProbe())
+    record = attestation.attest(MatrixProbe())
     record["fingerprint"] = child.fingerprint
-    record["signature"] = attest.signature(record)
+    record["signature"] = attestation.signature(record)
     return refused(
-        lambda: attest.require(record, asked.fingerprint), "fingerprint", kind=attest.Refused
+        lambda: attestation.require(record, asked.fingerprint),
+        "fingerprint",
+        kind=attestation.Refused,
     )
 
 
@@ -79,9 +82,9 @@ def environment_not_passed_to_a_child() -> str:
     engine="core",
 )
 def record_edited() -> str:
-    record = attest.attest(MatrixProbe(dead=NAMES[:1]))
+    record = attestation.attest(MatrixProbe(dead=NAMES[:1]))
     record["sites"][0]["seen"], record["passed"], record["failures"] = True, True, []
-    return refused(lambda: attest.require(record), "signature", kind=attest.Refused)
+    return refused(lambda: attestation.require(record), "signature", kind=attestation.Refused)
 
 
 @fault(
@@ -92,8 +95,10 @@ def record_edited() -> str:
     engine="core",
 )
 def one_rank_with_another_specification() -> str:
-    record = attest.attest(MatrixProbe(fault="other process"))
-    return refused(lambda: attest.require(record), FINGERPRINT, "f" * 16, kind=attest.Refused)
+    record = attestation.attest(MatrixProbe(fault="other process"))
+    return refused(
+        lambda: attestation.require(record), FINGERPRINT, "f" * 16, kind=attestation.Refused
+    )
 
 
 @fault(

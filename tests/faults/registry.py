@@ -119,7 +119,7 @@ def page(faults: Iterable[Fault]) -> str:
 
 
 def _hooks() -> list[str]:
-    from hetero_plugin.evaluation.attest_faults import HOOKS
+    from hetero_plugin.evaluation.faults import HOOKS
 
     lines = [
         "## Try it yourself",

@@ -22,7 +22,7 @@ class TPServer(Server):
         super().__init__(**settings)
 
     def attest(self) -> str:
-        from hetero_plugin.attestation.attest import attest, problems
+        from hetero_plugin.attestation import attest, problems
         from hetero_plugin.config import NoiseConfig
         from hetero_plugin.vllm.probe import VLLMProbe
 

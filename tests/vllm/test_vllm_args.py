@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 pytest.importorskip("vllm")
 
@@ -14,7 +18,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.vllm import register, spec
+from hetero_plugin.vllm import install, register, spec
 
 pytestmark = pytest.mark.compat("command line", short=True)
 
@@ -78,6 +82,47 @@ def test_order_beside_additional_config_does_not_matter(model: str, first: bool)
 
 def test_underscores_work_as_in_the_rest_of_vllm(model: str) -> None:
     assert parsed("--model", model, "--hetero_noise_scale=0.5").quantization == "hetero_noise"
+
+
+def test_a_setting_is_parsed_once_in_the_front_end_and_once_in_a_worker(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parses = 0
+    build = NoiseConfig.__init__
+
+    def counted(self: NoiseConfig, **data: Any) -> None:
+        nonlocal parses
+        parses += 1
+        build(self, **data)
+
+    monkeypatch.setattr(NoiseConfig, "__init__", counted)
+    (tmp_path / "spec.yaml").write_text("{preset: all, scale: 0.25}")
+    made = configured(
+        parsed("--model", model, "--hetero-noise-config", str(tmp_path / "spec.yaml"))
+    )
+    assert parses == 1
+    json.dumps(made.additional_config)  # plain data, also for the compile hash
+
+    worker = SimpleNamespace(
+        vllm_config=pickle.loads(pickle.dumps(made)),  # as it comes to another process
+        device=torch.device("cpu"),
+        rank=0,
+        model_runner=SimpleNamespace(get_model=nn.Module),
+    )
+    monkeypatch.setattr(install, "make_noisy", lambda *args: None)
+    monkeypatch.setattr(install, "_check_head", lambda model: None)
+    parses = 0
+    installed = install.install(worker)
+    assert parses == 1
+    assert set(installed.state.scales[1:].tolist()) == {0.25}
+
+
+def test_arguments_survive_the_way_to_another_server_process(model: str) -> None:
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    words = ["--model", model, "--hetero-noise-config", '{"preset": "all", "scale": 0.25}']
+    args = pickle.loads(pickle.dumps(parser.parse_args(words)))
+    made = configured(EngineArgs.from_cli_args(args))
+    assert spec.settle(made) == NoiseConfig(preset="all", scale=0.25)
 
 
 def test_async_engine_args_have_the_arguments_too(model: str) -> None:

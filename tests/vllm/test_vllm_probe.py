@@ -11,26 +11,29 @@ import pytest
 pytest.importorskip("vllm")
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.vllm.probe import _EngineProbe
+from hetero_plugin.vllm.probe import EngineProbe
 
 FORBIDDEN = -np.inf
 
 
-class Probe(_EngineProbe):
+class Probe(EngineProbe):
     """Gives the outputs it was made with, one after the other."""
 
     def __init__(self, *outputs: list[float]) -> None:
-        text = SimpleNamespace(to_dict=dict)
-        model = SimpleNamespace(hf_text_config=text, enforce_eager=True, dtype="torch.float32")
+        text = SimpleNamespace(to_dict=dict, vocab_size=64)
+        model = SimpleNamespace(
+            hf_text_config=text, enforce_eager=True, dtype="torch.float32", max_model_len=64
+        )
         vllm_config: Any = SimpleNamespace(
             model_config=model,
             parallel_config=SimpleNamespace(tensor_parallel_size=1),
             scheduler_config=SimpleNamespace(max_num_batched_tokens=64),
         )
-        super().__init__(vllm_config, NoiseConfig.parse("linear"))
+        transport: Any = SimpleNamespace(forget=lambda: None)
+        super().__init__(transport, vllm_config, NoiseConfig.parse("linear"))
         self.outputs = iter(outputs)
 
-    def _generate(self) -> np.ndarray:
+    def _answered(self, prompts: object, tokens: int = 2) -> np.ndarray:
         return np.array(next(self.outputs))
 
 

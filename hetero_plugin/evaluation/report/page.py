@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.attestation.attest import Refused, versions
+from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, results, stats
 from hetero_plugin.evaluation.report import figures, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run

@@ -13,17 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MODELS = {
-    "relative_gaussian": 0,
-    "absolute_gaussian": 1,
-    "systematic_bias": 2,
-    "systematic_bias_relative": 3,
-    "truncation": 4,
-    "relative_uniform": 5,
-}
+from hetero_plugin.config.error_models import REGISTRY
+
+# The number of a model is what the kernels are compiled for (MODEL).
+MODELS = {name: one.kernel for name, one in REGISTRY.items() if one.kernel is not None}
 DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 # What a model draws: draw.GAUSSIAN, UNIFORM or NOTHING.
-DRAWS = {0: 0, 1: 0, 2: 2, 3: 2, 4: 2, 5: 1}
+_DRAWN = {"normal": 0, "uniform": 1, None: 2}
+DRAWS = {number: _DRAWN[REGISTRY[name].draws] for name, number in MODELS.items()}
 
 
 def stored(x: Tensor, paired: bool) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.vllm.install import Installed
-from hetero_plugin.vllm.keys import shared_keys
+from hetero_plugin.vllm.probe.keys import shared_keys
 
 
 def _installed(worker: Any) -> Installed:

@@ -74,7 +74,7 @@ def ask(vllm_config: VllmConfig, config: NoiseConfig | None, served: bool) -> No
     if not served:
         raise ConfigError(
             f"{KEY} makes a server attest itself, and this engine is none; for an engine of your "
-            "own call hetero_plugin.attestation.attest.attest, or run `hetero-noise attest`"
+            "own call hetero_plugin.attestation.attest, or run `hetero-noise attest`"
         )
     for name, value in (
         ("--api-server-count", getattr(parallel, "_api_process_count", 1)),
@@ -100,7 +100,7 @@ async def attest_once(engine: EngineClient) -> None:
         return
     from vllm.logger import init_logger
 
-    from hetero_plugin.attestation.attest import require
+    from hetero_plugin.attestation import require
 
     assert _config is not None
     if _stage is _Stage.ASKED:

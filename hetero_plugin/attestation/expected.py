@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hetero_plugin.attestation.attest import ProbedSite
+from hetero_plugin.attestation import ProbedSite
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import Site, select, sites_from_config
 from hetero_plugin.state import Phase

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hetero_plugin import random
-from hetero_plugin.attestation.attest import ProbedSite, attest
-from hetero_plugin.attestation.probes import (
+from hetero_plugin.attestation import ProbedSite, attest
+from hetero_plugin.attestation.expected import (
     LENGTH,
     comparable_sites,
     expected_sites,
@@ -21,19 +20,38 @@ from hetero_plugin.attestation.probes import (
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import Site, aqn_sites
 from hetero_plugin.vllm import client, spec
-from hetero_plugin.vllm.client import aio
+from hetero_plugin.vllm.probe.transports import OfAsyncLLM, OfLLM, Prompts, Transport
 
 if TYPE_CHECKING:
-    from vllm import LLM
+    from vllm import LLM, PoolingRequestOutput, RequestOutput, SamplingParams
+    from vllm.config import ModelConfig, VllmConfig
     from vllm.engine.protocol import EngineClient
+    from vllm.lora.request import LoRARequest
+    from vllm.tasks import PoolingTask
 
 
-class _EngineProbe:
-    """What the probes of both kinds of engine share; see `VLLMProbe`."""
+class EngineProbe:
+    """Runs fixed prompts through an engine and reads the log-probabilities of their tokens.
+
+    Every rank is asked, and ranks that disagree raise. Prompts are never served from the prefix
+    cache, whose keys and values belong to other scales.
+
+    Args:
+        transport: how the engine is spoken to.
+        vllm_config: the engine's.
+        config: the specification the engine is meant to run.
+        reference: output of a plain engine without the plugin (``prompt_logprobs``); without it,
+            "clean" means noise disabled in this engine.
+    """
 
     def __init__(
-        self, vllm_config: Any, config: NoiseConfig, reference: np.ndarray | None = None
+        self,
+        transport: Transport,
+        vllm_config: VllmConfig,
+        config: NoiseConfig,
+        reference: np.ndarray | None = None,
     ) -> None:
+        self._transport = transport
         self.config = config
         self.reference = reference
         self._aqn_step: int | None = None  # in force before, and again afterwards
@@ -52,28 +70,16 @@ class _EngineProbe:
         """Those of the model that the engine was to load."""
         return spec.model_sites(self._vllm_config)
 
-    def _ranks(self, method: str, **arguments: Any) -> list[Any]:
-        """A worker call; one answer a rank."""
-        raise NotImplementedError
-
-    def _generate(self) -> np.ndarray:
-        """The output for the fixed prompts, with nothing of an earlier setting in a cache."""
-        raise NotImplementedError
-
-    def _pass(self, prompt: list[int]) -> None:
-        """One pass over one prompt, and none after it."""
-        raise NotImplementedError
-
     def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
         """Whether rows and sites have keys of their own, on every rank; sizes are not seen here."""
         if not self.config.rules:
             return {}, []
         prompt = _prompts(self._model_config)[0][: self._budget]
-        self._pass(prompt)
+        self._answered([prompt], tokens=1)
         n = len(prompt)
         expected = random.row_keys(torch.tensor(prompt), torch.arange(n)).tolist()
         rows, sites = [], []
-        for rank, found in enumerate(self._ranks("hetero_noise_keys", rows=n)):
+        for rank, found in enumerate(self._transport.ranks("hetero_noise_keys", rows=n)):
             right = sum(a == b for a, b in zip(found["rows"], expected, strict=True))
             if right < n:
                 rows.append(f"rank {rank}: {right} of {n} rows have the key of their token")
@@ -87,7 +93,7 @@ class _EngineProbe:
         return expected_sites(self.config, self.hf_config, "rollout", sites=self.sites)
 
     def describe(self) -> dict[str, Any]:
-        ranks = self._ranks("hetero_noise_status")
+        ranks = self._transport.ranks("hetero_noise_status")
         noisy = [rank for rank in ranks if rank.get("noisy")]
         self._aqn_step = ranks[0].get("aqn_step")
         sites = self._call("hetero_noise_sites") if len(noisy) == len(ranks) else []
@@ -150,7 +156,15 @@ class _EngineProbe:
             self._call("hetero_noise_set", enabled=True)
 
     def output(self) -> np.ndarray:
-        return self._allowed(self._generate())
+        self._transport.forget()
+        return self._allowed(self._answered(_prompts(self._model_config)))
+
+    def _answered(self, prompts: Prompts, tokens: int = 2) -> np.ndarray:
+        """What the engine answers to prompts, as float64 [k]: log-probabilities, or vectors."""
+        if self._pooling:
+            task = _pooling_task(self._transport.tasks())
+            return _vectors(self._transport.pooled(prompts, task))
+        return _logprobs(prompts, self._transport.generated(prompts, _parameters(tokens)))
 
     def _allowed(self, values: np.ndarray) -> np.ndarray:
         """Without the tokens that this engine never gives: verl forbids those of no tokenizer.
@@ -175,21 +189,17 @@ class _EngineProbe:
             self._call("hetero_noise_aqn", **arguments)
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        return client.agreed(method, self._ranks(method, **arguments))
+        return client.agreed(method, self._transport.ranks(method, **arguments))
 
 
-class VLLMProbe(_EngineProbe):
-    """Runs fixed prompts through an engine and reads the log-probabilities of their tokens.
-
-    Every rank is asked, and ranks that disagree raise. Prompts are never served from the prefix
-    cache, whose keys and values belong to other scales.
+class VLLMProbe(EngineProbe):
+    """The probe of an ``LLM``.
 
     Args:
         llm: an engine with ``quantization="hetero_noise"``.
         config: the specification the engine is meant to run.
-        reference: output of a plain engine without the plugin (``prompt_logprobs``); without it,
-            "clean" means noise disabled in this engine.
-        adapter: the prompts go through this LoRA adapter, a `vllm.lora.request.LoRARequest`.
+        reference: see `EngineProbe`.
+        adapter: the prompts go through this LoRA adapter.
     """
 
     def __init__(
@@ -198,41 +208,13 @@ class VLLMProbe(_EngineProbe):
         config: NoiseConfig,
         *,
         reference: np.ndarray | None = None,
-        adapter: Any = None,
+        adapter: LoRARequest | None = None,
     ) -> None:
-        super().__init__(llm.llm_engine.vllm_config, config, reference)
-        self.llm = llm
-        self.adapter = adapter
-
-    def _ranks(self, method: str, **arguments: Any) -> list[Any]:
-        return client.ranks(self.llm, method, **arguments)
-
-    def _generate(self) -> np.ndarray:
-        self.llm.reset_prefix_cache()
-        if self._pooling:
-            return self._pooled(_prompts(self._model_config))
-        return prompt_logprobs(self.llm, adapter=self.adapter)
-
-    def _pooled(self, prompts: list[list[int]]) -> np.ndarray:
-        requests: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
-        task: Any = _pooling_task(self.llm.llm_engine.get_supported_tasks())
-        found = self.llm.encode(
-            requests, pooling_task=task, use_tqdm=False, lora_request=self.adapter
-        )
-        return _vectors(found)
-
-    def _pass(self, prompt: list[int]) -> None:
-        if self._pooling:
-            self._pooled([prompt])
-            return
-        requests: Any = [{"prompt_token_ids": prompt}]
-        self.llm.generate(
-            requests, _parameters(tokens=1), use_tqdm=False, lora_request=self.adapter
-        )
+        super().__init__(OfLLM(llm, adapter), llm.llm_engine.vllm_config, config, reference)
 
 
-class AsyncVLLMProbe(_EngineProbe):
-    """The same for an engine that serves: ``AsyncLLM``, as in a server and in verl's rollout.
+class AsyncVLLMProbe(EngineProbe):
+    """The probe of an ``AsyncLLM``, as in a server and in verl's rollout.
 
     For a thread of its own, as attestation waits for each answer (`attest_async`). Requests that
     run meanwhile would be answered under the scales of a test, so there should be none.
@@ -246,50 +228,11 @@ class AsyncVLLMProbe(_EngineProbe):
     def __init__(
         self, engine: EngineClient, config: NoiseConfig, loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(engine.vllm_config, config)
-        self._engine: Any = engine
-        self._loop = loop
-
-    def _wait(self, answer: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
-
-    def _ranks(self, method: str, **arguments: Any) -> list[Any]:
-        work = self._engine.collective_rpc(method, kwargs=arguments)
-        return list(self._wait(aio.watched(self._engine, method, work)))
-
-    def _generate(self) -> np.ndarray:
-        answers = aio.watched(self._engine, "a probe's prompts", self._answers())
-        return self._wait(answers)
-
-    async def _answers(self) -> np.ndarray:
-        await self._engine.reset_prefix_cache()
-        prompts = _prompts(self._model_config)
-        # One after the other: together they would be batched as they happen to arrive, and the size
-        # of a batch shows in the last bits, which two passes of one setting must have alike.
-        answers = [await self._one(prompt) for prompt in prompts]
-        return _vectors(answers) if self._pooling else _logprobs(prompts, answers)
-
-    def _pass(self, prompt: list[int]) -> None:
-        self._wait(aio.watched(self._engine, "a prompt", self._one(prompt, tokens=1)))
-
-    async def _one(self, prompt: list[int], tokens: int = 2) -> Any:
-        final = None
-        request = {"prompt_token_ids": prompt}
-        name = f"hetero-noise-attest-{uuid.uuid4().hex}"
-        if self._pooling:
-            from vllm import PoolingParams
-
-            task: Any = _pooling_task(await self._engine.get_supported_tasks())
-            answers = self._engine.encode(request, PoolingParams(task=task), name)
-        else:
-            answers = self._engine.generate(request, _parameters(tokens), name)
-        async for answer in answers:
-            final = answer
-        return final
+        super().__init__(OfAsyncLLM(engine, loop), engine.vllm_config, config)
 
 
 async def attest_async(engine: EngineClient, config: NoiseConfig, **options: Any) -> dict[str, Any]:
-    """Attests an ``AsyncLLM`` that no requests run in; see ``attestation.attest.attest``.
+    """Attests an ``AsyncLLM`` that no requests run in; see `hetero_plugin.attestation.attest`.
 
     Args:
         engine: with ``quantization="hetero_noise"``.
@@ -301,7 +244,7 @@ async def attest_async(engine: EngineClient, config: NoiseConfig, **options: Any
 
 
 def prompt_logprobs(
-    llm: LLM, prompts: Sequence[Sequence[int]] | None = None, adapter: Any = None
+    llm: LLM, prompts: Prompts | None = None, adapter: LoRARequest | None = None
 ) -> np.ndarray:
     """Log-probabilities of prompts' tokens, then of two generated ones: float64 [k].
 
@@ -314,15 +257,13 @@ def prompt_logprobs(
     """
     if prompts is None:
         prompts = _prompts(llm.llm_engine.vllm_config.model_config)
-    requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    answers = llm.generate(requests, _parameters(), use_tqdm=False, lora_request=adapter)
-    return _logprobs(prompts, answers)
+    return _logprobs(prompts, OfLLM(llm, adapter).generated(prompts, _parameters()))
 
 
-_POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify")
+_POOLING_TASKS: tuple[PoolingTask, ...] = ("embed", "classify", "token_embed", "token_classify")
 
 
-def _pooling_task(supported: Sequence[str]) -> str:
+def _pooling_task(supported: Sequence[str]) -> PoolingTask:
     """What a pooling engine is asked for: the first of its tasks that gives numbers."""
     for task in _POOLING_TASKS:
         if task in supported:
@@ -333,19 +274,19 @@ def _pooling_task(supported: Sequence[str]) -> str:
     )
 
 
-def _vectors(answers: Sequence[Any]) -> np.ndarray:
+def _vectors(answers: Sequence[PoolingRequestOutput]) -> np.ndarray:
     """Everything that a pooling engine answered, as float64 [k]."""
     return np.concatenate(
         [np.asarray(answer.outputs.data, dtype=np.float64).reshape(-1) for answer in answers]
     )
 
 
-def _prompts(model_config: Any) -> list[list[int]]:
+def _prompts(model_config: ModelConfig) -> list[list[int]]:
     length = max(2, min(LENGTH, model_config.max_model_len - 2))
     return probe_prompts(int(model_config.hf_text_config.vocab_size), length)
 
 
-def _parameters(tokens: int = 2) -> Any:
+def _parameters(tokens: int = 2) -> SamplingParams:
     from vllm import SamplingParams
 
     return SamplingParams(
@@ -359,7 +300,7 @@ def _parameters(tokens: int = 2) -> Any:
     )
 
 
-def _logprobs(prompts: Sequence[Sequence[int]], answers: Sequence[Any]) -> np.ndarray:
+def _logprobs(prompts: Prompts, answers: Sequence[RequestOutput]) -> np.ndarray:
     values: list[float] = []
     for prompt, answer in zip(prompts, answers, strict=True):
         assert answer.prompt_logprobs is not None

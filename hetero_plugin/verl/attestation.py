@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.attestation.attest import Refused, attest, problems
-from hetero_plugin.attestation.probes import expected_sites
+from hetero_plugin.attestation import Refused, attest, problems
+from hetero_plugin.attestation.expected import expected_sites
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import aqn_sites, sites_from_config
 from hetero_plugin.state import Phase

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetero_plugin import AQN, NoiseConfig, state_of
-from hetero_plugin.attestation import attest
-from hetero_plugin.attestation.knock import knock_in
+from hetero_plugin import AQN, NoiseConfig, attestation, state_of
+from hetero_plugin.attestation.knock_in import knock_in
 from hetero_plugin.cli import _run
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
-from hetero_plugin.evaluation import attest_faults
+from hetero_plugin.evaluation import faults
 from hetero_plugin.hf.probe import HFProbe
 from tests.evaluation.toy import NAMES, MatrixProbe
 
@@ -56,7 +55,7 @@ def test_each_hook_is_refused_and_named(
 def test_every_hook_is_tried_above() -> None:
     marks = test_each_hook_is_refused_and_named.pytestmark  # type: ignore[attr-defined]
     tried = {case[0].partition(":")[0] for case in marks[0].args[1]}
-    assert tried == {name for name, hook in attest_faults.HOOKS.items() if "hf" in hook.engines}
+    assert tried == {name for name, hook in faults.HOOKS.items() if "hf" in hook.engines}
 
 
 @pytest.mark.parametrize(
@@ -96,14 +95,14 @@ def test_a_norm_that_aqn_no_longer_reaches_is_named() -> None:
     offsets = state_of(model).aqn
     assert offsets is not None
     before = offsets.offsets.clone()
-    assert attest.attest(HFProbe(model))["passed"]
+    assert attestation.attest(HFProbe(model))["passed"]
     assert torch.equal(offsets.offsets, before) and (offsets.sigma, offsets.step) == (0.01, 3)
     clean = type(model.model.norm).hetero_clean_class  # type: ignore[union-attr]
     model.model.norm.__class__ = clean  # a weight sync that puts its own norm there
-    record = attest.attest(HFProbe(model))
-    assert attest.problems(record) == ["every AQN norm seen: not seen: model.norm"]
+    record = attestation.attest(HFProbe(model))
+    assert attestation.problems(record) == ["every AQN norm seen: not seen: model.norm"]
     record["aqn"][-1]["seen"] = True
-    assert "signature" in attest.problems(record)[1]
+    assert "signature" in attestation.problems(record)[1]
 
 
 def test_groups_take_fewer_passes_and_find_what_is_dead() -> None:
@@ -115,14 +114,14 @@ def test_groups_take_fewer_passes_and_find_what_is_dead() -> None:
             return super().output()
 
     each, grouped = Counting(), Counting()
-    attest.attest(each)
-    record = attest.attest(grouped, group=4)
+    attestation.attest(each)
+    record = attestation.attest(grouped, group=4)
     assert grouped.passes == each.passes - 3
     assert record["passed"] and record["proof"] == "groups of up to 4 sites"
     assert {site["group"] for site in record["sites"]} == {4}
-    lost = attest.attest(Counting(dead=NAMES), group=4)
+    lost = attestation.attest(Counting(dead=NAMES), group=4)
     assert not lost["passed"] and lost["seen"] == 0
-    half = attest.attest(Counting(dead=NAMES[2:]), group=2)
+    half = attestation.attest(Counting(dead=NAMES[2:]), group=2)
     assert [site["name"] for site in half["sites"] if not site["seen"]] == list(NAMES[2:])
 
 
@@ -151,7 +150,7 @@ def test_the_swallowed_error_of_a_cast_is_seen(checkpoint: Path) -> None:
     """Wrapped in float32, cast to bfloat16: rounded to nearest, nothing is left of 1e-4."""
     model = build_model(MiniatureShape(layers=1), 0)
     probe = HFProbe.wrapping(model, NoiseConfig(scale=1e-4, rounding="nearest"))
-    assert attest.attest(probe)["passed"]
+    assert attestation.attest(probe)["passed"]
     model.to(torch.bfloat16)
-    record = attest.attest(HFProbe(model))
+    record = attestation.attest(HFProbe(model))
     assert "realised error is what was asked" in " ".join(record["failures"])

@@ -20,7 +20,7 @@ from hetero_plugin import random
 from hetero_plugin.attestation.expected import probe_prompts
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
-from hetero_plugin.hf.names import decoder_of
+from hetero_plugin.hf.names import decoder_of, layers_of
 from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.operator import record
 from hetero_plugin.state import NoiseState
@@ -113,7 +113,7 @@ def _keys_seen(model: Any) -> Iterator[list[Tensor]]:
         if context.rows is not None:
             seen.append(context.rows.keys.clone())
 
-    handle = decoder_of(model)[1].layers[0].register_forward_hook(look)  # type: ignore[union-attr,index]
+    handle = layers_of(decoder_of(model)[1])[0].register_forward_hook(look)
     try:
         yield seen
     finally:

@@ -41,6 +41,13 @@ def decoder_of(model: nn.Module) -> tuple[str, nn.Module]:
     )
 
 
+def layers_of(decoder: nn.Module) -> nn.ModuleList:
+    """The decoder layers of what `decoder_of` found."""
+    layers = decoder.layers
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
 def _shared(path: str, decoder: str) -> list[str]:
     """The parts that a path and the decoder's have in common at their beginning."""
     parts = []

@@ -31,7 +31,7 @@ class Place:
     noise: LayerNoise
     stands: nn.Module | None = None
     """What stood there when the last pass began."""
-    layers: list[nn.Module] = field(default_factory=list)
+    layers: list[nn.Linear] = field(default_factory=list)
     """The noisy linear layers in it."""
 
     def changed(self) -> bool:
@@ -93,7 +93,7 @@ class Places(OfAModel):
     def _fit(self, place: Place) -> None:
         """A head that was made larger or smaller: its columns keep their addresses."""
         noise, old = place.noise, place.noise.site
-        sizes = {int(one.out_features) for one in place.layers}  # type: ignore[arg-type]
+        sizes = {one.out_features for one in place.layers}
         if len(sizes) > 1 or sizes == {old.features}:
             return
         (features,) = sizes

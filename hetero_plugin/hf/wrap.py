@@ -24,7 +24,7 @@ from hetero_plugin.hf.discover import (
 )
 from hetero_plugin.hf.experts import check_router, experts_noise
 from hetero_plugin.hf.layers import LayerNoise, is_noisy, layer_noise, make_noisy
-from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, owner_path
+from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, layers_of, owner_path
 from hetero_plugin.hf.norms import offset_formula
 from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
@@ -194,7 +194,7 @@ def _install_hooks(attachment: Attachment, model: nn.Module) -> None:
 
     follow(decoder, context.enter_model, context.leave_model)
     context.hooks = tuple(hooks)
-    for layer in decoder.layers:  # type: ignore[union-attr]
+    for layer in layers_of(decoder):
         follow(layer, context.enter_layer, context.leave_layer)
     around = top.split(".") if top else []
     for depth in range(len(around)):

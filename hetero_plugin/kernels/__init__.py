@@ -6,8 +6,10 @@ import importlib.util
 import logging
 import os
 import warnings
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from hetero_plugin.kernels import build, checks, fused, keys, reference, unrounded
 
@@ -40,7 +42,7 @@ unrounded.register(_library)
 keys.register(_library)
 
 
-def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]
+def _same_shape(x: Tensor, *_: object) -> Tensor:
     checks.check_dtype(x.dtype, "a tensor given to hetero_noise::perturb")
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -61,7 +63,7 @@ for _name in (
     torch.library.register_vmap(f"hetero_noise::{_name}", checks.no_vmap, lib=_library)
 
 
-def _straight_through(ctx, grad):  # type: ignore[no-untyped-def]
+def _straight_through(ctx: object, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad, None, None, None, None, None, None
 
 
@@ -71,49 +73,47 @@ for _name in ("perturb", "perturb_reference"):
     torch.library.register_autograd(f"hetero_noise::{_name}", _straight_through, lib=_library)
 
 
-def _perturb_cuda(*args):  # type: ignore[no-untyped-def]
+def _perturb_cuda(*args: Any) -> Tensor:
     from hetero_plugin.kernels.cuda import perturb as cuda
 
     return cuda.perturb(*args)
 
 
-def _perturb_cuda_(x, *args):  # type: ignore[no-untyped-def]
+def _perturb_cuda_(x: Tensor, *args: Any) -> None:
     from hetero_plugin.kernels.cuda import perturb as cuda
 
     cuda.perturb(x, *args, in_place=True)
 
 
-def _gated_cuda_(*args):  # type: ignore[no-untyped-def]
+def _gated_cuda_(*args: Any) -> None:
     from hetero_plugin.kernels.cuda import fused as cuda_fused
 
     cuda_fused.gated_(*args)
 
 
-def _weighed_cuda_(*args):  # type: ignore[no-untyped-def]
+def _weighed_cuda_(*args: Any) -> None:
     from hetero_plugin.kernels.cuda import fused as cuda_fused
 
     cuda_fused.weighed_(*args)
 
 
-def _perturb_unrounded_cuda_(  # type: ignore[no-untyped-def]
-    x, dtype, row_keys, clock, scales, segments, error, stochastic, native
-):
-    args = row_keys, clock, scales, segments, error, stochastic
+def _perturb_unrounded_cuda_(x: Tensor, dtype: torch.dtype, *given: Any) -> None:
+    *args, native = given
     if not native:
-        unrounded.perturb_unrounded_(x, dtype, *args, native)
+        unrounded.perturb_unrounded_(x, dtype, *given)
         return
     from hetero_plugin.kernels.cuda import perturb as cuda
 
     cuda.perturb(x, *args, in_place=True, rounds_to=dtype)
 
 
-def _weighed_unrounded_cuda_(clean, dtype, *args):  # type: ignore[no-untyped-def]
+def _weighed_unrounded_cuda_(clean: Tensor, dtype: torch.dtype, *args: Any) -> None:
     from hetero_plugin.kernels.cuda import fused as cuda_fused
 
     cuda_fused.weighed_(clean, *args, dtype)  # type: ignore[call-arg]
 
 
-def _row_keys_cuda_(*args):  # type: ignore[no-untyped-def]
+def _row_keys_cuda_(*args: Any) -> None:
     from hetero_plugin.kernels.cuda import keys as cuda_keys
 
     cuda_keys.row_keys_(*args)

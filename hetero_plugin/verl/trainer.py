@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -22,12 +22,17 @@ from hetero_plugin.verl.attestation import settle
 from hetero_plugin.verl.kept import keep_beside
 from hetero_plugin.verl.settings import RunNoise, resolve_worker
 
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer as _Trainer
+else:
+    _Trainer = object  # the mixin's next class is known only when it is mixed in
+
 _CORE = "val-core/"
 _NOISY = "hetero/val_noisy/"
 _ACTOR = "actor/hetero/"
 
 
-class HeteroTrainerMixin:
+class HeteroTrainerMixin(_Trainer):
     """What a noisy run adds to a ``PPOTrainer``; to be placed before it in the bases."""
 
     config: Any
@@ -44,24 +49,24 @@ class HeteroTrainerMixin:
         self._hetero = resolve_worker(self.config.actor_rollout_ref.rollout, "trainer", os.environ)
         self._hetero_last = {}
         self._hetero_samples = []
-        super()._setup()  # type: ignore[misc]
+        super()._setup()
 
     # ------------------------------------------------------------------ checkpoints
 
     def _load_checkpoint(self) -> None:
         resume.check(self.config.trainer, self._hetero)
-        super()._load_checkpoint()  # type: ignore[misc]
+        super()._load_checkpoint()
 
     def _save_checkpoint(self) -> None:
         folder = Path(str(self.config.trainer.default_local_dir))
         resume.write(folder / f"global_step_{self.global_steps}", self._hetero)
-        super()._save_checkpoint()  # type: ignore[misc]
+        super()._save_checkpoint()
 
     # ------------------------------------------------------------------ attestation
 
     def fit(self, agent_loop_manager: Any) -> None:
         self._hetero_attest("start")
-        super().fit(agent_loop_manager)  # type: ignore[misc]
+        super().fit(agent_loop_manager)
         self._hetero_attest("end")
 
     def _hetero_attest(self, when: str) -> None:
@@ -119,18 +124,18 @@ class HeteroTrainerMixin:
 
     def _validate(self) -> dict[str, float]:
         if self._hetero is None:
-            return super()._validate()  # type: ignore[misc]
+            return super()._validate()
         wanted = self._hetero.options.validation
         metrics: dict[str, float] = {}
         try:
             if wanted in ("both", "clean"):
                 self._hetero_switch(error=False, aqn=False)
                 with self._hetero_validation("clean"):
-                    metrics.update(super()._validate())  # type: ignore[misc]
+                    metrics.update(super()._validate())
             if wanted in ("both", "noisy"):
                 self._hetero_switch(error=True, aqn=False)
                 with self._hetero_validation("noisy"):
-                    metrics.update(noisy_names(super()._validate()))  # type: ignore[misc]
+                    metrics.update(noisy_names(super()._validate()))
         finally:
             self._hetero_switch(error=True, aqn=True)
         return metrics
@@ -144,16 +149,16 @@ class HeteroTrainerMixin:
         finally:
             self._hetero_validates = None
 
-    def _dump_generations(self, *args: Any, dump_path: str, **kwargs: Any) -> None:
+    def _dump_generations(self, *columns: Any, **named: Any) -> None:
         if self._hetero_validates is not None:  # both validations of a step have its number
-            dump_path = os.path.join(dump_path, self._hetero_validates)
-        super()._dump_generations(*args, dump_path=dump_path, **kwargs)  # type: ignore[misc]
+            named["dump_path"] = os.path.join(named["dump_path"], self._hetero_validates)
+        super()._dump_generations(*columns, **named)
 
-    def _write_generations(self, *columns: Any) -> None:
+    def _write_generations(self, *columns: Any) -> None:  # type: ignore[override]  # static there
         # verl opens the step's file to write: a resumed run would lose what it had measured.
         folder, step = columns[-2:]
         keep_beside(Path(folder) / f"{step}.jsonl")
-        super()._write_generations(*columns)  # type: ignore[misc]
+        super()._write_generations(*columns)
 
     def _maybe_log_val_generations(
         self, inputs: Sequence[str], outputs: Sequence[Any], scores: Sequence[Any]
@@ -169,12 +174,12 @@ class HeteroTrainerMixin:
             outputs = [text for one in self._hetero_samples for text in one[1]]
             scores = [score for one in self._hetero_samples for score in one[2]]
             self._hetero_samples = []
-        super()._maybe_log_val_generations(inputs=inputs, outputs=outputs, scores=scores)  # type: ignore[misc]
+        super()._maybe_log_val_generations(inputs=inputs, outputs=outputs, scores=scores)
 
     # ------------------------------------------------------------------ metrics
 
     def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        batch = super()._compute_old_log_prob(batch, metrics)  # type: ignore[misc]
+        batch = super()._compute_old_log_prob(batch, metrics)
         if self._hetero is not None and "training/rollout_probs_diff_mean" in metrics:
             import transfer_queue as tq
 
@@ -194,7 +199,7 @@ class HeteroTrainerMixin:
         global_steps: int,
         epoch: int,
     ) -> None:
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         if self._hetero is None:
             return
         if (global_steps - 1) % self._hetero.options.metrics_every == 0 or not self._hetero_last:

@@ -11,9 +11,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.vllm.patching import Function
+
+if TYPE_CHECKING:
+    from vllm.config import KVTransferConfig, VllmConfig
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.core import EngineCore
 
 _ADVICE = "take the KV connector (or KV offloading) out of this engine's configuration"
 
@@ -25,7 +32,7 @@ def _reason(what: str, why: str) -> str:
     )
 
 
-def refuse_configured(vllm_config: Any) -> None:
+def refuse_configured(vllm_config: VllmConfig) -> None:
     """Refuses a configured connector whose class can't be emptied.
 
     Raises:
@@ -47,7 +54,7 @@ def refuse_configured(vllm_config: Any) -> None:
             raise ConfigError(_reason(str(one.kv_connector), why))
 
 
-def _each(given: Any) -> Iterator[Any]:
+def _each(given: KVTransferConfig) -> Iterator[KVTransferConfig]:
     """A connector's configuration, or those that a MultiConnector holds."""
     from vllm.config import KVTransferConfig
 
@@ -59,7 +66,7 @@ def _each(given: Any) -> Iterator[Any]:
         yield from _each(KVTransferConfig(**one) if isinstance(one, Mapping) else one)
 
 
-def _class_of(given: Any) -> type:
+def _class_of(given: KVTransferConfig) -> type:
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
     try:
@@ -71,7 +78,7 @@ def _class_of(given: Any) -> type:
     return found
 
 
-def _class_problem(cls: Any) -> str | None:
+def _class_problem(cls: type) -> str | None:
     """Why a connector's class can't be emptied; None: it says that it can."""
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 
@@ -81,13 +88,13 @@ def _class_problem(cls: Any) -> str | None:
     return None
 
 
-def _tiers_problem(extra: Mapping[str, Any] | None) -> str | None:
+def _tiers_problem(extra: Mapping[str, object] | None) -> str | None:
     if (extra or {}).get("secondary_tiers"):
         return "keeps its secondary tiers (files, object stores, peers) when it is emptied"
     return None
 
 
-def _inside(connector: Any) -> Iterator[Any]:
+def _inside(connector: KVConnectorBase_V1) -> Iterator[KVConnectorBase_V1]:
     parts = getattr(connector, "sub_connectors", None) or getattr(connector, "_connectors", None)
     if not parts:
         yield connector
@@ -96,7 +103,7 @@ def _inside(connector: Any) -> Iterator[Any]:
         yield from _inside(one)
 
 
-def _problem(connector: Any) -> str | None:
+def _problem(connector: KVConnectorBase_V1) -> str | None:
     """Why a connector that is there can't be emptied; None: nothing is known against it."""
     why = _class_problem(type(connector))
     manager = getattr(getattr(connector, "connector_scheduler", None), "manager", None)
@@ -113,7 +120,7 @@ def _problem(connector: Any) -> str | None:
     return None
 
 
-def empty_made(scheduler: Any) -> None:
+def empty_made(scheduler: Scheduler) -> None:
     """Empties the connector that a noisy engine's scheduler has just made.
 
     What is in a store that outlives engines is of an engine before, clean or otherwise noisy.
@@ -132,15 +139,15 @@ def empty_made(scheduler: Any) -> None:
             raise ConfigError(_reason(type(one).__name__, why))
 
 
-def takes_connector(reset: Any) -> bool:
+def takes_connector(reset: Function) -> bool:
     """Whether a ``reset_prefix_cache`` can be told to empty the connector too."""
     return "reset_connector" in inspect.signature(reset).parameters
 
 
-def follow_making(original: Callable[..., Any]) -> Callable[..., Any]:
+def follow_making(original: Function) -> Function:
     """Around ``Scheduler.__init__``."""
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Scheduler, *args: object, **kwargs: object) -> None:
         from hetero_plugin.vllm.quantization import is_noisy
 
         original(self, *args, **kwargs)
@@ -150,10 +157,10 @@ def follow_making(original: Callable[..., Any]) -> Callable[..., Any]:
     return __init__
 
 
-def follow_calls(original: Callable[..., Any]) -> Callable[..., Any]:
+def follow_calls(original: Function) -> Function:
     """Around ``EngineCore.collective_rpc``: what changes noise or weights empties the caches."""
 
-    def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+    def collective_rpc(self: EngineCore, method: object, *args: object, **kwargs: object) -> Any:
         from hetero_plugin.vllm import weights
         from hetero_plugin.vllm.client.calls import READ_ONLY
 
@@ -172,12 +179,16 @@ def follow_calls(original: Callable[..., Any]) -> Callable[..., Any]:
     return collective_rpc
 
 
-def has_connector(engine: Any) -> bool:
+def has_connector(engine: EngineCore) -> bool:
     """Whether an EngineCore's scheduler has a connector."""
-    return getattr(getattr(engine, "scheduler", None), "connector", None) is not None
+    return _connector_of(engine) is not None
 
 
-def forget(engine: Any, *, changed: bool) -> None:
+def _connector_of(engine: EngineCore) -> KVConnectorBase_V1 | None:
+    return getattr(getattr(engine, "scheduler", None), "connector", None)
+
+
+def forget(engine: EngineCore, *, changed: bool) -> None:
     """Empties the prefix cache of an EngineCore, and what its connector keeps.
 
     Running requests are computed anew as well: their keys and values are of the old noise.
@@ -190,10 +201,10 @@ def forget(engine: Any, *, changed: bool) -> None:
         RuntimeError: the connector did not let go. Before a change it is then not made; after one
             the engine must not be used any more, as its answers could be of both.
     """
-    if not has_connector(engine):
+    connector = _connector_of(engine)
+    if connector is None:
         engine.reset_prefix_cache(reset_running_requests=True)
         return
-    connector = engine.scheduler.connector
     why = next((why for one in _inside(connector) if (why := _problem(one)) is not None), None)
     if why is None and not takes_connector(engine.reset_prefix_cache):
         why = "can't be emptied through this version of vLLM"
@@ -214,18 +225,18 @@ def forget(engine: Any, *, changed: bool) -> None:
 
 
 @contextmanager
-def _heard(connector: Any) -> Iterator[list[Any]]:
+def _heard(connector: KVConnectorBase_V1) -> Iterator[list[object]]:
     """Within, what each connector's ``reset_cache`` returns: vLLM takes None for success."""
-    said: list[Any] = []
+    said: list[object] = []
 
-    def listening(original: Callable[[], Any]) -> Callable[[], Any]:
-        def reset_cache() -> Any:
+    def listening(original: Callable[[], object]) -> Callable[[], object]:
+        def reset_cache() -> object:
             said.append(original())
             return said[-1]
 
         return reset_cache
 
-    inside = list(_inside(connector))
+    inside: list[Any] = list(_inside(connector))  # whose methods are replaced
     for one in inside:
         one.reset_cache = listening(one.reset_cache)
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import nn
 from vllm.logger import init_logger
 
@@ -36,6 +37,21 @@ CARRIED = {
 """The points of each kind that vLLM's layers can carry."""
 
 
+class Runner(Protocol):
+    """What is used of vLLM's model runners."""
+
+    def get_model(self) -> nn.Module: ...
+
+
+class Worker(Protocol):
+    """What is used of vLLM's workers, of whichever device or executor."""
+
+    vllm_config: VllmConfig
+    device: torch.device
+    rank: int
+    model_runner: Runner
+
+
 @dataclass
 class Installed:
     """The noise of one worker's model."""
@@ -49,7 +65,7 @@ class Installed:
 
 
 def make_noisy(
-    model: nn.Module, state: NoiseState, sites: tuple[Site, ...], hf_config: Mapping[str, Any]
+    model: nn.Module, state: NoiseState, sites: tuple[Site, ...], hf_config: Mapping[str, object]
 ) -> Rows:
     """Sets the noise of every layer of a loaded model, and the hook that writes row keys.
 
@@ -96,7 +112,7 @@ def make_noisy(
     return rows
 
 
-def install(worker: Any) -> Installed | None:
+def install(worker: Worker) -> Installed | None:
     """Makes a worker's loaded model noisy, if its engine was asked to be; says so in the log.
 
     Args:

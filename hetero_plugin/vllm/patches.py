@@ -9,11 +9,34 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Callable
-from typing import Any
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from hetero_plugin.vllm import connectors, weights
-from hetero_plugin.vllm.patching import MARK, PatchError, Target, follow, versions, wrap
+from hetero_plugin.vllm.patching import (
+    MARK,
+    Function,
+    PatchError,
+    Target,
+    Wrapper,
+    follow,
+    versions,
+    wrap,
+)
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.serve.engine.protocol import ModelList
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.worker.gpu.input_batch import InputBatch
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    from hetero_plugin.vllm.rows import Rows
 
 __all__ = ["FOLLOWED", "SERVED", "WRAPPED", "PatchError", "apply", "apply_to_server"]
 
@@ -197,8 +220,8 @@ def name_cpu_wheel() -> None:
     importlib.metadata.version = version
 
 
-def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
-    def add_cli_args(parser: Any) -> Any:
+def _add_cli_args(original: Function) -> Function:
+    def add_cli_args(parser: FlexibleArgumentParser) -> FlexibleArgumentParser:
         from hetero_plugin.vllm.args import add_arguments
 
         parser = original(parser)
@@ -208,8 +231,8 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
     return add_cli_args
 
 
-def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
-    def from_cli_args(cls: Any, args: Any) -> Any:
+def _from_cli_args(original: Function) -> Function:
+    def from_cli_args(cls: type[EngineArgs], args: Namespace) -> EngineArgs:
         from hetero_plugin.vllm.args import merge
 
         return original(cls, merge(args))
@@ -217,8 +240,8 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
     return from_cli_args
 
 
-def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
-    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _create_engine_config(original: Function) -> Function:
+    def create_engine_config(self: EngineArgs, *args: object, **kwargs: object) -> VllmConfig:
         from hetero_plugin.vllm import refusals, spec
         from hetero_plugin.vllm.quantization import is_noisy
         from hetero_plugin.vllm.serve import self_attest
@@ -244,8 +267,10 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
     return create_engine_config
 
 
-def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def collective_rpc(self: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+def _async_rpc(original: Function) -> Function:
+    async def collective_rpc(
+        self: AsyncLLM, method: object, *args: object, **kwargs: object
+    ) -> list[Any]:
         answers = await original(self, method, *args, **kwargs)
         if isinstance(method, str) and method.startswith("hetero_noise_"):
             from hetero_plugin.vllm.serve import metrics
@@ -256,8 +281,8 @@ def _async_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     return collective_rpc
 
 
-def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def show_available_models(self: Any) -> Any:
+def _show_models(original: Function) -> Function:
+    async def show_available_models(self: OpenAIServingModels) -> ModelList:
         from hetero_plugin.vllm.client import aio
         from hetero_plugin.vllm.serve import self_attest
 
@@ -273,8 +298,8 @@ def _show_models(original: Callable[..., Any]) -> Callable[..., Any]:
     return show_available_models
 
 
-def _supported_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def get_supported_tasks(self: Any) -> Any:
+def _supported_tasks(original: Function) -> Function:
+    async def get_supported_tasks(self: AsyncLLM) -> tuple[str, ...]:
         from hetero_plugin.vllm.serve import self_attest
 
         await self_attest.attest_once(self)
@@ -283,12 +308,12 @@ def _supported_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_supported_tasks
 
 
-def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
-    def init_device(self: Any) -> Any:
+def _init_device(original: Function) -> Function:
+    def init_device(self: WorkerWrapperBase) -> object:
         from hetero_plugin.vllm.quantization import is_noisy
         from hetero_plugin.vllm.serve import control
 
-        worker = self.worker
+        worker: Any = self.worker  # of any device: `install.Worker` is what is used of it
         for call in control.CALLS:
             setattr(worker, call.__name__, functools.partial(call, worker))
         if is_noisy(worker.vllm_config):
@@ -299,8 +324,8 @@ def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _follow_load_model(worker: Any) -> None:
-    def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
-        def load_model(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(original: Function) -> Function:
+        def load_model(*args: object, **kwargs: object) -> object:
             from hetero_plugin.vllm.install import head_is_noisy, install
 
             result = original(*args, **kwargs)
@@ -317,7 +342,7 @@ def _follow_load_model(worker: Any) -> None:
     follow(worker, LOAD_MODEL, wrapper)
 
 
-def follow_head_rows(runner: Any, rows: Any) -> None:
+def follow_head_rows(runner: object, rows: Rows) -> None:
     """Tells the LM head which rows it is given, in either of vLLM's model runners.
 
     Raises:
@@ -325,15 +350,15 @@ def follow_head_rows(runner: Any, rows: Any) -> None:
     """
     kinds = {f"{cls.__module__}.{cls.__name__}" for cls in type(runner).__mro__}
 
-    def dummy(original: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
+    def dummy(original: Function) -> Function:
+        def run(*args: object, **kwargs: object) -> object:
             with rows.dummy():
                 return original(*args, **kwargs)
 
         return run
 
-    def slices(original: Callable[..., Any]) -> Callable[..., Any]:
-        def run(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+    def slices(original: Function) -> Function:
+        def run(hidden_states: Tensor, *args: object, **kwargs: object) -> object:
             with rows.slices_of(hidden_states):
                 return original(hidden_states, *args, **kwargs)
 
@@ -341,8 +366,8 @@ def follow_head_rows(runner: Any, rows: Any) -> None:
 
     if f"{PREPARE_INPUTS.module}.{PREPARE_INPUTS.owner}" in kinds:
 
-        def prepare(original: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*args: Any, **kwargs: Any) -> Any:
+        def prepare(original: Function) -> Function:
+            def run(*args: object, **kwargs: object) -> object:
                 result = original(*args, **kwargs)
                 rows.pick(result[0])
                 return result
@@ -361,12 +386,12 @@ def follow_head_rows(runner: Any, rows: Any) -> None:
         )
 
 
-def _follow_v2(runner: Any, rows: Any, dummy: Callable[..., Any]) -> None:
+def _follow_v2(runner: object, rows: Rows, dummy: Wrapper) -> None:
     if getattr(runner, "batch_sharder", None) is not None:
         raise PatchError("lm_head with batch-sharded sampling is not supported; exclude lm_head")
 
-    def sample(original: Callable[..., Any]) -> Callable[..., Any]:
-        def run(hidden_states: Any, input_batch: Any, grammar_output: Any) -> Any:
+    def sample(original: Function) -> Function:
+        def run(hidden_states: Tensor, input_batch: InputBatch, grammar_output: object) -> object:
             rows.pick(input_batch.logits_indices)
             rows.hold(hidden_states)  # prompt log-probabilities follow, of slices of these
             return original(hidden_states, input_batch, grammar_output)

@@ -12,6 +12,9 @@ from typing import Any
 from hetero_plugin import __version__
 
 MARK = "_hetero_noise_patch"
+Function = Callable[..., Any]
+"""A function of vLLM's, whatever its parameters: `Target` says which they are, and checks it."""
+Wrapper = Callable[[Function], Function]
 
 
 class PatchError(RuntimeError):
@@ -34,7 +37,7 @@ class Target:
     def __str__(self) -> str:
         return f"{self.module}.{self.owner}.{self.name}"
 
-    def check(self, function: Any) -> None:
+    def check(self, function: object) -> None:
         """Raises PatchError if ``function`` has not the parameters that the patch relies on."""
         if not callable(function):
             raise PatchError(f"{self} is gone: {versions()}")
@@ -55,7 +58,7 @@ def versions() -> str:
     )
 
 
-def wrap(target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def wrap(target: Target, wrapper: Wrapper) -> None:
     """Replaces a function of a class by ``wrapper(original)``, once."""
     owner = getattr(importlib.import_module(target.module), target.owner, None)
     if owner is None:
@@ -74,9 +77,7 @@ def wrap(target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., A
     setattr(owner, target.name, kind(function))
 
 
-def follow(
-    holder: Any, target: Target, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
+def follow(holder: object, target: Target, wrapper: Wrapper) -> None:
     """Wraps a method of one object, once."""
     bound = getattr(holder, target.name, None)
     if getattr(bound, MARK, False):

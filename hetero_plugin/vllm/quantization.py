@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from vllm.model_executor.layers.quantization import register_quantization_config
@@ -18,6 +18,7 @@ from hetero_plugin.config import METHOD, ConfigError, NoiseConfig, resolve
 if TYPE_CHECKING:
     from torch import nn
     from vllm.config import VllmConfig
+    from vllm.model_executor.layers.quantization import QuantizationMethods
 
 
 class HeteroNoiseQuantConfig(QuantizationConfig):
@@ -54,8 +55,8 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(inner, name)
 
-    def get_name(self) -> str:  # type: ignore[override]
-        return METHOD
+    def get_name(self) -> QuantizationMethods:
+        return cast("QuantizationMethods", METHOD)  # registered: `register_method`
 
     def get_supported_act_dtypes(self) -> list[torch.dtype]:
         own = [torch.bfloat16, torch.float16, torch.float32]
@@ -88,7 +89,8 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
 
     def is_mxfp4_quant(self, *args: Any, **kwargs: Any) -> bool:
         # vLLM 0.24 asks, before it makes a MoE layer; later ones do not.
-        return self.inner is not None and self.inner.is_mxfp4_quant(*args, **kwargs)  # type: ignore
+        asked = getattr(self.inner, "is_mxfp4_quant", None)
+        return asked is not None and bool(asked(*args, **kwargs))
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
         if self.inner is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.sites import Selected
@@ -23,6 +23,9 @@ DRAFTLESS = ("ngram", "ngram_gpu", "suffix")
 """Ways to draft tokens without a model."""
 
 
+Found: TypeAlias = "Callable[[VllmConfig, Sequence[Selected]], str]"
+
+
 @dataclass(frozen=True)
 class Refusal:
     """One thing that a noisy engine can't be.
@@ -35,24 +38,24 @@ class Refusal:
     """
 
     name: str
-    found: Callable[[Any, Sequence[Selected]], str]
+    found: Found
     why: str
 
 
-def _size(name: str) -> Callable[[Any, Sequence[Selected]], str]:
-    def found(made: Any, chosen: Sequence[Selected]) -> str:
+def _size(name: str) -> Found:
+    def found(made: VllmConfig, chosen: Sequence[Selected]) -> str:
         value = getattr(made.parallel_config, name, 1)
         return f"{name}={value}" if value > 1 and chosen else ""
 
     return found
 
 
-def _pipeline(made: Any, chosen: Sequence[Selected]) -> str:
+def _pipeline(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     value = made.parallel_config.pipeline_parallel_size
     return f"pipeline_parallel_size={value}" if value > 1 else ""
 
 
-def _microbatches(made: Any, chosen: Sequence[Selected]) -> str:
+def _microbatches(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     parallel = made.parallel_config
     if not chosen:
         return ""
@@ -70,7 +73,7 @@ def _in_sparse_block(one: Selected) -> bool:
     )
 
 
-def _sequence_parallel(made: Any, chosen: Sequence[Selected]) -> str:
+def _sequence_parallel(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     inside = [one.site.name for one in chosen if _in_sparse_block(one)]
     parallel = made.parallel_config
     if not (inside and getattr(parallel, "use_sequence_parallel_moe", False)):
@@ -81,7 +84,7 @@ def _sequence_parallel(made: Any, chosen: Sequence[Selected]) -> str:
     )
 
 
-def _split_norms(made: Any, chosen: Sequence[Selected]) -> str:
+def _split_norms(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     passes = getattr(made.compilation_config, "pass_config", None)
     for name in ("enable_sp", "enable_sequence_parallelism"):  # gone from newer versions
         if chosen and getattr(passes, name, False):
@@ -89,7 +92,7 @@ def _split_norms(made: Any, chosen: Sequence[Selected]) -> str:
     return ""
 
 
-def _positions(made: Any, chosen: Sequence[Selected]) -> str:
+def _positions(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     model = made.model_config
     for name, word in (("uses_mrope", "M-RoPE"), ("uses_xdrope_dim", "XD-RoPE")):
         if chosen and getattr(model, name, False):
@@ -97,17 +100,17 @@ def _positions(made: Any, chosen: Sequence[Selected]) -> str:
     return ""
 
 
-def _embeddings(made: Any, chosen: Sequence[Selected]) -> str:
+def _embeddings(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     given = chosen and getattr(made.model_config, "enable_prompt_embeds", False)
     return "enable_prompt_embeds=True" if given else ""
 
 
-def _fast_prefill(made: Any, chosen: Sequence[Selected]) -> str:
+def _fast_prefill(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     given = chosen and getattr(made.cache_config, "kv_sharing_fast_prefill", False)
     return "kv_sharing_fast_prefill=True" if given else ""
 
 
-def _drafts(made: Any, chosen: Sequence[Selected]) -> str:
+def _drafts(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     given = made.speculative_config
     if given is None or given.method in DRAFTLESS:
         return ""
@@ -118,7 +121,7 @@ def _heads(chosen: Sequence[Selected]) -> list[str]:
     return [one.site.name for one in chosen if one.site.kind == "lm_head"]
 
 
-def _head_dtype(made: Any, chosen: Sequence[Selected]) -> str:
+def _head_dtype(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     model = made.model_config
     if not _heads(chosen) or model.runner_type == "pooling":  # its heads are refused altogether
         return ""
@@ -128,19 +131,19 @@ def _head_dtype(made: Any, chosen: Sequence[Selected]) -> str:
     )
 
 
-def _sharded_sampling(made: Any, chosen: Sequence[Selected]) -> str:
+def _sharded_sampling(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     given = _heads(chosen) and getattr(made.parallel_config, "enable_batch_sharded_sampling", False)
     return "enable_batch_sharded_sampling=True" if given else ""
 
 
-def _pooled_head(made: Any, chosen: Sequence[Selected]) -> str:
+def _pooled_head(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     heads = _heads(chosen)
     if made.model_config.runner_type != "pooling" or not heads:
         return ""
     return f"{heads[0]} (kind lm_head) of a pooling model is selected"
 
 
-def _scores(made: Any, chosen: Sequence[Selected]) -> str:
+def _scores(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     for one in chosen:
         if one.site.kind == "attention_scores":
             return f"rules[{one.rules[0][0]}] selects {one.site.name} (kind attention_scores)"

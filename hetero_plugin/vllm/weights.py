@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
-from hetero_plugin.vllm.patching import MARK
+from torch import nn
+
+from hetero_plugin.vllm.patching import MARK, Function
+
+if TYPE_CHECKING:
+    from vllm.model_executor.layers.linear import LinearMethodBase
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    from vllm.v1.engine.core import EngineCore
+
+    from hetero_plugin.vllm.install import Installed
+
+
+class Loadable(Protocol):
+    """A model of vLLM's, whose weights can be loaded again."""
+
+    load_weights: Callable[..., object]
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
 
 _LOADS = "hetero_noise_loads_seen"
 
 
-def keep(original: Callable[..., Any]) -> Callable[..., Any]:
+def keep(original: Function) -> Function:
     """Around the processing of unquantised linear layers: a noisy engine keeps their weights."""
 
-    def process_weights_after_loading(self: Any, layer: Any) -> None:
+    def process_weights_after_loading(self: LinearMethodBase, layer: nn.Module) -> None:
         from vllm.config import get_current_vllm_config_or_none
         from vllm.platforms import current_platform
 
@@ -31,7 +49,7 @@ def keep(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_weights_after_loading
 
 
-def follow_loading(model: Any, installed: Any) -> None:
+def follow_loading(model: Loadable, installed: Installed | None) -> None:
     """Counts what ``model.load_weights`` does on a live engine, and on CPU packs the weights anew.
 
     vLLM's CPU GEMM reads a packed copy of each weight; verl processes the weights after a sync, a
@@ -46,7 +64,7 @@ def follow_loading(model: Any, installed: Any) -> None:
         return
 
     @functools.wraps(original)
-    def load_weights(*args: Any, **kwargs: Any) -> Any:
+    def load_weights(*args: object, **kwargs: object) -> object:
         installed.loads += 1  # first: a load that fails has written some of them
         loaded = original(*args, **kwargs)
         _repack(model)
@@ -56,7 +74,7 @@ def follow_loading(model: Any, installed: Any) -> None:
     model.load_weights = load_weights
 
 
-def _repack(model: Any) -> None:
+def _repack(model: Loadable) -> None:
     """Processes plain weights as after loading, where vLLM computes with a packed copy."""
     from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
         UnquantizedFusedMoEMethod,
@@ -72,10 +90,11 @@ def _repack(model: Any) -> None:
         method = getattr(module, "quant_method", None)
         # What a checkpoint's own quantization makes of its weights is made once, as in vLLM.
         if isinstance(method, plain):
-            method.process_weights_after_loading(module)
+            base: QuantizeMethodBase = method
+            base.process_weights_after_loading(module)
 
 
-def were_loaded(engine: Any, rpc: Callable[..., Any]) -> bool:
+def were_loaded(engine: EngineCore, rpc: Function) -> bool:
     """Whether some worker of a noisy engine has loaded weights since this was asked last.
 
     Args:

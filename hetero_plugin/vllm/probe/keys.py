@@ -7,7 +7,6 @@ would see the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 
@@ -24,7 +23,7 @@ def chains(model: nn.Module) -> Iterator[Chain]:
         yield from _within(list(vars(module).values()), seen, _DEPTH)
 
 
-def _within(values: list[Any], seen: set[int], depth: int) -> Iterator[Chain]:
+def _within(values: list[object], seen: set[int], depth: int) -> Iterator[Chain]:
     for value in values:
         if id(value) in seen or isinstance(value, nn.Module | NoiseState):
             continue

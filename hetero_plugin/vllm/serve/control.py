@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from hetero_plugin.config import ConfigError, table_number, whole_step
-from hetero_plugin.vllm.install import Installed
+from hetero_plugin.state import Phase
+from hetero_plugin.vllm.install import Installed, Worker
 from hetero_plugin.vllm.probe.keys import shared_keys
 
 
-def _installed(worker: Any) -> Installed:
+def _installed(worker: Worker) -> Installed:
     found = getattr(worker, "hetero_noise", None)
     if not isinstance(found, Installed):
         raise RuntimeError(
@@ -22,19 +23,19 @@ def _installed(worker: Any) -> Installed:
     return found
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{name} is {value!r}; it must be a number")
     return table_number(name, value)
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 0")
     return value
 
 
-def _flag(name: str, value: Any) -> bool:
+def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is {value!r}; it must be true or false")
     return value
@@ -54,7 +55,7 @@ def _compiled() -> dict[str, int]:
     }
 
 
-def hetero_noise_status(worker: Any) -> dict[str, Any]:
+def hetero_noise_status(worker: Worker) -> dict[str, Any]:
     """What is set: see `NoiseState.status`; also the compiler's counters.
 
     A clean engine answers ``{"noisy": False}``.
@@ -71,7 +72,7 @@ def hetero_noise_status(worker: Any) -> dict[str, Any]:
     }
 
 
-def hetero_noise_sites(worker: Any) -> list[dict[str, Any]]:
+def hetero_noise_sites(worker: Worker) -> list[dict[str, Any]]:
     """The selected sites: name, kind, layer, features, and the scales in force."""
     state = _installed(worker).state
     live = state.scales.tolist()
@@ -91,7 +92,7 @@ def hetero_noise_sites(worker: Any) -> list[dict[str, Any]]:
     ]
 
 
-def hetero_noise_keys(worker: Any, rows: int = 0) -> dict[str, Any]:
+def hetero_noise_keys(worker: Worker, rows: int = 0) -> dict[str, Any]:
     """What the layers draw from, for attestation.
 
     Args:
@@ -107,14 +108,14 @@ def hetero_noise_keys(worker: Any, rows: int = 0) -> dict[str, Any]:
     }
 
 
-def hetero_noise_loads(worker: Any) -> int:
+def hetero_noise_loads(worker: Worker) -> int:
     """How often weights were loaded into this worker's model since it started."""
     found = getattr(worker, "hetero_noise", None)
     return found.loads if isinstance(found, Installed) else 0
 
 
 def hetero_noise_set(
-    worker: Any,
+    worker: Worker,
     scale: float | None = None,
     kind: str | None = None,
     site: str | None = None,
@@ -166,7 +167,7 @@ def hetero_noise_set(
     return hetero_noise_status(worker)
 
 
-def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any]:
+def hetero_noise_step(worker: Worker, step: int, aqn: bool = True) -> dict[str, Any]:
     """Sets the noise step and, where the spec has AQN, σ and z of that step.
 
     Args:
@@ -185,7 +186,7 @@ def hetero_noise_step(worker: Any, step: int, aqn: bool = True) -> dict[str, Any
 
 
 def hetero_noise_aqn(
-    worker: Any,
+    worker: Worker,
     step: int | None = None,
     off: bool = False,
     sites: list[str] | None = None,
@@ -220,7 +221,7 @@ def hetero_noise_aqn(
 
 
 def hetero_noise_change(
-    worker: Any,
+    worker: Worker,
     step: int | None = None,
     aqn: dict[str, Any] | None = None,
     **setting: Any,
@@ -243,7 +244,7 @@ def hetero_noise_change(
 
 
 def _change(
-    worker: Any,
+    worker: Worker,
     found: Installed,
     step: int | None,
     aqn: dict[str, Any] | None,
@@ -279,11 +280,11 @@ def _change(
     return hetero_noise_status(worker)
 
 
-def hetero_noise_phase(worker: Any, phase: str | None = "rollout") -> dict[str, Any]:
+def hetero_noise_phase(worker: Worker, phase: Phase | None = "rollout") -> dict[str, Any]:
     """Says what the engine is doing (``rollout`` or ``train``), for rules bound to a phase."""
     if phase not in ("rollout", "train", None):
         raise ConfigError(f"phase is {phase!r}; it must be 'rollout', 'train' or None")
-    _installed(worker).state.set_phase(phase)  # type: ignore[arg-type]
+    _installed(worker).state.set_phase(phase)
     return hetero_noise_status(worker)
 
 

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hetero_plugin"
 
 # Each folder imports only from itself and from those above it here.
-ROOMS = (
+FOLDERS = (
     "config",
     "errors",
     "random",
@@ -32,21 +32,21 @@ ROOMS = (
     "demo",
     "cli",
 )
-CORE = ROOMS[: ROOMS.index("attestation")]
+CORE = FOLDERS[: FOLDERS.index("attestation")]
 CORE_MAY_IMPORT = {"torch", "pydantic", "pydantic_core", "hetero_plugin"}
 # Imported late, inside the function that reads a YAML file, with an error that names the extra.
 LATE_IN_CORE = {("config", "yaml")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def folder_of(path: Path) -> str:
     """The folder of the package that a file is in."""
     return path.relative_to(PACKAGE).parts[0]
 
 
 def test_every_folder_is_in_the_order_and_there_is_no_other_file() -> None:
     there = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert there == set(ROOMS)
+    assert there == set(FOLDERS)
     assert {p.name for p in PACKAGE.glob("*.*")} == {"__init__.py", "py.typed"}
 
 
@@ -85,25 +85,25 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_imports_only_from_its_room_and_those_above(path: Path) -> None:
+def test_a_file_imports_only_from_its_folder_and_those_above(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
         return  # the shop window: names everything, imports it on first use
-    room = room_of(path)
-    allowed = set(ROOMS[: ROOMS.index(room) + 1])
+    folder = folder_of(path)
+    allowed = set(FOLDERS[: FOLDERS.index(folder) + 1])
     for name, node in imports(ast.parse(path.read_text())):
         parts = name.split(".")
         if parts[0] != "hetero_plugin" or len(parts) == 1:
             continue
         target = parts[1]
         line = getattr(node, "lineno", 0)
-        assert target not in ROOMS or target in allowed, (
-            f"{path.name}:{line}: room {room} imports {name}, from a room below it"
+        assert target not in FOLDERS or target in allowed, (
+            f"{path.name}:{line}: folder {folder} imports {name}, from a folder below it"
         )
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if room_of(path) in CORE],
+    [path for path in FILES if folder_of(path) in CORE],
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_the_core_imports_torch_and_pydantic_only(path: Path) -> None:
@@ -111,8 +111,8 @@ def test_the_core_imports_torch_and_pydantic_only(path: Path) -> None:
         top = name.split(".")[0]
         known = top in sys.stdlib_module_names or top in CORE_MAY_IMPORT
         # Triton comes with torch on GPU machines, and is only imported there.
-        triton = top == "triton" and room_of(path) == "kernels"
-        late = (room_of(path), top) in LATE_IN_CORE and getattr(node, "col_offset", 0) > 0
+        triton = top == "triton" and folder_of(path) == "kernels"
+        late = (folder_of(path), top) in LATE_IN_CORE and getattr(node, "col_offset", 0) > 0
         assert known or triton or late, f"{path.name} imports {name}"
 
 
@@ -120,7 +120,7 @@ def test_the_core_really_loads_nothing_else() -> None:
     core = [
         f"hetero_plugin.{'.'.join(p.relative_to(PACKAGE).with_suffix('').parts)}"
         for p in FILES
-        if room_of(p) in CORE and p.name != "__init__.py" and "triton" not in p.name
+        if folder_of(p) in CORE and p.name != "__init__.py" and "triton" not in p.name
     ]
     code = (
         "import sys, importlib\n"

@@ -58,7 +58,7 @@ def _run(name: str, args: list[str]) -> None:
     except ConfigError as error:
         _fail(name, error)
     except ImportError as error:
-        # The engine rooms' own words name the extra to install; any other is a fault of ours.
+        # The words of the engines' folders name the extra to install; any other is a fault of ours.
         if "pip install" not in str(error):
             raise
         _fail(name, error)

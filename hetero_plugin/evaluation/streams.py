@@ -14,7 +14,7 @@ from torch import Tensor
 from hetero_plugin import kernels, random
 
 _CHUNK = 1 << 16  # addresses at a time
-KERNEL = kernels.KERNEL  # importing the room registers the operator
+KERNEL = kernels.KERNEL  # importing the folder registers the operator
 Words = Tensor  # int32, or uint8/int16 for the orders that give fewer bits an address
 
 

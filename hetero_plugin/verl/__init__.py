@@ -1,4 +1,4 @@
-"""verl room: GRPO with hardware error in both engines, on a GPU or on no accelerator at all.
+"""verl: GRPO with hardware error in both engines, on a GPU or on no accelerator at all.
 
 verl imports this module in each of its processes (entry-point group ``verl.plugins``). That
 must stay cheap, so nothing of verl is imported here: ``install()`` only notes what to do once

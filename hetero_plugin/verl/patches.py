@@ -389,7 +389,7 @@ _installed = False
 
 
 def install() -> None:
-    """Arranges for all patches of this room. Cheap and idempotent; imports nothing of verl."""
+    """Arranges for all patches of this folder. Cheap and idempotent; imports nothing of verl."""
     global _installed
     if _installed:
         return

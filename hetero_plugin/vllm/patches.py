@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.engine.protocol import ModelList
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.worker.gpu.input_batch import InputBatch
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
     from hetero_plugin.vllm.rows import Rows
@@ -221,7 +219,7 @@ def name_cpu_wheel() -> None:
 
 
 def _add_cli_args(original: Function) -> Function:
-    def add_cli_args(parser: FlexibleArgumentParser) -> FlexibleArgumentParser:
+    def add_cli_args(parser: ArgumentParser) -> ArgumentParser:
         from hetero_plugin.vllm.args import add_arguments
 
         parser = original(parser)
@@ -270,7 +268,7 @@ def _create_engine_config(original: Function) -> Function:
 def _async_rpc(original: Function) -> Function:
     async def collective_rpc(
         self: AsyncLLM, method: object, *args: object, **kwargs: object
-    ) -> list[Any]:
+    ) -> Any:
         answers = await original(self, method, *args, **kwargs)
         if isinstance(method, str) and method.startswith("hetero_noise_"):
             from hetero_plugin.vllm.serve import metrics
@@ -391,7 +389,7 @@ def _follow_v2(runner: object, rows: Rows, dummy: Wrapper) -> None:
         raise PatchError("lm_head with batch-sharded sampling is not supported; exclude lm_head")
 
     def sample(original: Function) -> Function:
-        def run(hidden_states: Tensor, input_batch: InputBatch, grammar_output: object) -> object:
+        def run(hidden_states: Tensor, input_batch: Any, grammar_output: object) -> object:
             rows.pick(input_batch.logits_indices)
             rows.hold(hidden_states)  # prompt log-probabilities follow, of slices of these
             return original(hidden_states, input_batch, grammar_output)

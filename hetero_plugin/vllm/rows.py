@@ -1,4 +1,4 @@
-"""Who each row is: keys of the rows of a forward pass, and of the rows the LM head is given.
+"""Which token each row is: keys of the rows of a forward pass, and of those of the LM head.
 
 A forward pass brings (input_ids, positions); their keys go into the static buffer that the layers
 read. The LM head sees only some of the rows: those the engine samples from, or a slice of a prompt

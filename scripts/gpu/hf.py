@@ -1,4 +1,4 @@
-"""Checks of the Hugging Face room on a GPU: exactness, rows, compiler, graphs, training."""
+"""Checks of the folder `hf` on a GPU: exactness, rows, compiler, graphs, training."""
 
 from __future__ import annotations
 

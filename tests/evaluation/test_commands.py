@@ -1,4 +1,4 @@
-"""The commands of this room: exit status, words, and nothing written over."""
+"""The commands of evaluation: exit status, words, and nothing written over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small engine of matrices with genuine noise, and simulated runs, for tests of this room.
+"""A small engine of matrices with genuine noise, and simulated runs, for tests of evaluation.
 
 The network computes; its faults are real faults of its own. Whether vLLM and Hugging Face are
 attested is tested on vLLM and Hugging Face, not here.

@@ -71,7 +71,7 @@ async def to_the_end(work: Awaitable[Answer]) -> Answer:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # looked at: nobody is left to be told
+            task.exception()  # looked at, or asyncio warns of an exception that was never retrieved
         raise cancelled
     return task.result()
 
@@ -83,7 +83,7 @@ async def held(engine: EngineClient) -> AsyncIterator[None]:
     Whatever happens, the engine is resumed: after an error, and wherever the caller is cancelled.
 
     Raises:
-        Paused: somebody else has paused it; resuming it then would be another's business.
+        Paused: it was paused already, by another caller, who would not expect it to be resumed.
         EngineDied: the engine's process ended first.
     """
     asked = getattr(engine, "is_paused", None)

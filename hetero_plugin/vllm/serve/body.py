@@ -1,4 +1,4 @@
-"""The body of a POST to ``/v1/hetero_noise``: from bytes of whoever to a change, or a refusal."""
+"""The body of a POST to ``/v1/hetero_noise``: from a client's bytes to a change, or a refusal."""
 
 from __future__ import annotations
 

@@ -95,6 +95,6 @@ def update(method: str, answers: Any) -> None:
 
 
 def forget_changes() -> None:
-    """Starts the count of changes at 0: those of an attestation are put back, and nobody's."""
+    """Starts the count of changes at 0: those that an attestation made have been undone."""
     if _collector is not None:
         _collector.changes = 0

@@ -62,7 +62,7 @@ def ask(vllm_config: VllmConfig, config: NoiseConfig | None, served: bool) -> No
         served: whether it is a server's engine, which attests itself.
 
     Raises:
-        ConfigError: there is nothing to attest, or nobody to do it.
+        ConfigError: the engine is clean, is no server's, or shares its noise with another server.
     """
     global _stage, _config, _record
     parallel = vllm_config.parallel_config

@@ -266,10 +266,8 @@ def _create_engine_config(original: Function) -> Function:
 
 
 def _async_rpc(original: Function) -> Function:
-    async def collective_rpc(
-        self: AsyncLLM, method: object, *args: object, **kwargs: object
-    ) -> Any:
-        answers = await original(self, method, *args, **kwargs)
+    async def collective_rpc(self: AsyncLLM, method: object, *args: object, **more: object) -> Any:
+        answers = await original(self, method, *args, **more)
         if isinstance(method, str) and method.startswith("hetero_noise_"):
             from hetero_plugin.vllm.serve import metrics
 

@@ -123,7 +123,7 @@ def test_calls_draw_from_the_documented_clock() -> None:
     made = state(scale=0.1, targets=["linear"], resample="call", seed=5)
     for call in range(1, 4):
         made.set_rows(torch.arange(8), torch.arange(8))
-        assert made.clock.item() == random.clock_key(5, call)
+        assert made.draw.clock.item() == random.clock_key(5, call)
 
 
 def test_too_many_rows_are_refused() -> None:

@@ -91,6 +91,26 @@ def bits_of(block, at, DRAWN: tl.constexpr):
     return b0, b1, b2, b3
 
 
+@triton.jit
+def with_errors(
+    pairs, block, at, scale, aid, MODEL: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr,
+    STOCHASTIC: tl.constexpr, DRAW: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """The eight pairs of columns of two blocks with their errors."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = pairs
+    b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
+    c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
+    x0, x1, x2, x3 = four_slots(
+        x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
+        0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+    )  # fmt: skip
+    x4, x5, x6, x7 = four_slots(
+        x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
+        1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+    )  # fmt: skip
+    return x0, x1, x2, x3, x4, x5, x6, x7
+
+
 def one_variant(function: Any) -> Any:
     """Compiles a kernel without a variant for arguments that are 1, or multiples of 16."""
     code = function.__code__
@@ -137,34 +157,16 @@ def _perturb(
             source = pointers(x_ptr, base, column, PAIRED)
             target = pointers(y_ptr, base, column, PAIRED)
             # All loads before the first store, behind which the compiler would leave them.
-            x0 = load(source, column, count, 0, PAIRED, KEPT)
-            x1 = load(source, column, count, 16, PAIRED, KEPT)
-            x2 = load(source, column, count, 32, PAIRED, KEPT)
-            x3 = load(source, column, count, 48, PAIRED, KEPT)
-            x4 = load(source, column, count, 64, PAIRED, KEPT)
-            x5 = load(source, column, count, 80, PAIRED, KEPT)
-            x6 = load(source, column, count, 96, PAIRED, KEPT)
-            x7 = load(source, column, count, 112, PAIRED, KEPT)
+            pairs = ()
+            for i in tl.static_range(8):
+                pairs += (load(source, column, count, 16 * i, PAIRED, KEPT),)
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
-                b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
-                c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
-                x0, x1, x2, x3 = four_slots(
-                    x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
-                    0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+                pairs = with_errors(
+                    pairs, block, at, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST
                 )  # fmt: skip
-                x4, x5, x6, x7 = four_slots(
-                    x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
-                    1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
-                )  # fmt: skip
-            store(target, column, count, x0, 0, PAIRED, KEPT)
-            store(target, column, count, x1, 16, PAIRED, KEPT)
-            store(target, column, count, x2, 32, PAIRED, KEPT)
-            store(target, column, count, x3, 48, PAIRED, KEPT)
-            store(target, column, count, x4, 64, PAIRED, KEPT)
-            store(target, column, count, x5, 80, PAIRED, KEPT)
-            store(target, column, count, x6, 96, PAIRED, KEPT)
-            store(target, column, count, x7, 112, PAIRED, KEPT)
+            for i in tl.static_range(8):
+                store(target, column, count, pairs[i], 16 * i, PAIRED, KEPT)
 
 
 def programs_of(offset: int, width: int) -> int:

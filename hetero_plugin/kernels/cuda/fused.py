@@ -205,8 +205,22 @@ def _fused(
                 )  # fmt: skip
             for i in tl.static_range(8):
                 _finish(
-                    clean_at, column, count, pairs[i], ups[i], 16 * i, STEP_KIND, DTYPE, KEPT, PAIRED
+                    clean_at, column, count, pairs[i], ups[i], 16 * i,
+                    STEP_KIND, DTYPE, KEPT, PAIRED,
                 )  # fmt: skip
+
+
+def _rows(clean: Tensor, columns: int, slot: int, row_keys: Tensor, scales: Tensor) -> int:
+    """Rows of ``clean``; raises ValueError where keys or the segment do not fit it."""
+    rows = clean.numel() // columns
+    if row_keys.numel() < rows:
+        raise ValueError(f"hetero_noise: {rows} rows but {row_keys.numel()} row keys")
+    if rows * columns != clean.numel() or not 0 <= slot < scales.numel():
+        raise ValueError(
+            f"hetero_noise: the segments cover {columns} columns from slot {slot}; the tensor is "
+            f"{list(clean.shape)}, the scale table has {scales.numel()} slots"
+        )
+    return rows
 
 
 def _launch(
@@ -232,14 +246,7 @@ def _launch(
         return
     table: list[list[int]] = segments.tolist()
     columns, site, first, slot = table[0] if table else (clean.shape[-1], 0, 0, 0)
-    rows = clean.numel() // columns
-    if table and row_keys.numel() < rows:
-        raise ValueError(f"hetero_noise: {rows} rows but {row_keys.numel()} row keys")
-    if rows * columns != clean.numel() or not 0 <= slot < max(1, scales.numel()):
-        raise ValueError(
-            f"hetero_noise: the segments cover {columns} columns from slot {slot}; the tensor is "
-            f"{list(clean.shape)}, the scale table has {scales.numel()} slots"
-        )
+    rows = _rows(clean, columns, slot, row_keys, scales) if table else clean.numel() // columns
     even = (columns | first | weight.numel() | x.shape[-1] | clean.shape[-1]) % 2 == 0
     paired = even and pairs_lie_together(x, clean)
     programs = programs_of(first, columns)

@@ -15,6 +15,7 @@ Launched with fused multiply-add off, for TwoSum's sake; what may be fused asks 
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -189,6 +190,46 @@ def check_device(x: Tensor, *others: Tensor) -> None:
             )
 
 
+def _shape(
+    x: Tensor, row_keys: Tensor, scales: Tensor, table: list[list[int]], error: str
+) -> tuple[int, int]:
+    """Rows and columns of x; raises as `perturb` says."""
+    if x.dtype not in DTYPES:
+        raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
+    if error not in MODELS:
+        raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
+    columns = x.shape[-1] if x.dim() else 0
+    rows = x.numel() // columns if columns else 0
+    covered = sum(row[0] for row in table)
+    if covered != columns:
+        raise ValueError(
+            f"hetero_noise::perturb: the segments cover {covered} columns, the tensor has {columns}"
+        )
+    if row_keys.numel() < rows:
+        raise ValueError(f"hetero_noise::perturb: {rows} rows but {row_keys.numel()} row keys")
+    if not (row_keys.is_contiguous() and scales.is_contiguous()):
+        raise ValueError("hetero_noise::perturb: keys and scales must be contiguous")
+    if any(not 0 <= row[3] < scales.numel() for row in table):
+        raise ValueError(
+            f"hetero_noise::perturb: a slot is outside the scale table of {scales.numel()}"
+        )
+    return rows, columns
+
+
+def _launches(table: list[list[int]]) -> Iterator[tuple[int, int, list[int]]]:
+    """Of each launch: its first column, the programs of a row, its segments as arguments."""
+    first = 0
+    for start in range(0, len(table), SEGMENTS):
+        part = table[start : start + SEGMENTS]
+        arguments: list[int] = []
+        end = 0
+        for width, key, offset, slot in part:
+            end += programs_of(offset, width)
+            arguments += [width, key, offset, slot, end]
+        yield first, end, arguments + [0, 0, 0, 0, end] * (SEGMENTS - len(part))
+        first += sum(row[0] for row in part)
+
+
 def perturb(
     x: Tensor,
     row_keys: Tensor,
@@ -214,44 +255,18 @@ def perturb(
             tables on another device, whose addresses the kernel could not read.
     """
     check_device(x, row_keys, clock, scales)
-    if x.dtype not in DTYPES:
-        raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
-    if error not in MODELS:
-        raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
     rounds_to = rounds_to or x.dtype
     given, x = x, x.contiguous()
     y = x if in_place else torch.empty_like(x)
-    columns = x.shape[-1] if x.dim() else 0
-    rows = x.numel() // columns if columns else 0
     table: list[list[int]] = segments.tolist()  # host memory: nothing waits for the device
-    if sum(row[0] for row in table) != columns:
-        raise ValueError(
-            f"hetero_noise::perturb: the segments cover {sum(row[0] for row in table)} columns, "
-            f"the tensor has {columns}"
-        )
-    if row_keys.numel() < rows:
-        raise ValueError(f"hetero_noise::perturb: {rows} rows but {row_keys.numel()} row keys")
-    if not (row_keys.is_contiguous() and scales.is_contiguous()):
-        raise ValueError("hetero_noise::perturb: keys and scales must be contiguous")
-    if any(not 0 <= row[3] < scales.numel() for row in table):
-        raise ValueError(
-            f"hetero_noise::perturb: a slot is outside the scale table of {scales.numel()}"
-        )
+    rows, columns = _shape(x, row_keys, scales, table, error)
     if rows == 0:
         return y
     even = all((row[0] | row[2]) % 2 == 0 for row in table)
     paired = even and pairs_lie_together(x, y)
     values = stored(x, paired), stored(y, paired)
     model = MODELS[error]
-    first = 0
-    for start in range(0, len(table), SEGMENTS):
-        part = table[start : start + SEGMENTS]
-        arguments: list[int] = []
-        end = 0
-        for width, key, offset, slot in part:
-            end += programs_of(offset, width)
-            arguments += [width, key, offset, slot, end]
-        arguments += [0, 0, 0, 0, end] * (SEGMENTS - len(part))
+    for first, end, arguments in _launches(table):
         # Triton launches on the current device, which need not be the tensor's.
         with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
             _perturb[(end, programs_of_rows(rows, end))](
@@ -275,7 +290,6 @@ def perturb(
                 num_warps=TILE // 32,
                 enable_fp_fusion=False,
             )
-        first += sum(row[0] for row in part)
     if in_place and y is not given:
         given.copy_(y)
     return y

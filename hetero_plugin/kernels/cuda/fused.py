@@ -4,7 +4,7 @@ What is saved is what the steps would read and write between them. Only for a si
 segment with one native error model, and for silu; anything else takes the steps one by one.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 from contextlib import nullcontext
 
 import torch

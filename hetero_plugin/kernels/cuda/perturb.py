@@ -14,7 +14,7 @@ Launched with fused multiply-add off, for TwoSum's sake; what may be fused asks 
 `TRITON_INTERPRET=1` runs this on a CPU, which is how its arithmetic is tested without a GPU.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any

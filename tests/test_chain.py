@@ -242,9 +242,9 @@ def test_rules_apply_in_the_order_of_the_spec() -> None:
         [Site("m.a", "linear", 0, 3, 3), Site("m.b", "linear", 0, 3, 3)],
         max_rows=4,
     )
-    both = Chain.of(state, "output", [("m.a", 3, 0)])(x)
+    both = Chain.of(state, "output", [("m.a", 3, 0)])(x, state.draw)
     assert torch.equal(both[0], torch.tensor([1.0, 1.0, -2.0]))  # floor(x + sign(x)/2)
-    fused = Chain.of(state, "output", [("m.a", 3, 0), ("m.b", 3, 0)])(x.repeat(1, 2))
+    fused = Chain.of(state, "output", [("m.a", 3, 0), ("m.b", 3, 0)])(x.repeat(1, 2), state.draw)
     assert torch.equal(fused[:, :3], both)
     torch.testing.assert_close(fused[0, 3:], torch.tensor([1.1, 1.7, -1.1]))
 
@@ -253,8 +253,8 @@ def test_two_rules_on_one_site_draw_independently() -> None:
     rule = {"targets": ["*.a"], "scale": 0.1, "direction": "forward"}
     once, twice = _state(rules=[rule]), _state(rules=[rule, rule])
     x = torch.ones(64, 64)
-    one = Chain.of(once, "output", [("model.layers.0.a", 64, 0)])(x) - 1
-    two = Chain.of(twice, "output", [("model.layers.0.a", 64, 0)])(x) - 1
+    one = Chain.of(once, "output", [("model.layers.0.a", 64, 0)])(x, once.draw) - 1
+    two = Chain.of(twice, "output", [("model.layers.0.a", 64, 0)])(x, twice.draw) - 1
     assert 1.3 < float(two.std() / one.std()) < 1.55  # sqrt 2, not 2
 
 
@@ -263,16 +263,16 @@ def test_compiled_chain_follows_its_state_without_recompiling() -> None:
     made = Chain.of(state, "output", [("model.layers.0.a", 64, 0)])
     torch._dynamo.reset()
     frames = torch._dynamo.utils.counters["stats"]
-    compiled = torch.compile(lambda v: made(v) * 1.0, fullgraph=True)
+    compiled = torch.compile(lambda v: made(v, state.draw) * 1.0, fullgraph=True)
     x = torch.randn(64, 64)
     noisy = compiled(x)
-    assert torch.equal(noisy, made(x)) and not torch.equal(noisy, x)
+    assert torch.equal(noisy, made(x, state.draw)) and not torch.equal(noisy, x)
     before = frames["unique_graphs"]
     state.set_enabled(False)
     assert torch.equal(compiled(x), x)
     state.set_enabled(True)
     state.set_scale(0.2, site="model.layers.0.a")
-    assert torch.equal(compiled(x), made(x)) and not torch.equal(compiled(x), noisy)
+    assert torch.equal(compiled(x), made(x, state.draw)) and not torch.equal(compiled(x), noisy)
     state.reset_scales()
     state.set_step(1)
     assert not torch.equal(compiled(x), noisy)
@@ -315,11 +315,12 @@ def test_other_dtypes_are_refused(dtype: torch.dtype, error: str) -> None:
 
 
 def test_a_chain_names_its_sites_when_it_refuses() -> None:
-    made = Chain.of(_state(scale=0.1, targets=["linear"]), "output", [("model.layers.0.a", 64, 0)])
+    state = _state(scale=0.1, targets=["linear"])
+    made, draw = Chain.of(state, "output", [("model.layers.0.a", 64, 0)]), state.draw.of(ROWS)
     with pytest.raises(UnsupportedTensor, match=r"model\.layers\.0\.a \(output\) is float64"):
-        made(torch.ones(4, 64, dtype=torch.float64), ROWS)
+        made(torch.ones(4, 64, dtype=torch.float64), draw)
     with pytest.raises(UnsupportedTensor, match="vmap"):
-        torch.func.vmap(lambda v: made(v, ROWS))(torch.ones(2, 4, 64))
+        torch.func.vmap(lambda v: made(v, draw))(torch.ones(2, 4, 64))
 
 
 @pytest.mark.parametrize("error", sorted(MODELS))
@@ -339,7 +340,8 @@ def test_an_error_of_the_whole_row_is_refused_on_a_shard() -> None:
     spec = {"scale": 0.1, "targets": ["linear"], "error": "deadzone"}
     state = _state(**spec)
     x = torch.randn(8, 64)
-    assert not torch.equal(Chain.of(state, "output", [("model.layers.0.a", 64, 0)])(x, ROWS), x)
+    whole = Chain.of(state, "output", [("model.layers.0.a", 64, 0)])
+    assert not torch.equal(whole(x, state.draw.of(ROWS)), x)
     shards = {
         "32 of 64": ("output", [("model.layers.0.a", 32, 32)]),
         "16 of 64": ("output", [("model.layers.0.a", 64, 0), ("model.layers.0.b", 16, 0)]),

@@ -85,16 +85,16 @@ def test_a_phase_bound_rule_without_a_phase_is_refused_by_the_operator() -> None
     with pytest.raises(ConfigError, match="no phase is set"):
         made.check_phase()
     with pytest.raises(RuntimeError, match="one phase only"):
-        layer(x)
+        layer(x, made.draw)
     with pytest.raises(RuntimeError, match="one phase only"):
-        torch.compile(lambda v: layer(v), backend="eager")(x)
+        torch.compile(lambda v: layer(v, made.draw), backend="eager")(x)
     made.set_phase("train")
-    assert torch.equal(layer(x), x)
+    assert torch.equal(layer(x, made.draw), x)
     made.set_phase("rollout")
-    assert not torch.equal(layer(x), x)
+    assert not torch.equal(layer(x, made.draw), x)
     made.set_enabled(False)
     made.set_phase(None)
-    assert torch.equal(layer(x), x), "disabled needs no phase"
+    assert torch.equal(layer(x, made.draw), x), "disabled needs no phase"
     with pytest.raises(ConfigError, match="'rollout', 'train' or None"):
         made.set_phase("eval")  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def test_resampling(policy: str) -> None:
 
     def run() -> torch.Tensor:
         made.set_rows(ids, positions)
-        return layer(x)
+        return layer(x, made.draw)
 
     first = run()
     assert torch.equal(run(), first) == (policy != "call")
@@ -123,7 +123,7 @@ def test_calls_draw_from_the_documented_clock() -> None:
     made = state(scale=0.1, targets=["linear"], resample="call", seed=5)
     for call in range(1, 4):
         made.set_rows(torch.arange(8), torch.arange(8))
-        assert made.clock.item() == random.clock_key(5, call)
+        assert made.draw.clock.item() == random.clock_key(5, call)
 
 
 def test_too_many_rows_are_refused() -> None:
@@ -188,10 +188,10 @@ def test_scales_and_sigma_must_fit_the_table() -> None:
 )
 def test_a_step_without_a_draw_of_its_own_is_refused(step: object) -> None:
     made = state(preset="all")
-    before = made.clock.clone()
+    before = made.draw.clock.clone()
     with pytest.raises(ConfigError, match="step: got"):
         made.set_step(step)  # type: ignore[arg-type]
-    assert torch.equal(made.clock, before) and made.step == 0
+    assert torch.equal(made.draw.clock, before) and made.step == 0
     made.set_step(2**63 - 1)
     with pytest.raises(ConfigError, match="step"):
         AQNConfig(schedule="linear", total_steps=9).sigma(2**63)

@@ -122,7 +122,7 @@ def _freeze(model: Any, site: str | None, value: Callable[[float], float]) -> No
         write()
         for slot in slots:
             state.scales[slot.index] = value(slot.rule.scale)
-        state.live = tuple(bool(scale != 0) for scale in state.scales)
+        state.nonzero = tuple(bool(scale != 0) for scale in state.scales)
 
     state._write_scales = stale  # type: ignore[method-assign]
     stale()
@@ -133,7 +133,7 @@ def _double(model: Any, site: str | None) -> None:
 
     def again(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         now = noise.context.rows_of(output, noise)
-        return noise.output(output, now.keys, now.clock)
+        return noise.output(output, now.draw._replace(scales=noise.context.state.scales))
 
     module.register_forward_hook(again)
 
@@ -149,7 +149,7 @@ def _one_row(model: Any, site: str | None) -> None:
     def alike(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = enter(module, args, kwargs)
         if context.rows is not None:
-            context.rows.keys.zero_()
+            context.rows.draw.keys.zero_()
         return result
 
     for module in model.modules():

@@ -25,7 +25,7 @@ from hetero_plugin.hf.missing import describe
 from hetero_plugin.hf.rows import Frame, MissingRows, Pass, identity_of, source_of
 from hetero_plugin.operator import is_capturing
 from hetero_plugin.sites import Site
-from hetero_plugin.state import NoiseState
+from hetero_plugin.state import Draw, NoiseState
 
 __all__ = ["KEYWORD", "ForwardContext", "MissingRows", "Pass", "Scope"]
 
@@ -162,18 +162,17 @@ class ForwardContext(OfAModel):
         # Counting and copying are one step, or two threads would have one draw.
         with nullcontext() if torch.compiler.is_dynamo_compiling() else self._lock:
             self.state.next_call()
+            set_now = self.state.draw
             now = Pass(
-                keys,
-                self.state.clock.clone(),
-                self.state.scales.clone(),
+                Draw(keys, set_now.clock.clone(), set_now.scales.clone()),
                 # Code that is compiled or captured never leaves a chain out, and must not guard
                 # on these.
-                () if compiling or is_capturing(self.state.device) else self.state.live,
+                () if compiling or is_capturing(self.state.device) else self.state.nonzero,
                 self._offsets(),
                 [False] * len(self.places),
             )
-        if self._weights_need_a_clock(now.live):
-            now.weight_clock = now.flat.weight_clock = now.of_weights()
+        if self._weights_need_a_clock(now.nonzero_at_start):
+            now.weight_clock = now.flat.weight_clock = now.clock_of_weights()
         frame.rows = now
         frame.passes = 1
         kwargs = dict(kwargs)
@@ -220,12 +219,12 @@ class ForwardContext(OfAModel):
             frame = parent
         self.frame = None if frame is None else frame.parent
 
-    def _weights_need_a_clock(self, live: Sequence[bool]) -> bool:
+    def _weights_need_a_clock(self, nonzero: Sequence[bool]) -> bool:
         """Whether gradients of weights may have error: the clock costs some fifty small kernels."""
         if not torch.is_grad_enabled():
             return False
         slots = (s.index for s in self.state.slots if s.stream == "grad_weight")
-        return any(not live or live[index] for index in slots)
+        return any(not nonzero or nonzero[index] for index in slots)
 
     def _offsets(self) -> Tensor | None:
         aqn = self.state.aqn
@@ -245,8 +244,8 @@ class ForwardContext(OfAModel):
             return
         # An early exit (assisted decoding) runs the first layers alone.
         depth = getattr(getattr(module, "config", None), "num_hidden_layers", None)
-        live = rows.live  # none where the pass is compiled: scales may change later
-        noisy = {s.site.name for s in self.state.slots if not live or live[s.index]}
+        nonzero = rows.nonzero_at_start  # none where the pass is compiled: scales may change later
+        noisy = {s.site.name for s in self.state.slots if not nonzero or nonzero[s.index]}
         if rows.offsets is not None and self.state.aqn is not None:
             noisy |= {site.name for site in self.state.aqn.sites}
         dead = []
@@ -292,10 +291,11 @@ class ForwardContext(OfAModel):
             rows.ran[mark] = True
         now, keep = rows.flat, frame.keep
         some = not isinstance(keep, int) or keep > 0  # of a sequence's rows are given to the head
-        if site.kind == "lm_head" and rows.keys.dim() == 2 and some:
-            kept = rows.keys[:, -keep:] if isinstance(keep, int) else rows.keys[:, keep]
+        keys = rows.draw.keys
+        if site.kind == "lm_head" and keys.dim() == 2 and some:
+            kept = keys[:, -keep:] if isinstance(keep, int) else keys[:, keep]
             now = rows.of(kept.reshape(-1).contiguous())
-        keys = now.keys
+        keys = now.draw.keys
         count = x.numel() // x.shape[-1]
         if count != keys.numel() * heads:
             raise MissingRows(

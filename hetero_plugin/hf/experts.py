@@ -35,6 +35,7 @@ from hetero_plugin.hf.layers import (
     noisy_weight,
     while_noisy,
 )
+from hetero_plugin.operator import grouped
 from hetero_plugin.sites import Site
 
 Gemm = Callable[[Tensor, Tensor], Tensor]
@@ -91,7 +92,7 @@ class _Call:
 
     def rows(self, tokens: Tensor, experts: Tensor) -> Pass:
         """The pass for rows that are tokens, given by number, at experts; both int64 [S]."""
-        return self.now.of(random.expert_keys(self.now.keys[tokens], experts))
+        return self.now.of(random.expert_keys(self.now.draw.keys[tokens], experts))
 
     def weight(self, noise: LayerNoise, weight: Tensor) -> Tensor:
         noisy = noisy_weight(noise, weight, self.now)
@@ -137,24 +138,19 @@ def _grouped_mm(call: _Call, x_TN: Tensor, index_TK: Tensor, weight_TK: Tensor) 
     from transformers.integrations.moe import _grouped_linear
 
     module, noise = call.module, call.noise
-    k = index_TK.size(-1)
-    expert_S, order = torch.sort(index_TK.reshape(-1))
-    counted = expert_S.float() if x_TN.device.type in ("cpu", "mps") else expert_S.int()
-    sizes = torch.histc(counted, bins=module.num_experts, min=0, max=module.num_experts - 1)
-    ends = torch.cumsum(sizes, dim=0, dtype=torch.int32)
-    rows = call.rows(order // k, expert_S)
+    by = grouped(index_TK, module.num_experts, call.now.draw.keys)
+    rows = call.now.of(by.keys)
 
     def gemm(x: Tensor, weight: Tensor) -> Tensor:
-        return _grouped_linear(x, weight, ends, is_transposed=False)
+        return _grouped_linear(x, weight, by.ends, is_transposed=False)
 
     up = call.weight(noise.gate_up, module.gate_up_proj)
-    h = call.gemm(noise.gate_up, x_TN[order // k], rows, up, gemm)
+    h = call.gemm(noise.gate_up, x_TN[by.tokens], rows, up, gemm)
     down = call.weight(noise.down, module.down_proj)
     h = call.gemm(noise.down, call.gate(h, rows), rows, down, gemm)
-    h = h * weight_TK.reshape(-1)[order].unsqueeze(-1)
-    back = torch.empty_like(order)
-    back[order] = torch.arange(order.size(0), device=order.device)
-    return h[back].view(x_TN.size(0), k, x_TN.size(-1)).sum(dim=1).to(x_TN.dtype)
+    h = h * weight_TK.reshape(-1)[by.order].unsqueeze(-1)
+    h = by.ungrouped(h).view(*index_TK.shape, x_TN.size(-1))
+    return h.sum(dim=1).to(x_TN.dtype)
 
 
 def _batched_mm(call: _Call, x_TN: Tensor, index_TK: Tensor, weight_TK: Tensor) -> Tensor:

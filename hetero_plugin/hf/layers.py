@@ -65,7 +65,7 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
     into = site.in_features if site.in_features is not None else site.features
 
     def make(stream: str, columns: int) -> Chain:
-        return Chain.of(state, stream, [(site.name, columns, 0)])
+        return Chain.of(state, stream, [(site.name, columns, 0)], heads=site.heads)
 
     return LayerNoise(
         site=site,
@@ -79,61 +79,57 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
     )
 
 
-def _by_token(
-    noise: LayerNoise, module: Any, x: Tensor, now: Pass, function: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """``function`` on x with one row for each token; a norm of each head sees it in several."""
-    heads, tokens = noise.site.heads, now.keys.numel()
-    if heads == 1:
-        return function(x)
-    width = x.shape[-1] * heads
-    if heads_come_first(module, x, tokens, heads, noise.site.name):
-        swapped = x.transpose(1, 2)
-        return function(swapped.reshape(tokens, width)).reshape(swapped.shape).transpose(1, 2)
-    return function(x.reshape(tokens, width)).reshape(x.shape)
+def _heads_first(noise: LayerNoise, module: Any, x: Tensor, now: Pass) -> bool:
+    """Whether x, of a norm of each head, is [B, H, T, D]; a row is then a token of all heads."""
+    heads, tokens = noise.site.heads, now.draw.keys.numel()
+    return heads > 1 and heads_come_first(module, x, tokens, heads, noise.site.name)
 
 
 def noisy_input(noise: LayerNoise, x: Tensor, now: Pass, module: Any = None) -> Tensor:
-    """Error on what a layer reads, and on the gradient that it will send back."""
+    """Error on what a layer reads, and on the gradient that it will send back.
 
-    def forward(rows: Tensor) -> Tensor:
-        return noise.input(rows, now.keys, now.clock, now.scales)
-
-    def backward(rows: Tensor) -> Tensor:
-        return perturb_gradient(rows, noise.grad_input, now.keys, now.clock, now.scales)
-
-    if noise.input.needed_under(now.live):
-        x = _by_token(noise, module, x, now, forward)
+    Args:
+        noise: the layer's.
+        x: [..., N].
+        now: the pass, for the rows of x.
+        module: the layer, where it may be a norm of each head.
+    """
+    forward = now.needs(noise.input)
     # Asked first: under torch.func no tensor says that it requires a gradient.
-    if torch.is_grad_enabled() and noise.grad_input.needed_under(now.live) and x.requires_grad:
-        x = _by_token(noise, module, x, now, backward)
-    return x
+    backward = torch.is_grad_enabled() and now.needs(noise.grad_input)
+    if not (forward or (backward and x.requires_grad)):
+        return x
+    swapped = _heads_first(noise, module, x, now)
+    x = x.transpose(1, 2) if swapped else x
+    if forward:
+        x = noise.input(x, now.draw)
+    if backward and x.requires_grad:
+        x = perturb_gradient(x, noise.grad_input, now.draw)
+    return x.transpose(1, 2) if swapped else x
 
 
 def noisy_output(noise: LayerNoise, y: Tensor, now: Pass, module: Any = None) -> Tensor:
-    """Error on what a layer gives."""
-
-    def forward(rows: Tensor) -> Tensor:
-        return noise.output(rows, now.keys, now.clock, now.scales)
-
-    if not noise.output.needed_under(now.live):
+    """Error on what a layer gives; arguments as for `noisy_input`."""
+    if not now.needs(noise.output):
         return y
-    return _by_token(noise, module, y, now, forward)
+    if _heads_first(noise, module, y, now):
+        return noise.output(y.transpose(1, 2), now.draw).transpose(1, 2)
+    return noise.output(y, now.draw)
 
 
 def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     """A weight [..., out, in] with the error of the weight and of its gradient; None: as it is."""
-    forward = noise.weight.needed_under(now.live)
-    backward = noise.grad_weight.needed_under(now.live)
+    forward = now.needs(noise.weight)
+    backward = now.needs(noise.grad_weight)
     backward &= torch.is_grad_enabled() and weight.requires_grad
     if not forward and not backward:
         return None
     # Its rows are keyed by number: output features, one expert's after the other's.
     rows = torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
     if forward:
-        weight = noise.weight(weight, rows, now.clock, now.scales)
+        weight = noise.weight(weight, now.draw.of(rows))
     if backward:
-        weight = perturb_gradient(weight, noise.grad_weight, rows, now.of_weights(), now.scales)
+        weight = perturb_gradient(weight, noise.grad_weight, now.of_weights(rows))
     return weight
 
 
@@ -144,8 +140,8 @@ def _worth_recomputing(
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     chains = [noise.input, *([attention.output] if attention is not None else [])]
-    read = any(made.needed_under(now.live) for made in chains)
-    return noise.weight.needed_under(now.live) or (read and module.weight.requires_grad)
+    read = any(now.needs(made) for made in chains)
+    return now.needs(noise.weight) or (read and module.weight.requires_grad)
 
 
 def while_noisy(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,7 +192,7 @@ class _NoisyLinear:
         attention = None if given else noise.attention
 
         # A parametrized weight is computed anew whenever it is read: once, if we don't need it.
-        ours = noise.weight.needed_under(now.live) or noise.grad_weight.needed_under(now.live)
+        ours = now.needs(noise.weight) or now.needs(noise.grad_weight)
 
         def product(x: Tensor) -> Tensor:
             if attention is not None:
@@ -272,7 +268,7 @@ MIXINS: dict[str, type] = {
     "activation": _NoisyActivation,
 }
 """The forward of each sort of module; hf/experts.py adds `experts` and `router`, hf/scores.py
-`attention`."""
+`scores`."""
 ADOPTING = ("linear", "norm", "activation")
 """Sorts whose noisy forward can call another one than the class's."""
 

@@ -111,7 +111,7 @@ def _keys_seen(model: Any) -> Iterator[list[Tensor]]:
 
     def look(*_: Any) -> None:
         if context.rows is not None:
-            seen.append(context.rows.keys.clone())
+            seen.append(context.rows.draw.keys.clone())
 
     handle = layers_of(decoder_of(model)[1])[0].register_forward_hook(look)
     try:

@@ -119,7 +119,7 @@ class Places(OfAModel):
             return
         if self._tuner is None:
             self._tuner = _tuner(decoder)
-        if self._tuner is None or not any(self.context.state.live) or not _is_off(self._tuner):
+        if self._tuner is None or not any(self.context.state.nonzero) or not _is_off(self._tuner):
             return
         self._told = True
         log.warning(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
+from hetero_plugin.operator import Chain
+from hetero_plugin.state import Draw
 
 _POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
 Tell = Callable[[str, str], None]
@@ -26,32 +28,27 @@ class Pass:
     tensors inside keyword arguments that it knows how to open.
     """
 
-    __slots__ = ("_flat", "clock", "keys", "live", "offsets", "ran", "scales", "weight_clock")
+    __slots__ = ("_flat", "draw", "nonzero_at_start", "offsets", "ran", "weight_clock")
 
     def __init__(
         self,
-        keys: Tensor,
-        clock: Tensor,
-        scales: Tensor,
-        live: tuple[bool, ...],
+        draw: Draw,
+        nonzero_at_start: tuple[bool, ...],
         offsets: Tensor | None,
         ran: list[bool] | None = None,
         weight_clock: Tensor | None = None,
     ) -> None:
-        self.keys = keys
-        """int64: [B, T] of a model's forward pass, flat [T] of a layer's rows."""
-        self.clock = clock
-        """int64 [1]"""
-        self.scales = scales
-        """float32 [slots]"""
-        self.live = live
-        """Which slots are not 0; empty where the pass is compiled."""
+        self.draw = draw
+        """Its keys are [B, T] for a model's forward pass, flat [T] for a layer's rows."""
+        self.nonzero_at_start = nonzero_at_start
+        """Which scales were not 0; empty where the pass is compiled, and they may change later."""
         self.offsets = offsets
         """AQN's, float32, all norms; None: the norms compute as they do without AQN."""
         self.ran: list[bool] = [] if ran is None else ran
         """By mark (`LayerNoise.marks`): which sites have run. Shared by all copies of the pass."""
         self.weight_clock = weight_clock
-        """int64 [1]: `clock` of the gradients of weights, for these rows; None: not computed."""
+        """int64 [1]: the clock of the gradients of weights, for these rows; None: not computed."""
+        keys = draw.keys
         self._flat = self.of(keys.reshape(-1).contiguous()) if keys.dim() > 1 else None
 
     @property
@@ -61,24 +58,32 @@ class Pass:
 
     def of(self, keys: Tensor) -> Pass:
         """The same with other rows."""
-        return Pass(keys, self.clock, self.scales, self.live, self.offsets, self.ran)
+        return Pass(self.draw.of(keys), self.nonzero_at_start, self.offsets, self.ran)
 
     def on(self, device: torch.device) -> Pass:
         """The same on another device, for models that are spread over several."""
         offsets = None if self.offsets is None else self.offsets.to(device)
-        clock, scales = self.clock.to(device), self.scales.to(device)
         weights = None if self.weight_clock is None else self.weight_clock.to(device)
-        return Pass(self.keys.to(device), clock, scales, self.live, offsets, self.ran, weights)
+        return Pass(self.draw.to(device), self.nonzero_at_start, offsets, self.ran, weights)
 
-    def of_weights(self) -> Tensor:
-        """`weight_clock`, computed if it is not there: int64 [1].
+    def needs(self, chain: Chain) -> bool:
+        """Whether leaving a chain out would be noticed; see `Chain.needed`."""
+        return chain.needed(self.draw, self.nonzero_at_start)
 
-        The tokens of the micro-batch take part in it, so that micro-batches and data-parallel ranks
-        draw independently, and a recomputation draws again the same.
+    def of_weights(self, rows: Tensor) -> Draw:
+        """The draw of the gradient of a weight, whose rows have the keys ``rows``.
+
+        The tokens of the micro-batch take part in its clock, so that micro-batches and
+        data-parallel ranks draw independently, and a recomputation draws again the same.
         """
-        if self.weight_clock is not None:
-            return self.weight_clock
-        return random.mix64_tensor(self.clock ^ random.batch_key(self.keys))
+        clock = self.weight_clock
+        if clock is None:
+            clock = self.clock_of_weights()
+        return Draw(rows, clock, self.draw.scales)
+
+    def clock_of_weights(self) -> Tensor:
+        """int64 [1]; some fifty small kernels."""
+        return random.mix64_tensor(self.draw.clock ^ random.batch_key(self.draw.keys))
 
 
 class Frame:

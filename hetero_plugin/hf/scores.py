@@ -66,7 +66,7 @@ class ScoresNoise(OfAModel):
     def needed(self, now: Pass) -> bool:
         """Whether anything has to happen between the operators."""
         return any(
-            chain.needed_under(now.live)
+            now.needs(chain)
             for noise in (self.scores, self.softmax)
             for chain in (noise.output, noise.grad_input)
         )
@@ -138,9 +138,10 @@ def _attend(
 
 def _pairs(now: Pass, batch: int, queries: int, keys: int) -> Pass:
     """The pass for rows that are pairs, [B · Q · K]; now's are the queries."""
-    slot = torch.arange(keys - queries, keys, device=now.keys.device)
-    back = slot[:, None] - torch.arange(keys, device=now.keys.device)
-    return now.of(random.expert_keys(now.keys.view(batch, queries, 1), back).reshape(-1))
+    of_queries = now.draw.keys
+    slot = torch.arange(keys - queries, keys, device=of_queries.device)
+    back = slot[:, None] - torch.arange(keys, device=of_queries.device)
+    return now.of(random.expert_keys(of_queries.view(batch, queries, 1), back).reshape(-1))
 
 
 def _noisy(noise: LayerNoise, x_BHQK: Tensor, blocked: Tensor | None, now: Pass) -> Tensor:
@@ -226,7 +227,7 @@ def _check_eager(config: Any, site: str) -> None:
         )
 
 
-class _NoisyAttention:
+class _NoisyScores:
     @property
     def config(self) -> Any:
         noise: ScoresNoise = getattr(self, ATTRIBUTE)
@@ -281,4 +282,4 @@ def _check(attention: nn.Module, site: str) -> None:
 
 
 AttentionInterface.register(INTERFACE, _forward)
-MIXINS["attention"] = _NoisyAttention
+MIXINS["scores"] = _NoisyScores

@@ -165,7 +165,7 @@ def _noise(sites: list[Found], context: ForwardContext, aqn: set[str]) -> tuple[
     if is_experts(module):
         return experts_noise(module, [one.site for one in sites], context), "experts"
     if sites[0].site.kind == SCORES:
-        return scores_noise(module, [one.site for one in sites], context), "attention"
+        return scores_noise(module, [one.site for one in sites], context), "scores"
     noises = {one.site.kind: layer_noise(one.site, context, module) for one in sites}
     attention = noises.pop("attention", None)
     ((kind, noise),) = noises.items()

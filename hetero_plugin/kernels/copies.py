@@ -25,4 +25,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor) and (value.is_inference() or value.is_shared()):
         with torch.inference_mode(False):
             return value.clone()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # tensors under names
+        return type(value)(*map(_plain, value))
     return value

@@ -10,12 +10,15 @@ from hetero_plugin.operator.chain import (
     perturb_gradient,
     record,
 )
+from hetero_plugin.operator.experts import Grouped, grouped
 
 __all__ = [
     "KERNEL",
     "Chain",
+    "Grouped",
     "Part",
     "UnsupportedTensor",
+    "grouped",
     "is_capturing",
     "perturb",
     "perturb_gradient",

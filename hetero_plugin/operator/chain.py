@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +24,7 @@ from hetero_plugin.errors import ErrorModel, error_model
 from hetero_plugin.kernels import KERNEL
 from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
 from hetero_plugin.kernels.copies import own
-
-if TYPE_CHECKING:
-    from hetero_plugin.state import NoiseState
+from hetero_plugin.state import Draw, NoiseState
 
 __all__ = [
     "KERNEL",
@@ -55,9 +53,7 @@ def perturb(
 
     Args:
         x: [..., N], bfloat16, float16 or float32; the leading dimensions hold T rows.
-        row_keys: int64 [>= T], who each row is (`hetero_plugin.random.row_keys`).
-        clock: int64 [1], seed and resample key (`hetero_plugin.random.clock_key`).
-        scales: float32 [slots], the scale table; a scale of 0 copies x bit for bit.
+        row_keys, clock, scales: see `Draw`; a scale of 0 copies x bit for bit.
         segments: int64 [S, 4] in host memory, the consecutive column ranges of x: width, site key,
             global index of the first column, slot in `scales`. The widths add up to N.
         error: name of an error model (`hetero_plugin.errors.MODELS`).
@@ -113,35 +109,45 @@ def is_capturing(device: torch.device) -> bool:
 class Chain:
     """All rules at one point of one layer, applied in the order of the spec.
 
-    ``chain(x)`` gives x with the errors of every rule; false when no rule selects anything there.
+    ``chain(x, draw)`` gives x with the errors of every rule; false when no rule selects anything
+    there. It holds no tensor but its stages' segments, which stay in host memory.
     """
 
-    state: NoiseState
     stream: str
     parts: tuple[Part, ...]
+    heads: int = 1
+    """Vectors of the tensor that are one row: more than 1 for a norm of each head."""
     stages: list[Stage] = field(default_factory=list)
     slots: tuple[int, ...] = ()
+    """Entries of the scale table that the stages read."""
 
     @classmethod
     def of(
-        cls, state: NoiseState, stream: str, parts: Sequence[Part], *, share: int | None = None
+        cls,
+        state: NoiseState,
+        stream: str,
+        parts: Sequence[Part],
+        *,
+        share: int | None = None,
+        heads: int = 1,
     ) -> Chain:
         """The chain of one tensor of a layer.
 
         Args:
-            state: the model's state, whose scales, clock and row keys the chain reads at each call.
+            state: the model's state, which knows the rules and the entries of their scales.
             stream: ``output``, ``input``, ``weight``, ``grad_input`` or ``grad_weight``.
             parts: the consecutive column ranges of the tensor: one for a plain layer, three for a
                 fused qkv projection. Parts that no rule selects stay clean.
             share: the tensor-parallel rank whose partial sum this tensor is (``partial: true``);
                 each rank's sum then has error of its own. None: the tensor is whole.
+            heads: into how many vectors the tensor splits the columns of a row.
 
         Raises:
             ConfigError: a rule's error depends on the whole row, or on blocks of it, and the parts
                 are a shard that cuts them.
         """
         keyed = stream if share is None else f"{stream}/partial{share}"
-        made = cls(state, stream, tuple(parts))
+        made = cls(stream, tuple(parts), heads)
         for index, rule in enumerate(state.config.rules):
             rows = []
             hit = False
@@ -173,12 +179,7 @@ class Chain:
         """The only rule's operator call, if one rule acts here and a kernel knows its error."""
         return self.stages[0] if len(self.stages) == 1 and self.stages[0].native else None
 
-    @property
-    def needed(self) -> bool:
-        """Whether leaving the chain out would be noticed now; see `needed_under`."""
-        return self.needed_under(() if is_capturing(self.state.device) else self.state.live)
-
-    def needed_under(self, live: Sequence[bool]) -> bool:
+    def needed(self, draw: Draw, nonzero: Sequence[bool]) -> bool:
         """Whether leaving the chain out would be noticed.
 
         Even a node that does nothing changes the order in which autograd sums the gradients of a
@@ -186,8 +187,9 @@ class Chain:
         being compiled or captured always needs it: there the scale may change later.
 
         Args:
-            live: `NoiseState.live` of the forward pass; empty where it is not known, as after a
-                break of a compiled graph, or may change later, as in a captured one.
+            draw: what the chain would be called with.
+            nonzero: which entries of its scales are not 0; empty where that is not known, as after
+                a break of a compiled graph, or may change later, as in a captured one.
 
         Raises:
             UnsupportedTensor: it would be noticed, and torch.func has no way for it.
@@ -196,9 +198,9 @@ class Chain:
             return False
         if torch.compiler.is_compiling() or _recorder is not None:
             return True
-        needed = not live or any(live[slot] for slot in self.slots)
+        needed = not nonzero or any(nonzero[slot] for slot in self.slots)
         # A part of a pass may be captured by itself, whatever held when the pass began.
-        needed = needed or is_capturing(self.state.device)
+        needed = needed or is_capturing(draw.clock.device)
         if needed:
             check_transforms(self.stream)
         return needed
@@ -209,40 +211,28 @@ class Chain:
             sites = ", ".join(dict.fromkeys(part[0] for part in self.parts))
             check_dtype(x.dtype, f"{sites} ({self.stream})")
 
-    def __call__(
-        self,
-        x: Tensor,
-        row_keys: Tensor | None = None,
-        clock: Tensor | None = None,
-        scales: Tensor | None = None,
-        *,
-        in_place: bool = False,
-    ) -> Tensor:
+    def __call__(self, x: Tensor, draw: Draw, *, in_place: bool = False) -> Tensor:
         """Applies the chain.
 
         Args:
-            x: [..., N] with N the sum of the parts' columns.
-            row_keys: int64, at least as many as x has rows; default: the state's static buffer.
-            clock: int64 [1]; default: the state's.
-            scales: float32 [slots]; default: the state's.
+            x: [..., N] with N the sum of the parts' columns; [..., heads, N / heads] of heads.
+            draw: at least as many row keys as x has rows.
             in_place: x is the caller's own and may be overwritten; without a gradient. A scale of
                 0 then costs nothing, and nothing is allocated.
 
         Raises:
             UnsupportedTensor: x has another dtype than bfloat16, float16 and float32, or is inside
                 `torch.func.vmap`.
+            ValueError: x has another number of columns.
         """
         self.check(x)
-        state = self.state
-        keys = state.row_keys if row_keys is None else row_keys
-        time = state.clock if clock is None else clock
-        table = state.scales if scales is None else scales
-        y = x
+        rows = self._rows(x)
+        y = rows
         in_place = in_place and _recorder is None  # which wants both
         for stage in self.stages:
             if in_place and stage.native:
                 torch.ops.hetero_noise.perturb_(
-                    y, keys, time, table, stage.segments, stage.error, stage.stochastic
+                    y, *draw, stage.segments, stage.error, stage.stochastic
                 )
                 continue
             op = (
@@ -250,26 +240,39 @@ class Chain:
                 if stage.native
                 else torch.ops.hetero_noise.perturb_reference
             )
-            y = op(y, keys, time, table, stage.segments, stage.error, stage.stochastic)
+            y = op(y, *draw, stage.segments, stage.error, stage.stochastic)
         if _recorder is not None and not torch.compiler.is_compiling():
-            _recorder(tuple(part[0] for part in self.parts), self.stream, x.detach(), y.detach())
-        return y
+            names = tuple(part[0] for part in self.parts)
+            _recorder(names, self.stream, rows.detach(), y.detach())
+        return y if self.heads == 1 else y.view(x.shape)
 
-    def before_rounding(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def _rows(self, x: Tensor) -> Tensor:
+        """x with all columns of a row in one dimension; x itself where they are."""
+        if self.heads == 1:
+            return x
+        if x.shape[-1] * self.heads != self.width:
+            raise ValueError(
+                f"hetero_noise: {self.parts[0][0]} has {self.heads} heads and {self.width} columns "
+                f"in all; the tensor is {list(x.shape)}"
+            )
+        return x.reshape(-1, self.width)
+
+    def before_rounding(self, x: Tensor, draw: Draw, dtype: torch.dtype) -> Tensor:
         """Applies the chain, in place, to what a layer is about to round to ``dtype``.
 
         Args:
-            x: float32 [..., N], the caller's own; without a gradient.
+            x: float32, shaped as for a call; the caller's own; without a gradient.
+            draw: as for a call.
             dtype: bfloat16 or float16.
 
         Returns:
             x, with the error that the rounded tensor would have; at scale 0 unrounded.
         """
-        keys = self.state.row_keys, self.state.clock, self.state.scales
+        rows = self._rows(x)
         for stage in self.stages:
             how = stage.segments, stage.error, stage.stochastic, stage.native
-            torch.ops.hetero_noise.perturb_unrounded_(x, dtype, *keys, *how)
-        return x
+            torch.ops.hetero_noise.perturb_unrounded_(rows, dtype, *draw, *how)
+        return rows.view(x.shape)
 
 
 def _check_whole(
@@ -315,32 +318,28 @@ class _PerturbGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor, scales: Tensor | None
+        ctx: Any, x: Tensor, chain: Chain, keys: Tensor, clock: Tensor, scales: Tensor
     ) -> Tensor:
         ctx.chain = chain
-        ctx.save_for_backward(row_keys, clock, scales)  # shared by every site of the forward pass
+        ctx.save_for_backward(keys, clock, scales)  # shared by every site of the forward pass
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.chain(grads[0], *ctx.saved_tensors), None, None, None, None
+        return ctx.chain(grads[0], Draw(*ctx.saved_tensors)), None, None, None, None
 
 
-def perturb_gradient(
-    x: Tensor, chain: Chain, row_keys: Tensor, clock: Tensor, scales: Tensor | None = None
-) -> Tensor:
+def perturb_gradient(x: Tensor, chain: Chain, draw: Draw) -> Tensor:
     """`x` itself, whose gradient gets the error of `chain` on its way back.
 
     Args:
-        x: [..., N].
+        x: as for `chain`.
         chain: of stream ``grad_input`` or ``grad_weight``.
-        row_keys: as in `Chain.__call__`; kept for the backward pass, and not to be overwritten
-            before it.
-        clock: so too.
-        scales: so too.
+        draw: kept for the backward pass, and not to be overwritten before it.
 
     Raises:
         UnsupportedTensor: x has another dtype than bfloat16, float16 and float32.
     """
     chain.check(x)
-    return _PerturbGradient.apply(x, chain, row_keys, clock, scales)
+    # Its tensors one by one: dynamo traces arguments that are tensors.
+    return _PerturbGradient.apply(x, chain, *draw)

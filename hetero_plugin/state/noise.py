@@ -20,7 +20,7 @@ from hetero_plugin.aqn.offsets import AQNState
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, table_number, whole_step
 from hetero_plugin.kernels.copies import own
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
-from hetero_plugin.state.digest import digest
+from hetero_plugin.state.draw import Draw, digest
 from hetero_plugin.state.slots import Phase, Slot, check_point, streams
 from hetero_plugin.state.words import tell_of_a_clean_copy, warn_of_rules
 
@@ -67,9 +67,11 @@ class NoiseState:
         self.phase: Phase | None = None
         self.step = 0
         with torch.inference_mode(False):
-            self.scales = torch.zeros(len(self.slots) + 1, dtype=torch.float32, device=self.device)
-            self.clock = torch.zeros(1, dtype=torch.int64, device=self.device)
-            self.row_keys = torch.zeros(max_rows or 0, dtype=torch.int64, device=self.device)
+            self.draw = Draw(
+                torch.zeros(max_rows or 0, dtype=torch.int64, device=self.device),
+                torch.zeros(1, dtype=torch.int64, device=self.device),
+                torch.zeros(len(self.slots) + 1, dtype=torch.float32, device=self.device),
+            )
             self._calls = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.aqn: AQNState | None = None
         if config.aqn is not None:
@@ -88,6 +90,11 @@ class NoiseState:
             self._holds, self._switch = [], False
             tell_of_a_clean_copy()
         self._write_scales()
+
+    @property
+    def scales(self) -> Tensor:
+        """The scale table of `draw`."""
+        return self.draw.scales
 
     # ---- addresses ----
 
@@ -142,7 +149,8 @@ class NoiseState:
                 values[slot.index] = math.nan
         self.in_force = tuple(values)
         """The scale table as Python numbers, for words: reading it would wait for a device."""
-        self.live = tuple(value != 0 for value in values)  # NaN too
+        self.nonzero = tuple(value != 0 for value in values)  # NaN too
+        """Which entries of the scale table are not 0."""
         self.scales.copy_(torch.tensor(values, dtype=torch.float32, device="cpu"))
         if self.aqn is not None:
             self.aqn.gate(self.aqn_enabled)
@@ -162,10 +170,10 @@ class NoiseState:
             # On the device, because a captured graph replays it and a compiled one must not guard
             # on a Python counter. The same arithmetic as `random.clock_key`.
             base = random.seed_base(self.config.seed)
-            self.clock.copy_(random.mix64_tensor((self._calls * 2 + 1) ^ base))
+            self.draw.clock.copy_(random.mix64_tensor((self._calls * 2 + 1) ^ base))
         else:
             key = self.step if self.config.resample == "step" else None
-            self.clock.fill_(random.clock_key(self.config.seed, key))
+            self.draw.clock.fill_(random.clock_key(self.config.seed, key))
 
     @property
     def enabled(self) -> bool:
@@ -299,14 +307,14 @@ class NoiseState:
             token_ids: integer [n], n <= max_rows.
             positions: integer [n], each token's place in its sequence.
         """
-        n = token_ids.numel()
-        if n > self.row_keys.numel():
+        n, most = token_ids.numel(), self.draw.keys.numel()
+        if n > most:
             raise RuntimeError(
-                f"hetero_noise: a forward pass of {n} rows, but the row-key buffer holds "
-                f"{self.row_keys.numel()}: the engine's token limit was read wrongly"
+                f"hetero_noise: a forward pass of {n} rows, but the row-key buffer holds {most}: "
+                "the engine's token limit was read wrongly"
             )
         ids, places = token_ids.reshape(-1), positions.reshape(-1)
-        torch.ops.hetero_noise.row_keys_(self.row_keys[:n], ids, places)
+        torch.ops.hetero_noise.row_keys_(self.draw.keys[:n], ids, places)
         self.next_call()
 
     def next_call(self) -> None:
@@ -321,9 +329,7 @@ class NoiseState:
         if device != self.device:
             self.device = device
             with torch.inference_mode(False):
-                self.scales = self.scales.to(device)
-                self.clock = self.clock.to(device)
-                self.row_keys = self.row_keys.to(device)
+                self.draw = self.draw.to(device)
                 self._calls = self._calls.to(device)
                 if self.aqn is not None:
                     self.aqn.to(device)
@@ -335,10 +341,10 @@ class NoiseState:
         """What is set, as JSON-able data: sites and scales by kind, step, sigma, fingerprint."""
         from hetero_plugin.kernels import kernel_of
 
-        live = self.scales.tolist()
+        table = self.scales.tolist()
         scales: dict[str, list[float]] = {}
         for slot in self.slots:
-            scales.setdefault(slot.site.kind, []).append(live[slot.index])
+            scales.setdefault(slot.site.kind, []).append(table[slot.index])
         return {
             "sites": counts(self.selected),
             "total": len(self.selected),
@@ -347,7 +353,7 @@ class NoiseState:
                 kind: [None if math.isnan(value) else value for value in sorted(set(values))]
                 for kind, values in scales.items()
             },
-            "active": sum(1 for value in live if value > 0),
+            "active": sum(1 for value in table if value > 0),
             "entries": len(self.slots),
             "enabled": self.enabled,
             "phase": self.phase,
@@ -360,7 +366,7 @@ class NoiseState:
             "kernel": kernel_of(self.device),
             "device": str(self.device),
             # What the operator reads, and not what was asked for.
-            "tensors": digest([self.clock, self.scales, *([self.aqn.offsets] if self.aqn else [])]),
+            "tensors": digest([*self.draw[1:], *([self.aqn.offsets] if self.aqn else [])]),
         }
 
     def warn_swallowed(self, dtype: torch.dtype) -> None:

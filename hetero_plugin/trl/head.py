@@ -73,8 +73,8 @@ def give_noisy_head(model: Any, temperature: float) -> None:
 
     @functools.wraps(fused.__func__)  # with its signature, which `generate` looks at
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        live = state_of(self).live
-        if not fused_lm_head or not any(live[slot] for slot in heads):
+        nonzero = state_of(self).nonzero
+        if not fused_lm_head or not any(nonzero[slot] for slot in heads):
             return fused(*args, fused_lm_head=fused_lm_head, **kwargs)
         if kwargs.get("shift_labels") is not None:
             raise ConfigError("error in lm_head under context parallelism is not there; exclude it")

@@ -5,7 +5,7 @@ error between them. While some scale is not 0 the experts run here instead, GEMM
 Hugging Face model, inside one opaque operator; at scale 0 that operator is vLLM's own kernel.
 
 A row of an expert's operator is a token at an expert, keyed by both
-(`hetero_plugin.random.expert_keys`), as in Hugging Face (hf/experts.py).
+(`hetero_plugin.operator.grouped`), as in Hugging Face (hf/experts.py).
 
 T tokens, K experts of a token, S = T · K rows, H hidden size, I width of an expert on this rank,
 E experts.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -29,12 +29,11 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
 )
 from vllm.platforms import current_platform
 
-from hetero_plugin import random
 from hetero_plugin.config import ConfigError
-from hetero_plugin.operator import Chain
+from hetero_plugin.operator import Chain, grouped
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.linear import check_attached
-from hetero_plugin.vllm.ops import ACTIVATIONS
+from hetero_plugin.vllm.ops import ACTIVATIONS, entries_of
 
 _GATES = {
     MoEActivation.SILU: "silu",
@@ -60,20 +59,22 @@ class GemmNoise:
 
 
 @dataclass
-class ExpertsNoise:
+class FusedExpertsNoise:
     """What is added in a layer's experts."""
 
     state: NoiseState
     gate_up: GemmNoise
     act: Chain
     down: GemmNoise
-    live: Tensor
-    """int64: entries of the scale table that decide between vLLM's kernel and `noisy_experts`."""
     activation: str
+    entries: Tensor = field(init=False)
+    """int64: those of the scale table that decide between vLLM's kernel and `noisy_experts`."""
 
-    def __bool__(self) -> bool:
-        pair = (self.gate_up, self.down)
-        return bool(self.act) or any(g.input or g.weight or g.output for g in pair)
+    def __post_init__(self) -> None:
+        gemms = (
+            chain for g in (self.gate_up, self.down) for chain in (g.input, g.weight, g.output)
+        )
+        self.entries = entries_of(self.state, self.act, *gemms)
 
 
 def grouped_linear(x_SN: Tensor, weight_EON: Tensor, ends_E: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def _check_capture(x: Tensor) -> None:
 
 
 def noisy_experts(
-    noise: ExpertsNoise,
+    noise: FusedExpertsNoise,
     x_TH: Tensor,
     w13: Tensor,
     w2: Tensor,
@@ -123,32 +124,26 @@ def noisy_experts(
         weights_TK, ids_TK: the router's weights, float32, and experts, integer.
         on: one bool; where it is false the GEMMs have no rows, and the result means nothing.
     """
-    experts, k = w13.shape[0], ids_TK.shape[1]
-    expert_S, order = torch.sort(ids_TK.reshape(-1).to(torch.int64), stable=True)
-    bounds = torch.arange(experts, device=expert_S.device)
-    ends = torch.searchsorted(expert_S, bounds, right=True).to(torch.int32)
-    if on is not None:
-        ends = ends * on
-    token_S = order // k
-    keys = random.expert_keys(noise.state.row_keys[token_S], expert_S)
+    draw = noise.state.draw
+    by = grouped(ids_TK, w13.shape[0], draw.keys, stable=True)
+    ends = by.ends if on is None else by.ends * on
+    rows = draw.of(by.keys)
 
     def gemm(at: GemmNoise, x: Tensor, weight: Tensor) -> Tensor:
         if at.input:
-            x = at.input(x, keys)
+            x = at.input(x, rows)
         if at.weight:
-            weight = at.weight(weight, at.weight_rows)
+            weight = at.weight(weight, draw.of(at.weight_rows))
         y = grouped_linear(x, weight, ends)
-        return at.output(y, keys) if at.output else y
+        return at.output(y, rows) if at.output else y
 
-    gate, up = gemm(noise.gate_up, x_TH[token_S], w13).chunk(2, dim=-1)
+    gate, up = gemm(noise.gate_up, x_TH[by.tokens], w13).chunk(2, dim=-1)
     gate = ACTIVATIONS[noise.activation](gate)
     if noise.act:
-        gate = noise.act(gate, keys)
+        gate = noise.act(gate, rows)
     h = gemm(noise.down, gate * up, w2)
-    back = torch.empty_like(order)
-    back[order] = torch.arange(order.numel(), device=order.device)
     # Summed in float32 and rounded once, as vLLM's kernels do.
-    h_TKH = h[back].view(x_TH.shape[0], k, -1).float() * weights_TK.float().unsqueeze(-1)
+    h_TKH = by.ungrouped(h).view(*ids_TK.shape, -1).float() * weights_TK.float().unsqueeze(-1)
     return h_TKH.sum(dim=1).to(x_TH.dtype)
 
 
@@ -167,13 +162,13 @@ def _experts(
     weights: Tensor,
     ids: Tensor,
     scales: Tensor,
-    live: Tensor,
+    entries: Tensor,
     number: Tensor,
 ) -> Tensor:
     method = _LAYERS[int(number)]
     noise = method.noise
     assert noise is not None
-    on = (scales[live] != 0).any()
+    on = (scales[entries] != 0).any()
     if x.device.type == "cpu":
         if bool(on):
             return noisy_experts(noise, x, w13, w2, weights, ids)
@@ -191,7 +186,7 @@ def _(
     weights: Tensor,
     ids: Tensor,
     scales: Tensor,
-    live: Tensor,
+    entries: Tensor,
     number: Tensor,
 ) -> Tensor:
     return torch.empty_like(x)
@@ -207,7 +202,7 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
     def __init__(self, moe: Any) -> None:
         super().__init__(moe)
         self.supports_pre_processed_weights = False
-        self.noise: ExpertsNoise | None = None
+        self.noise: FusedExpertsNoise | None = None
         self.attached = False
         # In a list: as a submodule its weights would be the model's, a second time.
         self._kernel_layer: list[Any] = []
@@ -261,7 +256,7 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
             topk_weights,
             topk_ids,
             noise.state.scales,
-            noise.live,
+            noise.entries,
             self.number,
         )
 
@@ -272,7 +267,7 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
 
 
 def activation_of(layer: Any, site: str) -> str:
-    """Name of the gate's activation, for `ExpertsNoise`.
+    """Name of the gate's activation, for `FusedExpertsNoise`.
 
     Raises:
         ConfigError: these experts can't be run one GEMM after the other: their kernel, their gate

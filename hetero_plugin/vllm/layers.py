@@ -7,7 +7,7 @@ builds these layers without telling them their names.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 
 from hetero_plugin.operator import Chain
+from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm import ops
 
 
@@ -26,6 +27,7 @@ from hetero_plugin.vllm import ops
 class NormNoise:
     """What is added at a norm."""
 
+    state: NoiseState
     output: Chain
     offset: Tensor | None
     """AQN's offset of the weight, float32 [D]; None without AQN."""
@@ -59,14 +61,11 @@ class _NoisyNorm:
             normed = normed.float()
         if unit is not None and noise.offset is not None:
             weights = _weight(self), noise.offset, self._shift, noise.in_dtype
-            normed = ops.weighed(noise.output, normed, dtype, unit, *weights)
+            normed = ops.weighed(noise.output, noise.state.draw, normed, dtype, unit, *weights)
+        elif noise.output and dtype == normed.dtype:
+            normed = noise.output(normed, noise.state.draw, in_place=True)
         elif noise.output:
-            rows = normed.reshape(-1, noise.output.width)  # a norm of each head: all heads are one
-            if dtype == normed.dtype:
-                rows = noise.output(rows, in_place=True)
-            else:
-                rows = noise.output.before_rounding(rows, dtype)
-            normed = rows.view(normed.shape)
+            normed = noise.output.before_rounding(normed, noise.state.draw, dtype)
         normed = normed.to(dtype)
         return normed if residual is None else (normed, result[1])
 
@@ -107,10 +106,14 @@ class NoisyGemmaRMSNorm(_NoisyNorm, GemmaRMSNorm):
 class ActivationNoise:
     """What is added at the gated activation of an MLP."""
 
+    state: NoiseState
     output: Chain
-    live: Tensor
-    """int64: entries of the scale table that decide whether the noisy product is taken."""
     activation: str
+    entries: Tensor = field(init=False)
+    """int64: those of the scale table that decide whether the noisy product is taken."""
+
+    def __post_init__(self) -> None:
+        self.entries = ops.entries_of(self.state, self.output)
 
 
 class _NoisyGate:
@@ -121,7 +124,8 @@ class _NoisyGate:
     def forward(self, x: Tensor) -> Tensor:
         noise = self.noise
         clean = super().forward(x)  # type: ignore[misc]
-        return ops.gated(noise.output, x, clean, noise.activation, noise.live)
+        how = noise.activation, noise.entries
+        return ops.gated(noise.output, noise.state.draw, x, clean, *how)
 
 
 class NoisySiluAndMul(_NoisyGate, SiluAndMul):
@@ -132,15 +136,23 @@ class NoisyGeluAndMul(_NoisyGate, GeluAndMul):
     """gelu(gate)·up, exact or by tanh."""
 
 
+@dataclass
+class AttentionNoise:
+    """What is added at softmax·V."""
+
+    state: NoiseState
+    output: Chain
+
+
 class NoisyAttention(Attention):
     """Attention with error on softmax·V, before the output projection."""
 
-    noise: Chain
+    noise: AttentionNoise
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         # Not in place: what attention returns is a view of a buffer that the compiled graph was
         # given, and vLLM's functionalization would copy it before the operator and back after.
-        return self.noise(super().forward(*args, **kwargs))
+        return self.noise.output(super().forward(*args, **kwargs), self.noise.state.draw)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
 from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    LinearBase,
+    QKVParallelLinear,
     RowParallelLinear,
     UnquantizedLinearMethod,
     register_weight_loader_v2_supported_method,
@@ -19,7 +22,9 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.platforms import current_platform
 
+from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain
+from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
 
 if TYPE_CHECKING:
@@ -55,13 +60,21 @@ class RowSlice(nn.Module):
         start, width: the rows within the layer's weight.
         first_row: global index of the first of them.
         input, weight: the chains of these points.
+        device: where the model computes.
     """
 
-    def __init__(self, start: int, width: int, first_row: int, input: Chain, weight: Chain) -> None:
+    def __init__(
+        self,
+        start: int,
+        width: int,
+        first_row: int,
+        input: Chain,
+        weight: Chain,
+        device: torch.device,
+    ) -> None:
         super().__init__()
         self.start, self.width = start, width
         self.input_chain, self.weight_chain = input, weight
-        device = weight.state.device
         self.rows = torch.arange(first_row, first_row + width, dtype=torch.int64, device=device)
 
     def follow(self, layer: nn.Module) -> None:
@@ -79,23 +92,35 @@ class RowSlice(nn.Module):
         if current_platform.is_cpu() and not self.weight_chain:
             prepare_gemm(self)
 
-    def noisy_weight(self) -> Tensor:
+    def noisy_input(self, x: Tensor, draw: Draw) -> Tensor:
+        """What this site reads, [T, K]."""
+        return self.input_chain(x, draw) if self.input_chain else x
+
+    def noisy_weight(self, draw: Draw) -> Tensor:
         """The rows [width, K] with their error; each is keyed by its global index."""
-        return self.weight_chain(self.weight, self.rows)
+        return self.weight_chain(self.weight, draw.of(self.rows))
 
 
 @dataclass
 class LinearNoise:
     """What is added at one linear layer: the chains of its points."""
 
+    state: NoiseState
     output: Chain
     input: Chain | None
     """Error on the input that all parts read; None where `slices` have it."""
     slices: list[RowSlice] = field(default_factory=list)
-    live: Tensor | None = None
-    """int64: entries of the scale table that decide whether the slices are in use."""
     outside: bool = False
     """The output's error comes in the layer (after an all-reduce, say), not in the method."""
+    entries: Tensor = field(init=False)
+    """int64: those of the scale table that decide whether the slices are in use."""
+
+    def __post_init__(self) -> None:
+        chains = (chain for part in self.slices for chain in (part.input_chain, part.weight_chain))
+        self.entries = ops.entries_of(self.state, *chains)
+
+    def __bool__(self) -> bool:
+        return bool(self.output or self.input or self.slices)
 
 
 class NoisyMethod:
@@ -160,12 +185,13 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         if noise is None:
             check_attached(self.attached)
             return super().apply(layer, x, bias)
+        draw = noise.state.draw
         if noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
-            y_TN = super().apply(layer, noise.input(x) if noise.input else x, bias)
+            y_TN = super().apply(layer, noise.input(x, draw) if noise.input else x, bias)
         if noise.output and not noise.outside:
-            y_TN = noise.output(y_TN, in_place=True)
+            y_TN = noise.output(y_TN, draw, in_place=True)
         return y_TN
 
     def _apply_sliced(
@@ -176,19 +202,74 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         A GEMM of some rows may sum in another order than the fused one, so at scale 0 the fused
         GEMM's result is what is passed on.
         """
-        parts = []
+        parts, draw = [], noise.state.draw
         for part in noise.slices:
-            x_TK = part.input_chain(x) if part.input_chain else x
+            x_TK = part.noisy_input(x, draw)
             part_bias = None if bias is None else part.bias
             if part.weight_chain:
                 # vLLM keeps the bias of its CPU GEMM in float32.
                 part_bias = None if part_bias is None else part_bias.to(x_TK.dtype)
-                parts.append(F.linear(x_TK, part.noisy_weight(), part_bias))
+                parts.append(F.linear(x_TK, part.noisy_weight(draw), part_bias))
             else:
                 parts.append(super().apply(part, x_TK, part_bias))
         fused_TN = super().apply(layer, x, bias)
-        assert noise.live is not None
-        return ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
+        return ops.choose(fused_TN, parts, draw, noise.entries)
+
+
+def is_summed(layer: LinearBase) -> bool:
+    """Whether the layer's output is summed over tensor-parallel ranks."""
+    return isinstance(layer, RowParallelLinear) and layer.tp_size > 1
+
+
+def linear_noise(
+    state: NoiseState, name: str, layer: LinearBase, names: list[str], method: NoisyMethod
+) -> LinearNoise:
+    """The noise of a loaded layer; false where no rule selects anything of it.
+
+    Args:
+        state: the model's.
+        name: the layer's, for the error.
+        layer: the layer.
+        names: the sites that it carries, in the order of its parts.
+        method: its method.
+
+    Raises:
+        ConfigError: its weights are to have error, and are kept in another form.
+    """
+    k = int(getattr(layer, "input_size_per_partition", layer.input_size))
+    first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
+    inputs = [Chain.of(state, "input", [(one, k, first)]) for one in names]
+    weights = [Chain.of(state, "weight", [(one, k, first)]) for one in names]
+    offsets = _column_offsets(layer, method.part_sizes)
+    outputs = list(zip(names, method.part_sizes, offsets, strict=True))
+    share = layer.tp_rank if is_summed(layer) and state.config.partial else None
+    output = Chain.of(state, "output", outputs, share=share)
+    if any(weights) and method.quantised:
+        raise ConfigError(
+            f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
+            "would have to be put on what they were before it; use the point output or input"
+        )
+    if not (any(weights) or (len(names) > 1 and any(inputs))):
+        return LinearNoise(state, output, inputs[0])
+    slices, start = [], 0
+    for (_, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
+        slices.append(RowSlice(start, width, offset, x, w, state.device))
+        if not method.quantised:
+            slices[-1].follow(layer)
+        start += width
+    return LinearNoise(state, output, None, slices)
+
+
+def _column_offsets(layer: LinearBase, sizes: Sequence[int]) -> Iterator[int]:
+    """The global index of the first column of each part that this rank holds."""
+    for i, width in enumerate(sizes):
+        if not isinstance(layer, ColumnParallelLinear):
+            yield 0
+        elif isinstance(layer, QKVParallelLinear) and i > 0:
+            # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
+            yield layer.tp_rank // layer.num_kv_head_replicas * width
+        else:
+            yield layer.tp_rank * width
 
 
 class _NoisyOutside:
@@ -198,9 +279,10 @@ class _NoisyOutside:
         result = super().forward(x)  # type: ignore[misc]
         method = self.quant_method  # type: ignore[attr-defined]
         assert isinstance(method, NoisyMethod) and method.noise is not None
+        output, draw = method.noise.output, method.noise.state.draw
         if isinstance(result, tuple):
-            return method.noise.output(result[0], in_place=True), result[1]
-        return method.noise.output(result, in_place=True)
+            return output(result[0], draw, in_place=True), result[1]
+        return output(result, draw, in_place=True)
 
 
 class NoisyRowParallelLinear(_NoisyOutside, RowParallelLinear):
@@ -215,14 +297,21 @@ class NoisyGateLinear(_NoisyOutside, GateLinear):
 class HeadNoise:
     """What is added at the LM head."""
 
+    state: NoiseState
     output: Chain
     input: Chain
     weight: Chain
     weight_rows: Tensor
     """int64 [columns]: which words this rank has."""
-    live: Tensor
-    """int64: entries of the scale table that decide whether the noisy weight is in use."""
     rows: Rows
+    entries: Tensor = field(init=False)
+    """int64: those of the scale table that decide whether the noisy weight is in use."""
+
+    def __post_init__(self) -> None:
+        self.entries = ops.entries_of(self.state, self.weight)
+
+    def __bool__(self) -> bool:
+        return bool(self.output or self.input or self.weight)
 
     @property
     def columns(self) -> int:
@@ -245,9 +334,10 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
         if noise is None:
             check_attached(self.attached)
             return super().apply(layer, x, bias)
-        keys = noise.rows.keys_of(x)
+        draw = noise.state.draw
+        picked = draw.of(noise.rows.keys_of(x))
         words = noise.columns
-        x_TK = noise.input(x, keys) if noise.input else x
+        x_TK = noise.input(x, picked) if noise.input else x
         y_TN = super().apply(layer, x_TK, bias)
         if not (noise.output or noise.weight):
             return y_TN
@@ -255,11 +345,11 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
         if noise.weight:
             whole = layer.weight
             assert isinstance(whole, Tensor)
-            weight = noise.weight(whole[:words], noise.weight_rows)
+            weight = noise.weight(whole[:words], draw.of(noise.weight_rows))
             noisy_TW = F.linear(x_TK, weight, None if bias is None else bias[:words])
-            y_TW = ops.choose(y_TW, [noisy_TW], noise.weight.state.scales, noise.live)
+            y_TW = ops.choose(y_TW, [noisy_TW], draw, noise.entries)
         if noise.output:
-            y_TW = noise.output(y_TW, keys, in_place=True)
+            y_TW = noise.output(y_TW, picked, in_place=True)
         if y_TW.shape == y_TN.shape:
             return y_TW
         y_TN[..., :words].copy_(y_TW)

@@ -36,21 +36,21 @@ class _Around(NoisyMethod):
         if noise is None:
             check_attached(self.attached)
             return clean(layer, x, *args, **kwargs)
+        draw = noise.state.draw
         if noise.slices:
             # Each part has an input of its own, and the method multiplies all parts at once.
             parts = [
-                clean(layer, part.input_chain(x) if part.input_chain else x, *args, **kwargs)[
+                clean(layer, part.noisy_input(x, draw), *args, **kwargs)[
                     ..., part.start : part.start + part.width
                 ]
                 for part in noise.slices
             ]
-            assert noise.live is not None
             fused_TN = clean(layer, x, *args, **kwargs)
-            y_TN = ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
+            y_TN = ops.choose(fused_TN, parts, draw, noise.entries)
         else:
-            y_TN = clean(layer, noise.input(x) if noise.input else x, *args, **kwargs)
+            y_TN = clean(layer, noise.input(x, draw) if noise.input else x, *args, **kwargs)
         if noise.output and not noise.outside:
-            y_TN = noise.output(y_TN, in_place=True)
+            y_TN = noise.output(y_TN, draw, in_place=True)
         return y_TN
 
 

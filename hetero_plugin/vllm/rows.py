@@ -112,14 +112,14 @@ class Rows:
                     f"hetero_noise: the engine chose {picked.numel()} rows for the LM head and "
                     f"passed {n}"
                 )
-            return self.state.row_keys[picked]
+            return self.state.draw.keys[picked]
         start = None if self._hidden is None else _first_row(x, self._hidden)
         if start is None:
             raise RowKeyError(
                 f"hetero_noise: the LM head was given {n} rows, and the engine did not say which; "
                 "exclude lm_head from the spec to run this feature"
             )
-        return self.state.row_keys[start : start + n]
+        return self.state.draw.keys[start : start + n]
 
 
 def _first_row(x: Tensor, hidden: Tensor) -> int | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
 from vllm.model_executor.layers.attention import Attention
@@ -15,9 +14,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 from vllm.model_executor.layers.linear import (
-    ColumnParallelLinear,
     LinearBase,
-    QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
     UnquantizedLinearMethod,
@@ -33,13 +30,14 @@ from hetero_plugin.operator import Chain, Part
 from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.experts import (
-    ExpertsNoise,
+    FusedExpertsNoise,
     GemmNoise,
     NoisyExpertsMethod,
     activation_of,
 )
 from hetero_plugin.vllm.layers import (
     ActivationNoise,
+    AttentionNoise,
     NoisyAttention,
     NoisyGeluAndMul,
     NoisyGemmaRMSNorm,
@@ -56,7 +54,8 @@ from hetero_plugin.vllm.linear import (
     NoisyLinearMethod,
     NoisyMethod,
     NoisyRowParallelLinear,
-    RowSlice,
+    is_summed,
+    linear_noise,
 )
 from hetero_plugin.vllm.rows import Rows
 
@@ -85,11 +84,9 @@ class Walker:
     def chain(self, stream: str, parts: list[Part]) -> Chain:
         return Chain.of(self.state, stream, parts)
 
-    def live(self, names: list[str], *streams: str) -> Tensor:
-        """The entries of the scale table that a decision between clean and noisy looks at."""
-        slots = self.state.slots
-        found = [s.index for s in slots if s.site.name in names and s.stream in streams]
-        return torch.tensor(found, dtype=torch.int64, device=self.state.device)
+    def selects(self, names: list[str], *streams: str) -> bool:
+        """Whether a rule puts error at one of the sites, in one of the streams."""
+        return any(s.site.name in names and s.stream in streams for s in self.state.slots)
 
     def walk(self, model: nn.Module) -> None:
         _unshare_activations(model)
@@ -141,6 +138,22 @@ class Walker:
         names = [f"{parent}.{part}" for part in fused_parts(self.family, leaf) or (leaf,)]
         if not all([self.claim(one, "linear", "router") for one in names]):
             return
+        method = self._method_of(name, layer, names)
+        noise = linear_noise(self.state, name, layer, names, method)
+        if not noise:
+            return
+        if noise.output and is_summed(layer) and not self.state.config.partial:
+            _put_outside(name, layer, noise, adapted)
+        if isinstance(layer, GateLinear):
+            _put_on_gate(name, layer, noise)
+        method.noise = noise
+
+    def _method_of(self, name: str, layer: LinearBase, names: list[str]) -> NoisyMethod:
+        """A layer's method, which holds the parts that the sites are.
+
+        Raises:
+            ConfigError: it does not, or they have other columns than the site table says.
+        """
         method = layer.quant_method
         if not isinstance(method, NoisyMethod) or len(method.part_sizes) != len(names):
             raise ConfigError(
@@ -154,63 +167,14 @@ class Walker:
                     f"hetero_noise: {one} has {whole} columns in the engine and "
                     f"{self.sites[one].features} in the site table"
                 )
-        offsets = list(_column_offsets(layer, method.part_sizes))
-        outputs = list(zip(names, method.part_sizes, offsets, strict=True))
-        k = int(getattr(layer, "input_size_per_partition", layer.input_size))
-        first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
-        inputs = [self.chain("input", [(one, k, first)]) for one in names]
-        weights = [self.chain("weight", [(one, k, first)]) for one in names]
-        summed = isinstance(layer, RowParallelLinear) and layer.tp_size > 1
-        share = layer.tp_rank if summed and self.state.config.partial else None
-        noise = LinearNoise(Chain.of(self.state, "output", outputs, share=share), inputs[0])
-        if any(weights) and method.quantised:
-            raise ConfigError(
-                f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
-                "would have to be put on what they were before it; use the point output or input"
-            )
-        if any(weights) or (len(names) > 1 and any(inputs)):
-            start = 0
-            for (_, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
-                noise.slices.append(RowSlice(start, width, offset, x, w))
-                if not method.quantised:
-                    noise.slices[-1].follow(layer)
-                start += width
-            noise.input = None
-            noise.live = self.live(names, "input", "weight")
-        if summed and share is None and noise.output:
-            if not layer.reduce_results or adapted:
-                why = "a LoRA layer" if adapted else "a later layer"
-                raise ConfigError(
-                    f"hetero_noise: {name} leaves its sum over {layer.tp_size} tensor-parallel "
-                    f"ranks to {why}, so there is no place for the error of its output; "
-                    "partial=true puts it on each rank's sum"
-                )
-            noise.outside = True
-            layer.__class__ = NoisyRowParallelLinear
-        if isinstance(layer, GateLinear) and any([noise.output, *inputs, *weights]):
-            self.gate(name, layer, noise, inputs[0] or weights[0])
-        if noise.output or any(inputs) or noise.slices:
-            method.noise = noise
-
-    def gate(self, name: str, layer: GateLinear, noise: LinearNoise, inside: Chain) -> None:
-        """A router: its kernels may compute past its method."""
-        kernels = [kernel for kernel in _GATE_KERNELS if getattr(layer, kernel, False)]
-        if inside and kernels:
-            raise ConfigError(
-                f"hetero_noise: {name} computes with kernels of its own here "
-                f"({', '.join(kernels)}), so only its output can have error"
-            )
-        if noise.output:
-            noise.outside = True
-            layer.__class__ = NoisyGateLinear
+        return method
 
     def experts(self, name: str, layer: RoutedExperts) -> None:
         gate_up, act, down = (f"{name}.{leaf}" for leaf in ("gate_up_proj", "act_fn", "down_proj"))
         claims = [self.claim(gate_up, "linear"), self.claim(act, "activation")]
         if not all([*claims, self.claim(down, "linear")]):
             return
-        live = self.live([gate_up, act, down], "input", "output", "weight")
-        if not live.numel():
+        if not self.selects([gate_up, act, down], "input", "output", "weight"):
             return
         activation = activation_of(layer, name)
         ranks, rank = layer.moe_config.tp_size, layer.moe_config.tp_rank
@@ -238,7 +202,7 @@ class Walker:
             columns = [(gate_up, width, first), (gate_up, width, up + first)]
         mine = torch.arange(first, first + width, device=self.state.device)
         experts = torch.arange(w13.shape[0], device=self.state.device)[:, None]
-        noise = ExpertsNoise(
+        noise = FusedExpertsNoise(
             self.state,
             GemmNoise(
                 self.chain("input", [(gate_up, h, 0)]),
@@ -253,7 +217,6 @@ class Walker:
                 outputs,
                 torch.arange(experts.numel() * h, device=self.state.device),
             ),
-            live,
             activation,
         )
         method = layer.quant_method
@@ -276,14 +239,14 @@ class Walker:
         first, end = shard.org_vocab_start_index, shard.org_vocab_end_index
         k = layer.embedding_dim
         noise = HeadNoise(
+            self.state,
             output=self.chain("output", [(name, end - first, first)]),
             input=self.chain("input", [(name, k, 0)]),
             weight=self.chain("weight", [(name, k, 0)]),
             weight_rows=torch.arange(first, end, dtype=torch.int64, device=self.state.device),
-            live=self.live([name], "weight"),
             rows=self.rows,
         )
-        if noise.output or noise.input or noise.weight:
+        if noise:
             method.noise = noise
 
     def norm(self, name: str, layer: RMSNorm | GemmaRMSNorm) -> None:
@@ -294,12 +257,13 @@ class Walker:
         site, width, first = self.sites[name], self.sites[name].features, 0
         if site.heads > 1:  # a norm of each head: this rank has some of the heads
             width, first = _share_of_heads(site, layer.weight.numel())
-        output = self.chain("output", [(name, width, first)])
+        heads = width // layer.weight.numel() if site.heads > 1 else 1
+        output = Chain.of(self.state, "output", [(name, width, first)], heads=heads)
         if output or offset is not None:
             noisy = NoisyGemmaRMSNorm if isinstance(layer, GemmaRMSNorm) else NoisyRMSNorm
             layer.__class__ = noisy
             in_dtype = aqn is not None and aqn.in_dtype
-            cast(NoisyRMSNorm, layer).noise = NormNoise(output, offset, in_dtype)
+            cast(NoisyRMSNorm, layer).noise = NormNoise(self.state, output, offset, in_dtype)
 
     def activation(self, name: str, layer: SiluAndMul | GeluAndMul) -> None:
         if not self.claim(name, "activation"):
@@ -314,7 +278,7 @@ class Walker:
         else:
             word = "silu"
             layer.__class__ = NoisySiluAndMul
-        noise = ActivationNoise(output, self.live([name], "output"), word)
+        noise = ActivationNoise(self.state, output, word)
         cast(NoisySiluAndMul, layer).noise = noise
 
     def attention(self, name: str, layer: Attention) -> None:
@@ -325,7 +289,7 @@ class Walker:
         output = self.chain("output", [(site, width, get_tensor_model_parallel_rank() * width)])
         if output:
             layer.__class__ = noisy_attention(type(layer))
-            cast(NoisyAttention, layer).noise = output
+            cast(NoisyAttention, layer).noise = AttentionNoise(self.state, output)
 
 
 def canonical(path: str, model: nn.Module, decoder: str) -> str:
@@ -377,13 +341,31 @@ def _share_of_heads(site: Site, size: int) -> tuple[int, int]:
     return mine * size, get_tensor_model_parallel_rank() // copies * mine * size
 
 
-def _column_offsets(layer: LinearBase, sizes: Sequence[int]) -> Iterator[int]:
-    """The global index of the first column of each part that this rank holds."""
-    for i, width in enumerate(sizes):
-        if not isinstance(layer, ColumnParallelLinear):
-            yield 0
-        elif isinstance(layer, QKVParallelLinear) and i > 0:
-            # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
-            yield layer.tp_rank // layer.num_kv_head_replicas * width
-        else:
-            yield layer.tp_rank * width
+def _put_outside(name: str, layer: LinearBase, noise: LinearNoise, adapted: bool) -> None:
+    """Puts the error of an output after the sum over the ranks, the same on each of them.
+
+    Raises:
+        ConfigError: the layer does not make that sum.
+    """
+    if not cast(RowParallelLinear, layer).reduce_results or adapted:
+        why = "a LoRA layer" if adapted else "a later layer"
+        raise ConfigError(
+            f"hetero_noise: {name} leaves its sum over {layer.tp_size} tensor-parallel ranks to "
+            f"{why}, so there is no place for the error of its output; partial=true puts it on "
+            "each rank's sum"
+        )
+    noise.outside = True
+    layer.__class__ = NoisyRowParallelLinear
+
+
+def _put_on_gate(name: str, layer: GateLinear, noise: LinearNoise) -> None:
+    """Puts a router's error where it runs: its kernels may compute past its method."""
+    kernels = [kernel for kernel in _GATE_KERNELS if getattr(layer, kernel, False)]
+    if kernels and (noise.input or noise.slices):
+        raise ConfigError(
+            f"hetero_noise: {name} computes with kernels of its own here "
+            f"({', '.join(kernels)}), so only its output can have error"
+        )
+    if noise.output:
+        noise.outside = True
+        layer.__class__ = NoisyGateLinear

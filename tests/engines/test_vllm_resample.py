@@ -130,14 +130,14 @@ def _reference(model: Path) -> list[list[float]]:
 
     hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     state = NoiseState(NoiseConfig.parse(PARTIAL), sites_from_config(hf.config.to_dict()))
-    keys = torch.zeros(0, dtype=torch.int64)
+    draw = state.draw
 
     def halves(chains: list[Chain]) -> Callable[..., Tensor]:
         def hook(module: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
             x, w = args[0], module.weight
             k = w.shape[1] // 2
             parts = [x[..., :k] @ w[:, :k].T, x[..., k:] @ w[:, k:].T]
-            return sum(c(y, keys) for c, y in zip(chains, parts, strict=True))
+            return sum(c(y, draw) for c, y in zip(chains, parts, strict=True))
 
         return hook
 
@@ -153,7 +153,7 @@ def _reference(model: Path) -> list[list[float]]:
     answers = []
     for prompt in PROMPTS:
         ids = torch.tensor(prompt)
-        keys = random.row_keys(ids, torch.arange(len(prompt)))
+        draw = state.draw.of(random.row_keys(ids, torch.arange(len(prompt))))
         with torch.no_grad():
             logits = hf(ids[None]).logits.log_softmax(-1)[0]
         answers.append(logits[:-1].gather(1, ids[1:, None])[:, 0].tolist())

@@ -86,15 +86,15 @@ def state_of_site(error: str) -> NoiseState:
 def test_a_share_of_the_columns(name: str) -> None:
     """Shares that end at edges of blocks are slices of the whole; others are refused."""
     x = torch.randn(16, 320, generator=torch.Generator().manual_seed(1))
-    keys = random.row_keys(torch.arange(16), torch.arange(16))
     state, site = state_of_site(name), "model.layers.0.self_attn.q_proj"
-    whole = Chain.of(state, "input", [(site, 320, 0)])(x, keys)
+    draw = state.draw.of(random.row_keys(torch.arange(16), torch.arange(16)))
+    whole = Chain.of(state, "input", [(site, 320, 0)])(x, draw)
     block = MODELS[name].block
     for columns, offset in ((256, 0), (64, 256), (160, 160), (48, 0), (32, 16)):
         parts = [(site, columns, offset)]
         end = offset + columns
         if block and offset % block == 0 and (end % block == 0 or end == 320):
-            part = Chain.of(state, "input", parts)(x[:, offset:end], keys)
+            part = Chain.of(state, "input", parts)(x[:, offset:end], draw)
             assert torch.equal(part, whole[:, offset:end])
         else:
             with pytest.raises(ConfigError, match=name):

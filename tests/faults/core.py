@@ -149,8 +149,8 @@ def gradient_noise_without_forward_noise() -> str:
 def phase_never_set_in_compiled_code() -> str:
     state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"], phase="train"), [SITE])
     made = Chain.of(state, "output", [("layer", 256, 0)])
-    keys = random.row_keys(TOKENS, TOKENS)
-    return refused(lambda: made(X, keys), "phase", kind=RuntimeError)
+    draw = state.draw.of(random.row_keys(TOKENS, TOKENS))
+    return refused(lambda: made(X, draw), "phase", kind=RuntimeError)
 
 
 @fault(
@@ -250,8 +250,8 @@ def empty_batch() -> str:
 def site_with_zero_columns_on_a_rank() -> str:
     other = Site("other", "linear", 0, 256, 64)
     state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"]), [SITE, other])
-    keys = random.row_keys(TOKENS, TOKENS)
-    both = Chain.of(state, "output", [("layer", 0, 256), ("other", 256, 0)])(X, keys)
-    alone = Chain.of(state, "output", [("other", 256, 0)])(X, keys)
+    draw = state.draw.of(random.row_keys(TOKENS, TOKENS))
+    both = Chain.of(state, "output", [("layer", 0, 256), ("other", 256, 0)])(X, draw)
+    alone = Chain.of(state, "output", [("other", 256, 0)])(X, draw)
     right = torch.equal(both, alone) and not torch.equal(alone, X)
     return noticed(right, "the same error with and without the empty shard")

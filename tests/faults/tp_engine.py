@@ -48,7 +48,7 @@ def _spoil(worker: Any, what: str) -> None:
 
         def other() -> None:
             write(state)
-            state.clock.add_(1)
+            state.draw.clock.add_(1)
 
         state._write_clock = other
         other()

@@ -47,7 +47,7 @@ def alike_rows(worker: Any) -> None:
 
     def alike(ids: Any, positions: Any) -> None:
         write(state, ids, positions)
-        state.row_keys[: ids.numel()] = state.row_keys[0]
+        state.draw.keys[: ids.numel()] = state.draw.keys[0]
 
     state.set_rows = alike
 
@@ -84,10 +84,10 @@ def detach_table(worker: Any) -> None:
     write = type(state)._write_scales
 
     def astray() -> None:
-        read = state.scales
-        state.scales = read.clone()
+        read = state.draw
+        state.draw = read._replace(scales=read.scales.clone())
         write(state)
-        state.scales = read
+        state.draw = read
 
     state._write_scales = astray
 

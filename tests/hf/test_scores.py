@@ -122,13 +122,9 @@ def test_no_error_comes_from_what_the_mask_hides() -> None:
     )
     # One layer's pairs: where the mask hides the key, value and gradient pass as they are.
     noise = model.model.layers[0].self_attn.hetero_noise
-    queries = Pass(
-        random.row_keys(ids, torch.arange(10)[None]),
-        state_of(model).clock,
-        state_of(model).scales,
-        state_of(model).live,
-        None,
-    )
+    state = state_of(model)
+    draw = state.draw.of(random.row_keys(ids, torch.arange(10)[None]))
+    queries = Pass(draw, state.nonzero, None)
     blocked = torch.ones(10, 10).triu(1).bool()[None, None]
     x = torch.randn(1, 4, 10, 10, requires_grad=True)
     y = _noisy(noise.softmax, x, blocked, _pairs(queries, 1, 10, 10))

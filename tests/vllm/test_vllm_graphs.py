@@ -22,15 +22,14 @@ SITE = Site("model.layers.0.self_attn.q_proj", "linear", 0, 6, 8)
 
 
 def chainless() -> Chain:
-    state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"]), [SITE], max_rows=4)
-    return Chain(state, "weight", ((SITE.name, 6, 0),))
+    return Chain("weight", ((SITE.name, 6, 0),))
 
 
 def test_weights_of_a_slice_are_those_of_its_layer() -> None:
     """A captured graph reads the addresses that it was captured with, and a weight sync may write
     into the layer's tensors without another word."""
     layer = nn.Linear(8, 12)
-    part = linear.RowSlice(6, 6, 6, chainless(), chainless())
+    part = linear.RowSlice(6, 6, 6, chainless(), chainless(), torch.device("cpu"))
     part.follow(layer)
     assert part.bias is not None
     assert part.bias.data_ptr() == layer.bias[6:].data_ptr()
@@ -71,17 +70,17 @@ def test_a_part_that_is_captured_by_itself_keeps_its_operator(
 
     state = NoiseState(NoiseConfig(scale=0.0, targets=["linear"]), [SITE], max_rows=4)
     made = Chain.of(state, "output", [(SITE.name, 6, 0)])
-    before = state.live
-    assert not made.needed and not made.needed_under(before)
+    before = state.nonzero
+    assert not made.needed(state.draw, before)
     monkeypatch.setattr(chain, "is_capturing", lambda device: True)
-    assert made.needed and made.needed_under(before)
+    assert made.needed(state.draw, before)
 
 
 def noise_of_experts() -> Any:
     off = experts.GemmNoise(chainless(), chainless(), chainless(), torch.zeros(0))
-    state = off.input.state
+    state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"]), [SITE], max_rows=4)
     state.set_rows(torch.arange(4), torch.arange(4))
-    return experts.ExpertsNoise(state, off, chainless(), off, torch.zeros(0), "silu")
+    return experts.FusedExpertsNoise(state, off, chainless(), off, "silu")
 
 
 @pytest.mark.parametrize("on", [False, True])
@@ -134,6 +133,9 @@ def test_attention_is_not_changed_in_place(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(layers.Attention, "forward", lambda self, *args: result)
     attention: Any = layers.NoisyAttention.__new__(layers.NoisyAttention)
     nn.Module.__init__(attention)
-    attention.noise = lambda x, **how: asked.append(how) or x + 1
+    state = NoiseState(NoiseConfig(scale=0.1, targets=["linear"]), [SITE], max_rows=4)
+    attention.noise = SimpleNamespace(
+        output=lambda x, draw, **how: asked.append(how) or x + 1, state=state
+    )
     assert torch.equal(attention.forward(None), torch.full((2, 4), 2.0))
     assert asked == [{}]

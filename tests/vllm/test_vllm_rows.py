@@ -30,7 +30,7 @@ def run(rows: Rows, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_pass_writes_the_keys_of_its_rows(rows: Rows) -> None:
     keys, _ = run(rows)
-    assert torch.equal(rows.state.row_keys[:6], keys)
+    assert torch.equal(rows.state.draw.keys[:6], keys)
 
 
 def test_picked_rows_get_their_own_keys_once(rows: Rows) -> None:

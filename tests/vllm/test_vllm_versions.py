@@ -163,12 +163,12 @@ def test_the_tracer_can_follow_what_layers_do() -> None:
     layer.bias, layer.cpu_linear = None, nn.functional.linear
     method = NoisyLinearMethod()
     x = torch.randn(3, 4)
-    part = RowSlice(0, 6, 0, inside, weight)
+    part = RowSlice(0, 6, 0, inside, weight, state.device)
     part.weight, part.bias, part.cpu_linear = layer.weight, None, nn.functional.linear
     for noise in (
-        LinearNoise(output, None),
-        LinearNoise(absent, inside),
-        LinearNoise(output, None, [part], torch.tensor([0, 1, 2])),
+        LinearNoise(state, output, None),
+        LinearNoise(state, absent, inside),
+        LinearNoise(state, output, None, [part]),
     ):
         method.noise = noise
         plain = method.apply(layer, x)

@@ -4,7 +4,7 @@ What is saved is what the steps would read and write between them. Only for a si
 segment with one native error model, and for silu; anything else takes the steps one by one.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 from contextlib import nullcontext
 
 import torch
@@ -15,12 +15,11 @@ from torch import Tensor
 from hetero_plugin.kernels.cuda.draw import row_of
 from hetero_plugin.kernels.cuda.perturb import (
     TILE,
-    bits_of,
     check_device,
-    four_slots,
     one_variant,
     programs_of,
     programs_of_rows,
+    with_errors,
 )
 from hetero_plugin.kernels.cuda.value import (
     DRAWS,
@@ -164,30 +163,17 @@ def _fused(
     if MODEL >= 0:
         scale = tl.load(scales_ptr + slot)
     work = scale != 0.0
-    # Stands for what a gate has not.
-    w0, w1, w2, w3, w4, w5, w6, w7 = column, column, column, column, column, column, column, column
-    a0, a1, a2, a3, a4, a5, a6, a7 = column, column, column, column, column, column, column, column
-    d0, d1, d2, d3, d4, d5, d6, d7 = column, column, column, column, column, column, column, column
+    # A pair's weights and its two offsets, by slot; column stands for what a gate has not.
+    features = ((column, column, column),) * 8
     if STEP_KIND == 2:
         # One division; a pair that lies outside of the columns reads what another needs.
         feature = column % period
         most = tl.zeros([TILE], tl.float32)
-        w0, a0, d0, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a0), tl.abs(d0)))
-        w1, a1, d1, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a1), tl.abs(d1)))
-        w2, a2, d2, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a2), tl.abs(d2)))
-        w3, a3, d3, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a3), tl.abs(d3)))
-        w4, a4, d4, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a4), tl.abs(d4)))
-        w5, a5, d5, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a5), tl.abs(d5)))
-        w6, a6, d6, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a6), tl.abs(d6)))
-        w7, a7, d7, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
-        most = tl.maximum(most, tl.maximum(tl.abs(a7), tl.abs(d7)))
+        features = ()
+        for _ in tl.static_range(8):
+            pair, a, d, feature = _feature(w_ptr, o_ptr, feature, period, DTYPE)
+            features += ((pair, a, d),)
+            most = tl.maximum(most, tl.maximum(tl.abs(a), tl.abs(d)))
         work = work | (tl.max(most, 0) != 0.0)
     if work:
         clock = tl.load(clock_ptr)
@@ -197,67 +183,44 @@ def _fused(
             clean_at = pointers(clean_ptr, base, column, PAIRED)
             x_at = pointers(x_ptr, base * 2 if STEP_KIND == 1 else base, column, PAIRED)
             up_at = pointers(x_ptr, base * 2 + N, column, PAIRED) if STEP_KIND == 1 else x_at
-            x0 = _source(
-                clean_at, x_at, column, count, w0, a0, d0, shift, 0,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x1 = _source(
-                clean_at, x_at, column, count, w1, a1, d1, shift, 16,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x2 = _source(
-                clean_at, x_at, column, count, w2, a2, d2, shift, 32,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x3 = _source(
-                clean_at, x_at, column, count, w3, a3, d3, shift, 48,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x4 = _source(
-                clean_at, x_at, column, count, w4, a4, d4, shift, 64,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x5 = _source(
-                clean_at, x_at, column, count, w5, a5, d5, shift, 80,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x6 = _source(
-                clean_at, x_at, column, count, w6, a6, d6, shift, 96,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
-            x7 = _source(
-                clean_at, x_at, column, count, w7, a7, d7, shift, 112,
-                STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
-            )  # fmt: skip
+            pairs = ()
+            for i in tl.static_range(8):
+                weights, offset_a, offset_b = features[i]
+                pairs += (
+                    _source(
+                        clean_at, x_at, column, count, weights, offset_a, offset_b, shift, 16 * i,
+                        STEP_KIND, DTYPE, KEPT, UNIT, IN_DTYPE, PAIRED,
+                    ),
+                )  # fmt: skip
             # All loads before the first store, behind which the compiler would leave them.
-            u0 = load(up_at, column, count, 0, PAIRED, DTYPE) if STEP_KIND == 1 else x0
-            u1 = load(up_at, column, count, 16, PAIRED, DTYPE) if STEP_KIND == 1 else x1
-            u2 = load(up_at, column, count, 32, PAIRED, DTYPE) if STEP_KIND == 1 else x2
-            u3 = load(up_at, column, count, 48, PAIRED, DTYPE) if STEP_KIND == 1 else x3
-            u4 = load(up_at, column, count, 64, PAIRED, DTYPE) if STEP_KIND == 1 else x4
-            u5 = load(up_at, column, count, 80, PAIRED, DTYPE) if STEP_KIND == 1 else x5
-            u6 = load(up_at, column, count, 96, PAIRED, DTYPE) if STEP_KIND == 1 else x6
-            u7 = load(up_at, column, count, 112, PAIRED, DTYPE) if STEP_KIND == 1 else x7
+            ups = pairs
+            if STEP_KIND == 1:
+                ups = ()
+                for i in tl.static_range(8):
+                    ups += (load(up_at, column, count, 16 * i, PAIRED, DTYPE),)
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
-                b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
-                c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
-                x0, x1, x2, x3 = four_slots(
-                    x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
-                    0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+                pairs = with_errors(
+                    pairs, block, at, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST
                 )  # fmt: skip
-                x4, x5, x6, x7 = four_slots(
-                    x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
-                    1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+            for i in tl.static_range(8):
+                _finish(
+                    clean_at, column, count, pairs[i], ups[i], 16 * i,
+                    STEP_KIND, DTYPE, KEPT, PAIRED,
                 )  # fmt: skip
-            _finish(clean_at, column, count, x0, u0, 0, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x1, u1, 16, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x2, u2, 32, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x3, u3, 48, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x4, u4, 64, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x5, u5, 80, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x6, u6, 96, STEP_KIND, DTYPE, KEPT, PAIRED)
-            _finish(clean_at, column, count, x7, u7, 112, STEP_KIND, DTYPE, KEPT, PAIRED)
+
+
+def _rows(clean: Tensor, columns: int, slot: int, row_keys: Tensor, scales: Tensor) -> int:
+    """Rows of ``clean``; raises ValueError where keys or the segment do not fit it."""
+    rows = clean.numel() // columns
+    if row_keys.numel() < rows:
+        raise ValueError(f"hetero_noise: {rows} rows but {row_keys.numel()} row keys")
+    if rows * columns != clean.numel() or not 0 <= slot < scales.numel():
+        raise ValueError(
+            f"hetero_noise: the segments cover {columns} columns from slot {slot}; the tensor is "
+            f"{list(clean.shape)}, the scale table has {scales.numel()} slots"
+        )
+    return rows
 
 
 def _launch(
@@ -283,14 +246,7 @@ def _launch(
         return
     table: list[list[int]] = segments.tolist()
     columns, site, first, slot = table[0] if table else (clean.shape[-1], 0, 0, 0)
-    rows = clean.numel() // columns
-    if table and row_keys.numel() < rows:
-        raise ValueError(f"hetero_noise: {rows} rows but {row_keys.numel()} row keys")
-    if rows * columns != clean.numel() or not 0 <= slot < max(1, scales.numel()):
-        raise ValueError(
-            f"hetero_noise: the segments cover {columns} columns from slot {slot}; the tensor is "
-            f"{list(clean.shape)}, the scale table has {scales.numel()} slots"
-        )
+    rows = _rows(clean, columns, slot, row_keys, scales) if table else clean.numel() // columns
     even = (columns | first | weight.numel() | x.shape[-1] | clean.shape[-1]) % 2 == 0
     paired = even and pairs_lie_together(x, clean)
     programs = programs_of(first, columns)

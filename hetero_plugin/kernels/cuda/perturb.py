@@ -14,7 +14,8 @@ Launched with fused multiply-add off, for TwoSum's sake; what may be fused asks 
 `TRITON_INTERPRET=1` runs this on a CPU, which is how its arithmetic is tested without a GPU.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, unused-ignore"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -91,6 +92,26 @@ def bits_of(block, at, DRAWN: tl.constexpr):
     return b0, b1, b2, b3
 
 
+@triton.jit
+def with_errors(
+    pairs, block, at, scale, aid, MODEL: tl.constexpr, DTYPE: tl.constexpr, KEPT: tl.constexpr,
+    STOCHASTIC: tl.constexpr, DRAW: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """The eight pairs of columns of two blocks with their errors."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = pairs
+    b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
+    c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
+    x0, x1, x2, x3 = four_slots(
+        x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
+        0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+    )  # fmt: skip
+    x4, x5, x6, x7 = four_slots(
+        x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
+        1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+    )  # fmt: skip
+    return x0, x1, x2, x3, x4, x5, x6, x7
+
+
 def one_variant(function: Any) -> Any:
     """Compiles a kernel without a variant for arguments that are 1, or multiples of 16."""
     code = function.__code__
@@ -137,34 +158,16 @@ def _perturb(
             source = pointers(x_ptr, base, column, PAIRED)
             target = pointers(y_ptr, base, column, PAIRED)
             # All loads before the first store, behind which the compiler would leave them.
-            x0 = load(source, column, count, 0, PAIRED, KEPT)
-            x1 = load(source, column, count, 16, PAIRED, KEPT)
-            x2 = load(source, column, count, 32, PAIRED, KEPT)
-            x3 = load(source, column, count, 48, PAIRED, KEPT)
-            x4 = load(source, column, count, 64, PAIRED, KEPT)
-            x5 = load(source, column, count, 80, PAIRED, KEPT)
-            x6 = load(source, column, count, 96, PAIRED, KEPT)
-            x7 = load(source, column, count, 112, PAIRED, KEPT)
+            pairs = ()
+            for i in tl.static_range(8):
+                pairs += (load(source, column, count, 16 * i, PAIRED, KEPT),)
             if scale != 0.0:
                 at = row_of(clock, site, tl.load(keys_ptr + row))
-                b0, b1, b2, b3 = bits_of(block, at, STOCHASTIC and MODEL != 4)
-                c0, c1, c2, c3 = bits_of(block + 1, at, STOCHASTIC and MODEL != 4)
-                x0, x1, x2, x3 = four_slots(
-                    x0, x1, x2, x3, block, b0, b1, c0, c1, at, scale, aid,
-                    0, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
+                pairs = with_errors(
+                    pairs, block, at, scale, aid, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST
                 )  # fmt: skip
-                x4, x5, x6, x7 = four_slots(
-                    x4, x5, x6, x7, block, b2, b3, c2, c3, at, scale, aid,
-                    1, MODEL, DTYPE, KEPT, STOCHASTIC, DRAW, FAST,
-                )  # fmt: skip
-            store(target, column, count, x0, 0, PAIRED, KEPT)
-            store(target, column, count, x1, 16, PAIRED, KEPT)
-            store(target, column, count, x2, 32, PAIRED, KEPT)
-            store(target, column, count, x3, 48, PAIRED, KEPT)
-            store(target, column, count, x4, 64, PAIRED, KEPT)
-            store(target, column, count, x5, 80, PAIRED, KEPT)
-            store(target, column, count, x6, 96, PAIRED, KEPT)
-            store(target, column, count, x7, 112, PAIRED, KEPT)
+            for i in tl.static_range(8):
+                store(target, column, count, pairs[i], 16 * i, PAIRED, KEPT)
 
 
 def programs_of(offset: int, width: int) -> int:
@@ -185,6 +188,46 @@ def check_device(x: Tensor, *others: Tensor) -> None:
             raise ValueError(
                 f"hetero_noise: keys or tables on {one.device}, the tensor is on {x.device}"
             )
+
+
+def _shape(
+    x: Tensor, row_keys: Tensor, scales: Tensor, table: list[list[int]], error: str
+) -> tuple[int, int]:
+    """Rows and columns of x; raises as `perturb` says."""
+    if x.dtype not in DTYPES:
+        raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
+    if error not in MODELS:
+        raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
+    columns = x.shape[-1] if x.dim() else 0
+    rows = x.numel() // columns if columns else 0
+    covered = sum(row[0] for row in table)
+    if covered != columns:
+        raise ValueError(
+            f"hetero_noise::perturb: the segments cover {covered} columns, the tensor has {columns}"
+        )
+    if row_keys.numel() < rows:
+        raise ValueError(f"hetero_noise::perturb: {rows} rows but {row_keys.numel()} row keys")
+    if not (row_keys.is_contiguous() and scales.is_contiguous()):
+        raise ValueError("hetero_noise::perturb: keys and scales must be contiguous")
+    if any(not 0 <= row[3] < scales.numel() for row in table):
+        raise ValueError(
+            f"hetero_noise::perturb: a slot is outside the scale table of {scales.numel()}"
+        )
+    return rows, columns
+
+
+def _launches(table: list[list[int]]) -> Iterator[tuple[int, int, list[int]]]:
+    """Of each launch: its first column, the programs of a row, its segments as arguments."""
+    first = 0
+    for start in range(0, len(table), SEGMENTS):
+        part = table[start : start + SEGMENTS]
+        arguments: list[int] = []
+        end = 0
+        for width, key, offset, slot in part:
+            end += programs_of(offset, width)
+            arguments += [width, key, offset, slot, end]
+        yield first, end, arguments + [0, 0, 0, 0, end] * (SEGMENTS - len(part))
+        first += sum(row[0] for row in part)
 
 
 def perturb(
@@ -212,44 +255,18 @@ def perturb(
             tables on another device, whose addresses the kernel could not read.
     """
     check_device(x, row_keys, clock, scales)
-    if x.dtype not in DTYPES:
-        raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
-    if error not in MODELS:
-        raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
     rounds_to = rounds_to or x.dtype
     given, x = x, x.contiguous()
     y = x if in_place else torch.empty_like(x)
-    columns = x.shape[-1] if x.dim() else 0
-    rows = x.numel() // columns if columns else 0
     table: list[list[int]] = segments.tolist()  # host memory: nothing waits for the device
-    if sum(row[0] for row in table) != columns:
-        raise ValueError(
-            f"hetero_noise::perturb: the segments cover {sum(row[0] for row in table)} columns, "
-            f"the tensor has {columns}"
-        )
-    if row_keys.numel() < rows:
-        raise ValueError(f"hetero_noise::perturb: {rows} rows but {row_keys.numel()} row keys")
-    if not (row_keys.is_contiguous() and scales.is_contiguous()):
-        raise ValueError("hetero_noise::perturb: keys and scales must be contiguous")
-    if any(not 0 <= row[3] < scales.numel() for row in table):
-        raise ValueError(
-            f"hetero_noise::perturb: a slot is outside the scale table of {scales.numel()}"
-        )
+    rows, columns = _shape(x, row_keys, scales, table, error)
     if rows == 0:
         return y
     even = all((row[0] | row[2]) % 2 == 0 for row in table)
     paired = even and pairs_lie_together(x, y)
     values = stored(x, paired), stored(y, paired)
     model = MODELS[error]
-    first = 0
-    for start in range(0, len(table), SEGMENTS):
-        part = table[start : start + SEGMENTS]
-        arguments: list[int] = []
-        end = 0
-        for width, key, offset, slot in part:
-            end += programs_of(offset, width)
-            arguments += [width, key, offset, slot, end]
-        arguments += [0, 0, 0, 0, end] * (SEGMENTS - len(part))
+    for first, end, arguments in _launches(table):
         # Triton launches on the current device, which need not be the tensor's.
         with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
             _perturb[(end, programs_of_rows(rows, end))](
@@ -273,7 +290,6 @@ def perturb(
                 num_warps=TILE // 32,
                 enable_fp_fusion=False,
             )
-        first += sum(row[0] for row in part)
     if in_place and y is not given:
         given.copy_(y)
     return y

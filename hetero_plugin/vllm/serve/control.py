@@ -75,11 +75,11 @@ def hetero_noise_status(worker: Worker) -> dict[str, Any]:
 def hetero_noise_sites(worker: Worker) -> list[dict[str, Any]]:
     """The selected sites: name, kind, layer, features, and the scales in force."""
     state = _installed(worker).state
-    live = state.scales.tolist()
+    table = state.scales.tolist()
     scales: dict[str, list[float]] = {}
     for slot in state.slots:
         if slot.stream in ("input", "output", "weight"):
-            scales.setdefault(slot.site.name, []).append(live[slot.index])
+            scales.setdefault(slot.site.name, []).append(table[slot.index])
     return [
         {
             "name": chosen.site.name,
@@ -103,7 +103,7 @@ def hetero_noise_keys(worker: Worker, rows: int = 0) -> dict[str, Any]:
     """
     found = _installed(worker)
     return {
-        "rows": found.state.row_keys[: _whole("rows", rows)].tolist(),
+        "rows": found.state.draw.keys[: _whole("rows", rows)].tolist(),
         "shared": shared_keys(worker.model_runner.get_model()),
     }
 

@@ -87,7 +87,7 @@ def _by_token(
     if heads == 1:
         return function(x)
     width = x.shape[-1] * heads
-    if heads_come_first(module, x, tokens, heads, noise.site.name):
+    if heads_come_first(module, x, tokens, noise.site):
         swapped = x.transpose(1, 2)
         return function(swapped.reshape(tokens, width)).reshape(swapped.shape).transpose(1, 2)
     return function(x.reshape(tokens, width)).reshape(x.shape)

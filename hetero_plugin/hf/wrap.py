@@ -13,19 +13,12 @@ from torch import nn
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, of_whom, remove
 from hetero_plugin.hf.context import ForwardContext, Scope
-from hetero_plugin.hf.discover import (
-    Adapters,
-    Found,
-    adapter_modules,
-    check_map,
-    discover,
-    is_experts,
-    is_router,
-)
+from hetero_plugin.hf.discover import Adapters, Found, adapter_modules, check_map, discover
 from hetero_plugin.hf.experts import check_router, experts_noise
 from hetero_plugin.hf.layers import LayerNoise, is_noisy, layer_noise, make_noisy
 from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, owner_path
 from hetero_plugin.hf.norms import offset_formula
+from hetero_plugin.hf.operators import is_experts, is_router
 from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
 from hetero_plugin.hf.scores import scores_noise

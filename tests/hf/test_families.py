@@ -10,7 +10,7 @@ from hetero_plugin.config import PRESETS, preset
 from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.hf.discover import discover
 from hetero_plugin.hf.norms import heads_come_first, offset_formula
-from hetero_plugin.sites import FAMILIES, select, sites_from_config
+from hetero_plugin.sites import FAMILIES, Site, select, sites_from_config
 from tests.hf.families import FAMILY, MOE, family_config, make_family, tokens
 
 
@@ -134,11 +134,24 @@ def test_a_norm_of_unknown_formula_is_refused() -> None:
         offset_formula(SquareRMSNorm(), "model.norm")
 
 
-def test_a_head_norm_whose_layout_is_ambiguous_is_refused() -> None:
+@pytest.mark.parametrize("known", [None, True, False])
+def test_a_head_norm_whose_layout_is_ambiguous_is_refused(known: bool | None) -> None:
     norm = torch.nn.RMSNorm(8)
-    assert heads_come_first(norm, torch.zeros(2, 4, 9, 8), 18, 4, "q_norm")
-    assert not heads_come_first(norm, torch.zeros(2, 9, 4, 8), 18, 4, "q_norm")
-    with pytest.raises(ConfigError, match="tokens or heads first"):
-        heads_come_first(norm, torch.zeros(2, 4, 4, 8), 8, 4, "q_norm")
+
+    def first(*shape: int, tokens: int = 18) -> bool:
+        site = Site("q_norm", "norm", 0, 32, None, 4, known)
+        return heads_come_first(norm, torch.zeros(*shape), tokens, site)
+
+    if known is not False:
+        assert first(2, 4, 9, 8)
+    if known is not True:
+        assert not first(2, 9, 4, 8)
+    if known is None:
+        with pytest.raises(ConfigError, match="tokens or heads first"):
+            first(2, 4, 4, 8, tokens=8)
+    else:
+        assert first(2, 4, 4, 8, tokens=8) == known
+        with pytest.raises(ConfigError, match="neither tokens nor heads"):
+            first(2, 9, 4, 8) if known else first(2, 4, 9, 8)
     with pytest.raises(ConfigError, match="neither tokens nor heads"):
-        heads_come_first(norm, torch.zeros(2, 5, 3, 8), 8, 4, "q_norm")
+        first(2, 5, 3, 8, tokens=8)

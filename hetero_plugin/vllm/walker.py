@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -15,9 +14,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 from vllm.model_executor.layers.linear import (
-    ColumnParallelLinear,
     LinearBase,
-    QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
     UnquantizedLinearMethod,
@@ -32,6 +29,13 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, Part
 from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
+from hetero_plugin.vllm.columns import (
+    check_norm,
+    column_offsets,
+    equal_share,
+    parts_of,
+    share_of_heads,
+)
 from hetero_plugin.vllm.experts import (
     ExpertsNoise,
     GemmNoise,
@@ -95,7 +99,8 @@ class Walker:
         _unshare_activations(model)
         pooling = bool(getattr(model, "is_pooling_model", False))
         # In vLLM 0.24 a Qwen's tied head is the embedding itself, under a second name.
-        tied = getattr(model, "lm_head", None)
+        head = "lm_head" if pooling else family_of(self.family).engine_head
+        tied = dict(model.named_modules(remove_duplicate=False)).get(head)
         for path, module in model.named_modules():
             name = canonical(path, model, self.decoder)
             method = getattr(module, "quant_method", None)
@@ -141,25 +146,20 @@ class Walker:
         names = [f"{parent}.{part}" for part in fused_parts(self.family, leaf) or (leaf,)]
         if not all([self.claim(one, "linear", "router") for one in names]):
             return
-        method = layer.quant_method
-        if not isinstance(method, NoisyMethod) or len(method.part_sizes) != len(names):
-            raise ConfigError(
-                f"hetero_noise: {name} ({type(layer).__name__}, {type(method).__name__}) is to "
-                f"carry {', '.join(names)}, and does not hold that many parts"
-            )
-        for one, width in zip(names, method.part_sizes, strict=True):
+        method = cast(NoisyMethod, layer.quant_method)
+        sizes = method.part_sizes if isinstance(method, NoisyMethod) else []
+        outputs = parts_of(layer, name, names, sizes, list(column_offsets(layer, sizes)))
+        for one, width, _ in outputs:
             whole = width if isinstance(layer, RowParallelLinear | ReplicatedLinear) else None
             if whole is not None and whole != self.sites[one].features:
                 raise ConfigError(
                     f"hetero_noise: {one} has {whole} columns in the engine and "
                     f"{self.sites[one].features} in the site table"
                 )
-        offsets = list(_column_offsets(layer, method.part_sizes))
-        outputs = list(zip(names, method.part_sizes, offsets, strict=True))
         k = int(getattr(layer, "input_size_per_partition", layer.input_size))
         first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
-        inputs = [self.chain("input", [(one, k, first)]) for one in names]
-        weights = [self.chain("weight", [(one, k, first)]) for one in names]
+        inputs = [self.chain("input", [(one, k, first)]) for one, *_ in outputs]
+        weights = [self.chain("weight", [(one, k, first)]) for one, *_ in outputs]
         summed = isinstance(layer, RowParallelLinear) and layer.tp_size > 1
         share = layer.tp_rank if summed and self.state.config.partial else None
         noise = LinearNoise(Chain.of(self.state, "output", outputs, share=share), inputs[0])
@@ -293,18 +293,22 @@ class Walker:
         offset = aqn.view(name) if aqn is not None and name in aqn else None
         site, width, first = self.sites[name], self.sites[name].features, 0
         if site.heads > 1:  # a norm of each head: this rank has some of the heads
-            width, first = _share_of_heads(site, layer.weight.numel())
+            width, first = share_of_heads(site, layer.weight.numel())
         output = self.chain("output", [(name, width, first)])
         if output or offset is not None:
+            check_norm(site, self.family)
             noisy = NoisyGemmaRMSNorm if isinstance(layer, GemmaRMSNorm) else NoisyRMSNorm
             layer.__class__ = noisy
             in_dtype = aqn is not None and aqn.in_dtype
             cast(NoisyRMSNorm, layer).noise = NormNoise(output, offset, in_dtype)
 
     def activation(self, name: str, layer: SiluAndMul | GeluAndMul) -> None:
+        parent, _, leaf = name.rpartition(".")
+        (part,) = fused_parts(self.family, leaf)
+        name = f"{parent}.{part}"
         if not self.claim(name, "activation"):
             return
-        width, offset = _share(self.sites[name].features)
+        width, offset = equal_share(self.sites[name].features)
         output = self.chain("output", [(name, width, offset)])
         if not output:
             return
@@ -352,38 +356,3 @@ def _unshare_activations(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, SiluAndMul | GeluAndMul):
                 setattr(parent, name, copy.copy(child))
-
-
-def _share(features: int) -> tuple[int, int]:
-    """Width and first column of this rank's equal share of a sharded tensor."""
-    from vllm.distributed import get_tensor_model_parallel_world_size
-
-    width = features // get_tensor_model_parallel_world_size()
-    return width, get_tensor_model_parallel_rank() * width
-
-
-def _share_of_heads(site: Site, size: int) -> tuple[int, int]:
-    """Width and first column of this rank's heads in a norm of each head.
-
-    Args:
-        site: its features are those of all heads.
-        size: features of one head.
-    """
-    from vllm.distributed import get_tensor_model_parallel_world_size
-
-    ranks, heads = get_tensor_model_parallel_world_size(), site.features // size
-    # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
-    mine, copies = max(1, heads // ranks), max(1, ranks // heads)
-    return mine * size, get_tensor_model_parallel_rank() // copies * mine * size
-
-
-def _column_offsets(layer: LinearBase, sizes: Sequence[int]) -> Iterator[int]:
-    """The global index of the first column of each part that this rank holds."""
-    for i, width in enumerate(sizes):
-        if not isinstance(layer, ColumnParallelLinear):
-            yield 0
-        elif isinstance(layer, QKVParallelLinear) and i > 0:
-            # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
-            yield layer.tp_rank // layer.num_kv_head_replicas * width
-        else:
-            yield layer.tp_rank * width

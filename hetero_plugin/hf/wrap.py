@@ -104,7 +104,21 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
     if not quiet:
         log.info(state.describe(f"{type(model).__name__} (hf)"))
         _tell_of_clean_adapters(model, attachment)
+        _tell_of_lost_softcap(decoder)
     return model
+
+
+def _tell_of_lost_softcap(decoder: nn.Module) -> None:
+    config = getattr(decoder, "config", None)
+    cap = getattr(config, "attn_logit_softcapping", None)
+    if cap is not None and getattr(config, "_attn_implementation", None) == "sdpa":
+        log.warning(
+            "hetero_noise: this %s caps its attention scores at %g, which transformers' sdpa "
+            "attention leaves out and vLLM does not: the clean models already differ. Load it with "
+            "attn_implementation='eager'",
+            type(decoder).__name__,
+            cap,
+        )
 
 
 def _tell_of_clean_adapters(model: nn.Module, attachment: Attachment) -> None:

@@ -9,18 +9,18 @@ from typing import Any
 from hetero_plugin.sites import sizes
 from hetero_plugin.sites.family import Entry, Family, Names
 
-__all__ = ["FAMILIES", "OTHERS", "PLAIN", "dense"]
+__all__ = ["ATTENTION", "FAMILIES", "FUSED", "OTHERS", "PLAIN", "QKV", "QK_NORMS", "dense"]
 
 _NORM_IN = Entry("input_layernorm", "norm", "hidden")
 _NORM_MLP = Entry("post_attention_layernorm", "norm", "hidden")
 _NORM_BEFORE_MLP = Entry("pre_feedforward_layernorm", "norm", "hidden")
 _NORM_AFTER_MLP = Entry("post_feedforward_layernorm", "norm", "hidden")
-_QKV = (
+QKV = (
     Entry("self_attn.q_proj", "linear", "queries", "hidden"),
     Entry("self_attn.k_proj", "linear", "keys", "hidden"),
     Entry("self_attn.v_proj", "linear", "keys", "hidden"),
 )
-_QK_NORMS = (
+QK_NORMS = (
     Entry("self_attn.q_norm", "norm", "queries", heads="heads"),
     Entry("self_attn.k_norm", "norm", "keys", heads="groups"),
 )
@@ -28,7 +28,7 @@ _WHOLE_NORMS = (
     Entry("self_attn.q_norm", "norm", "queries"),
     Entry("self_attn.k_norm", "norm", "keys"),
 )
-_ATTENTION = (
+ATTENTION = (
     Entry("self_attn.scores", "attention_scores", "heads"),
     Entry("self_attn.softmax", "attention_scores", "heads"),
     Entry("self_attn", "attention", "queries"),
@@ -62,13 +62,13 @@ _OUTSIDE = (
     Entry("model.norm", "norm", "hidden"),
     Entry("lm_head", "lm_head", "vocab", "hidden"),
 )
-_FUSED = {
+FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-PLAIN = (_NORM_IN, *_QKV, *_ATTENTION, _NORM_MLP, *_MLP)
+PLAIN = (_NORM_IN, *QKV, *ATTENTION, _NORM_MLP, *_MLP)
 """A layer of the usual build: norms before attention and MLP, grouped queries, a gated MLP."""
-_NORMED = (_NORM_IN, *_QKV, *_QK_NORMS, *_ATTENTION, _NORM_MLP, *_MLP)
+_NORMED = (_NORM_IN, *QKV, *QK_NORMS, *ATTENTION, _NORM_MLP, *_MLP)
 
 
 def dense(
@@ -85,7 +85,7 @@ def dense(
         per_layer: the sites of a layer, in the order of the forward pass.
         more: further fields of `Family`.
     """
-    fields: dict[str, Any] = {"outside": _OUTSIDE, "fused": _FUSED, **more}
+    fields: dict[str, Any] = {"outside": _OUTSIDE, "fused": FUSED, **more}
     return Family((architecture,), read, per_layer, **fields)
 
 
@@ -104,7 +104,7 @@ FAMILIES: dict[str, Family] = {
         (
             _NORM_IN,
             Entry("self_attn.qkv_proj", "linear", "queries_keys_values", "hidden"),
-            *_ATTENTION,
+            *ATTENTION,
             _NORM_MLP,
             Entry("mlp.gate_up_proj", "linear", "gate_up", "hidden"),
             Entry("mlp.activation_fn", "activation", "intermediate"),
@@ -116,7 +116,7 @@ FAMILIES: dict[str, Family] = {
     "gemma2": dense(
         "Gemma2ForCausalLM",
         sizes.headed,
-        (_NORM_IN, *_QKV, *_ATTENTION, _NORM_MLP, _NORM_BEFORE_MLP, *_MLP, _NORM_AFTER_MLP),
+        (_NORM_IN, *QKV, *ATTENTION, _NORM_MLP, _NORM_BEFORE_MLP, *_MLP, _NORM_AFTER_MLP),
         engine_head="model.embed_tokens",
     ),
     "gemma3_text": dense(
@@ -124,9 +124,9 @@ FAMILIES: dict[str, Family] = {
         sizes.headed,
         (
             _NORM_IN,
-            *_QKV,
-            *_QK_NORMS,
-            *_ATTENTION,
+            *QKV,
+            *QK_NORMS,
+            *ATTENTION,
             _NORM_MLP,
             _NORM_BEFORE_MLP,
             *_MLP,
@@ -138,14 +138,14 @@ FAMILIES: dict[str, Family] = {
     "olmo2": dense(
         "Olmo2ForCausalLM",
         sizes.ungrouped,
-        (*_QKV, *_WHOLE_NORMS, *_ATTENTION, _NORM_MLP, *_MLP, _NORM_AFTER_MLP),
+        (*QKV, *_WHOLE_NORMS, *ATTENTION, _NORM_MLP, *_MLP, _NORM_AFTER_MLP),
     ),
     "qwen2_moe": Family(
         ("Qwen2MoeForCausalLM",),
         sizes.shared_expert,
         PLAIN,
         _OUTSIDE,
-        _FUSED,
+        FUSED,
         sparse_layer=(
             *PLAIN[: -len(_MLP)],
             *_mlp("mlp.shared_expert", "shared"),
@@ -161,7 +161,7 @@ FAMILIES: dict[str, Family] = {
         sizes.experts,
         _NORMED,
         _OUTSIDE,
-        _FUSED,
+        FUSED,
         sparse_layer=(*_NORMED[: -len(_MLP)], _ROUTER, *_EXPERTS),
         sparse=sizes.sparse_layers,
         names=Names(heads_first=False, before_experts=_EXPERTS_NORM),

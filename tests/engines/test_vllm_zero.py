@@ -25,6 +25,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from tests.engines import zero_engines
+from tests.engines.test_vllm_families import ATTENTION
 from tests.engines.vllm_engine import ROOT
 
 pytestmark = pytest.mark.engine
@@ -117,7 +118,10 @@ def hf_logprobs(path: Path, dtype: str, spec: Any) -> list[float]:
 
     from hetero_plugin.hf import wrap
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    family = json.loads((path / "config.json").read_text())["model_type"]
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), attn_implementation=ATTENTION.get(family)
+    ).eval()
     if spec is not None:
         wrap(model, spec, quiet=True)
     answer: list[float] = []

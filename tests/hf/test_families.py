@@ -121,6 +121,19 @@ def test_aqn_is_weight_plus_offset(family: str, dtype: torch.dtype) -> None:
     assert torch.equal(logits(model, ids), clean)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_soft_cap_that_transformers_leaves_out_is_told(
+    attention: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = [make_family("gemma2"), make_family("gemma2")]
+    models[0].set_attn_implementation("eager")
+    models[1].set_attn_implementation(attention)
+    capped, plain = (logits(model, tokens()) for model in models)
+    assert torch.allclose(capped, plain, rtol=0, atol=1e-5) == (attention == "eager")
+    wrap(models[1], NoiseConfig(scale=0.1))
+    assert ("caps its attention scores at 2" in caplog.text) == (attention == "sdpa")
+
+
 def test_a_norm_of_unknown_formula_is_refused() -> None:
     class SquareRMSNorm(torch.nn.Module):
         def __init__(self) -> None:

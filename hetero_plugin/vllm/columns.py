@@ -53,7 +53,8 @@ def _whole_sizes(layer: LinearBase) -> list[int]:
         keys, values = layer.head_size, layer.v_head_size
         heads, groups = layer.total_num_heads, layer.total_num_kv_heads
         return [heads * keys, groups * keys, groups * values]
-    return list(getattr(layer, "output_sizes", [layer.output_size]))
+    sizes = getattr(layer, "output_sizes", None)
+    return [layer.output_size] if sizes is None else list(sizes)
 
 
 def check_norm(site: Site, family: str) -> None:

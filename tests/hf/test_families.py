@@ -10,7 +10,7 @@ from hetero_plugin.config import PRESETS, preset
 from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.hf.discover import discover
 from hetero_plugin.hf.norms import heads_come_first, offset_formula
-from hetero_plugin.sites import FAMILIES, Site, select, sites_from_config
+from hetero_plugin.sites import FAMILIES, Site, aqn_sites, select, sites_from_config
 from tests.hf.families import FAMILY, MOE, family_config, make_family, tokens
 
 
@@ -119,6 +119,25 @@ def test_aqn_is_weight_plus_offset(family: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(logits(by_hand, ids), noisy, rtol=0, atol=2e-5)
     aqn.off()
     assert torch.equal(logits(model, ids), clean)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "phi3", "olmo2"])
+def test_a_family_without_an_entry_is_found_by_the_usual_names(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {one.site.name: one.site for one in discover(make_family(family))}
+    spec = NoiseConfig(scale=0.3, targets=["linear", "norm", "activation", "attention"], aqn={})
+    norms = {site.name for site in aqn_sites(spec, list(known.values()))}
+    monkeypatch.delitem(FAMILIES, family)
+    model = make_family(family)
+    found = {one.site.name: one.site for one in discover(model)}
+    assert {name: site.features for name, site in found.items()} == {
+        name: site.features for name, site in known.items()
+    }
+    assert {site.name for site in aqn_sites(spec, list(found.values()))} == norms
+    clean = logits(model, tokens())
+    wrap(model, spec, quiet=True)
+    assert not torch.equal(logits(model, tokens()), clean)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -18,14 +18,14 @@ import typer
 import yaml
 
 import hetero_plugin
-from hetero_plugin import AQN, NoiseConfig, state_of, wrap
+from hetero_plugin import AQN, NoiseConfig, state_of, unwrap, wrap
 from hetero_plugin.cli import COMMANDS
 from hetero_plugin.config import ERROR_MODELS
 from hetero_plugin.config.error_models import REGISTRY, ErrorTraits
 from hetero_plugin.errors import MODELS, ErrorModel
 from hetero_plugin.errors.base import ARITHMETIC
 from hetero_plugin.hf.discover import discover
-from hetero_plugin.sites import FAMILIES, sites_from_config
+from hetero_plugin.sites import FAMILIES, OTHERS, fused_parts, sites_from_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "recipes" / "README.md"])
@@ -241,14 +241,25 @@ def _tiny(family: str) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
 
 
-def test_the_family_of_the_page_is_mapped_as_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_families_of_the_page_are_mapped_as_they_are_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (text,) = blocks("docs/add_family.md", "python")
-    assert "granite" not in FAMILIES, "the page's example is there now: give it another"
-    monkeypatch.setitem(FAMILIES, "granite", None)  # gone again afterwards
+    examples = {"granite": 15, "glm4": 16}
+    for family in examples:
+        assert family not in FAMILIES, "the page's example is there now: give it another"
+        monkeypatch.setitem(FAMILIES, family, OTHERS)  # gone again afterwards
     exec(compile(text, "docs/add_family.md", "exec"), {})
-    model = _tiny("granite")
-    mapped = sites_from_config(model.config.to_dict())
-    assert set(mapped) == {one.site for one in discover(model)} and len(mapped) == 15
+    ids = torch.tensor([[5, 9, 2, 7]])
+    for family, count in examples.items():
+        model = _tiny(family)
+        mapped = sites_from_config(model.config.to_dict())
+        assert set(mapped) == {one.site for one in discover(model)} and len(mapped) == count
+        clean = model(ids).logits
+        wrap(model, "all-ops", quiet=True)
+        assert not torch.equal(model(ids).logits, clean)
+        assert torch.equal(unwrap(model)(ids).logits, clean)
+    assert fused_parts("glm4", "act_fn") == ("activation_fn",)
 
 
 def test_the_error_model_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:

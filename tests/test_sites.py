@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,6 +159,18 @@ def test_aqn_takes_norms_only(sites: tuple[Site, ...]) -> None:
         aqn_sites(NoiseConfig(rules=[], aqn={"targets": ["linear"]}), sites)
     with pytest.raises(ConfigError, match=r"aqn\.targets"):
         aqn_sites(NoiseConfig(rules=[], aqn={"targets": ["rmsnorm"]}), sites)
+
+
+def test_aqn_before_experts_has_to_be_known() -> None:
+    router = Site("model.layers.0.mlp.gate", "router", 0, 4, 8)
+    norms = [Site(f"model.layers.0.{leaf}", "norm", 0, 8, None) for leaf in ("a", "b")]
+    spec = NoiseConfig(rules=[], aqn={})
+    with pytest.raises(ConfigError, match="norms before the experts"):
+        aqn_sites(spec, [*norms, router])
+    told = [norms[0], replace(norms[1], before_experts=True), router]
+    assert aqn_sites(spec, told) == (told[1],)
+    both = NoiseConfig(rules=[], aqn={"targets": ["norm", "*.a"]})
+    assert aqn_sites(both, told) == tuple(told[:2])
 
 
 def test_an_unmapped_family_is_named_with_what_to_add() -> None:

@@ -1,28 +1,30 @@
-"""Finds the sites of a loaded Hugging Face model by what its modules are, not by its family."""
+"""Finds the sites of a loaded Hugging Face model by what its modules are.
+
+The family's entry says what some of them are called; a model without one can have the usual names.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.hf.names import called_at, canonical_name, decoder_of, is_inside, outside_peft
-from hetero_plugin.hf.scores import scores_sites
+from hetero_plugin.hf.names import called_at, canonical_name, decoder_of, outside_peft
+from hetero_plugin.hf.operators import Operators
 from hetero_plugin.sites import (
+    Names,
     Site,
     UnknownArchitectureError,
     aqn_sites,
+    family_or_others,
     select,
     sites_from_config,
 )
 
 log = logging.getLogger("hetero_noise")
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_ACTIVATION_LEAVES = ("act_fn", "activation_fn")
 Adapters = Literal["base", "adapter", "both"]
 """Which GEMMs of a model with PEFT adapters are sites."""
 
@@ -72,56 +74,9 @@ def _runs(paths: dict[str, nn.Module], decoder: str) -> dict[str, list[str]]:
     }
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is an RMSNorm of any family."""
-    return isinstance(module, nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
-
-
-def is_router(module: nn.Module) -> bool:
-    """Whether a module is what scores the experts: a matrix that is no linear layer in itself."""
-    weight = module._parameters.get("weight")
-    return hasattr(module, "top_k") and weight is not None and weight.dim() == 2
-
-
-def is_experts(module: nn.Module) -> bool:
-    """Whether a module holds the experts of a layer as three-dimensional parameters."""
-    return any(p is not None and p.dim() == 3 for p in module._parameters.values()) and hasattr(
-        module, "num_experts"
-    )
-
-
-def _experts_sites(name: str, module: nn.Module, layer: int | None) -> list[Site]:
-    """The operators inside a module of experts.
-
-    Raises:
-        ConfigError: its parameters are laid out in a way that is not known here.
-    """
-    up, down = module._parameters.get("gate_up_proj"), module._parameters.get("down_proj")
-    usual = getattr(module, "has_gate", False) and getattr(module, "is_concatenated", False)
-    odd = getattr(module, "has_bias", True) or getattr(module, "is_transposed", True)
-    if up is None or down is None or not usual or odd:
-        raise ConfigError(
-            f"{name} ({type(module).__name__}) holds its experts in a way that hetero_noise does "
-            "not know; it knows gate_up_proj [experts, 2 x width, hidden] and down_proj [experts, "
-            "hidden, width], without bias, as in Qwen2-MoE and Qwen3-MoE of transformers 5"
-        )
-    hidden, width = down.shape[1], down.shape[2]
-    return [
-        Site(f"{name}.gate_up_proj", "linear", layer, 2 * width, hidden),
-        Site(f"{name}.act_fn", "activation", layer, width, None),
-        Site(f"{name}.down_proj", "linear", layer, hidden, width),
-    ]
-
-
-def _layer(name: str) -> int | None:
-    found = _LAYER.search(name)
-    return int(found.group(1)) if found else None
-
-
-def _sibling(modules: dict[str, nn.Module], name: str, leaf: str) -> nn.Linear | None:
-    parent = name.rpartition(".")[0]
-    module = modules.get(f"{parent}.{leaf}")
-    return module if isinstance(module, nn.Linear) else None
+def names_of(decoder: nn.Module) -> Names:
+    """What the modules of a decoder's family are called."""
+    return family_or_others(getattr(getattr(decoder, "config", None), "model_type", None)).names
 
 
 def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
@@ -142,63 +97,21 @@ def discover(model: nn.Module, adapters: Adapters = "base") -> list[Found]:
             f"adapters={adapters!r}, and {type(model).__name__} has no adapter with linear layers; "
             "wrap the model after get_peft_model, or say adapters='base'"
         )
-    top, _ = decoder_of(model)
+    top, decoder = decoder_of(model)
     paths: dict[str, nn.Module] = dict(model.named_modules())
     runs = _runs(paths, top)
-    modules: dict[str, nn.Module] = {name: paths[same[-1]] for name, same in runs.items()}
+    modules = {name: paths[same[-1]] for name, same in runs.items()}
+    operators = Operators(names_of(decoder), modules, top)
     found: list[Found] = []
-    inside_experts: set[str] = set()
     for path, module in paths.items():
-        if not path:
-            continue
-        if (path in inside) != (adapters == "adapter") and adapters != "both":
+        adapter = path in inside
+        if not path or (adapter != (adapters == "adapter") and adapters != "both"):
             continue
         name = canonical_name(path, top)
         if modules.get(name) is not module:
             continue  # a wrapper around the module that has the name, or a copy of it
-        layer, leaf = _layer(name), name.rpartition(".")[2]
-        if isinstance(module, nn.Linear):
-            # What multiplies the decoder's output is a head, whatever it is called.
-            kind = "linear" if is_inside(path, top) else "lm_head"
-            if leaf == "shared_expert_gate":
-                kind = "router"
-            site = Site(name, kind, layer, module.out_features, module.in_features)
-            if leaf == "o_proj" and path not in inside:
-                # The output of softmax·V is this projection's input, whichever attention
-                # implementation made it.
-                parent = name.rpartition(".")[0]
-                wide, block = module.in_features, modules[parent]
-                scores = scores_sites(parent, block, layer, wide)
-                found += [Found(s, block, path=path) for s in scores]
-                attention = Site(parent, "attention", layer, wide, None)
-                found.append(Found(attention, module, path))
-            found.append(Found(site, module, path, path in inside))
-        elif is_norm(module):
-            weight = getattr(module, "weight", None)
-            if weight is None:
-                continue
-            projection = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(leaf)
-            whole = _sibling(modules, name, projection) if projection else None
-            features = whole.out_features if whole is not None else weight.numel()
-            heads = features // weight.numel()
-            site = Site(name, "norm", layer, features, None, heads)
-            found.append(Found(site, module, path, path in inside))
-        elif is_experts(module):
-            inside_experts.add(f"{name}.act_fn")
-            sites = _experts_sites(name, module, layer)
-            found += [Found(site, module, path=path) for site in sites]
-        elif is_router(module):
-            out, into = module.weight.shape  # type: ignore[misc]
-            found.append(Found(Site(name, "router", layer, out, into), module, path=path))
-        elif leaf in _ACTIVATION_LEAVES and name not in inside_experts and is_inside(path, top):
-            gate = _sibling(modules, name, "gate_proj") or _sibling(modules, name, "fc1")
-            if gate is None:
-                raise ConfigError(
-                    f"the activation {name!r} has no gate_proj or fc1 beside it, so its width "
-                    "can't be told; exclude it, or add its family's rule to hf/discover.py"
-                )
-            site = Site(name, "activation", layer, gate.out_features, None)
-            found.append(Found(site, module, path=path))
+        for site, carrier in operators.carried(name, path, module, adapter):
+            found.append(Found(site, carrier, path, adapter))
     groups = {id(paths[same[-1]]): same for same in runs.values()}
     return [_with_copies(one, groups[id(one.module)], paths) for one in found]
 

@@ -81,8 +81,8 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
 
 def _heads_first(noise: LayerNoise, module: Any, x: Tensor, now: Pass) -> bool:
     """Whether x, of a norm of each head, is [B, H, T, D]; a row is then a token of all heads."""
-    heads, tokens = noise.site.heads, now.draw.keys.numel()
-    return heads > 1 and heads_come_first(module, x, tokens, heads, noise.site.name)
+    tokens = now.draw.keys.numel()
+    return noise.site.heads > 1 and heads_come_first(module, x, tokens, noise.site)
 
 
 def noisy_input(noise: LayerNoise, x: Tensor, now: Pass, module: Any = None) -> Tensor:

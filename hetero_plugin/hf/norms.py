@@ -13,13 +13,10 @@ from torch import Tensor, nn
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.classes import own_class
+from hetero_plugin.sites import Site
 
 Formula = Callable[[Any, Tensor, Tensor], Tensor]
 """Module, x [..., N], weight float32 [N] -> the norm of x with that weight."""
-
-# Which classes get [B, H, T, D] and which [B, T, H, D] when they norm each head. For classes that
-# are not here the shape decides; but a sequence as long as there are heads could be either.
-_LAYOUTS = {"Gemma3RMSNorm": "heads", "Qwen3RMSNorm": "tokens", "Qwen3MoeRMSNorm": "tokens"}
 
 
 def _epsilon(module: Any) -> float:
@@ -46,7 +43,14 @@ def _gemma(module: Any, x: Tensor, weight: Tensor) -> Tensor:
     return (h * (1.0 + weight)).type_as(x)
 
 
-FORMULAS: tuple[Formula, ...] = (_llama, _gemma)
+def _olmo(module: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """weight · norm(x) in float32, rounded once (OLMo 2)."""
+    h = x.to(torch.float32)
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
+    return (weight * h).to(x.dtype)
+
+
+FORMULAS: tuple[Formula, ...] = (_llama, _gemma, _olmo)
 
 
 _found: dict[type, Formula] = {}
@@ -100,36 +104,36 @@ def offset_formula(norm: nn.Module, site: str) -> Formula:
         if formula is None:
             raise ConfigError(
                 f"AQN does not know how {cls.__name__} ({site}) uses its weight: to the bit it is "
-                "neither weight · norm(x), as in Llama, nor (1 + weight) · norm(x), as in Gemma. "
-                "Add its formula to hf/norms.py, or leave the norm out of aqn.targets"
+                "neither weight · norm(x), as in Llama and OLMo 2, nor (1 + weight) · norm(x), as "
+                "in Gemma. Add its formula to hf/norms.py, or leave the norm out of aqn.targets"
             )
         _found[cls] = formula
     return _found[cls]
 
 
-def heads_come_first(norm: nn.Module, x: Tensor, tokens: int, heads: int, site: str) -> bool:
+def heads_come_first(norm: nn.Module, x: Tensor, tokens: int, site: Site) -> bool:
     """Whether x of a norm of each head is [B, H, T, D] rather than [B, T, H, D].
 
     Args:
         norm: the module.
         x: its input.
         tokens: rows of the forward pass, B · T.
-        heads: H.
-        site: its name, for the error.
+        site: which says H, and what its family's entry says of the order.
 
     Raises:
         ConfigError: x is neither, or could be both.
     """
+    heads = site.heads
     fits = {
-        "tokens": x.dim() == 4 and x.shape[0] * x.shape[1] == tokens and x.shape[2] == heads,
-        "heads": x.dim() == 4 and x.shape[0] * x.shape[2] == tokens and x.shape[1] == heads,
+        False: x.dim() == 4 and x.shape[0] * x.shape[1] == tokens and x.shape[2] == heads,
+        True: x.dim() == 4 and x.shape[0] * x.shape[2] == tokens and x.shape[1] == heads,
     }
-    known = next((_LAYOUTS[c.__name__] for c in type(norm).__mro__ if c.__name__ in _LAYOUTS), None)
-    possible = [name for name, fit in fits.items() if fit and known in (None, name)]
+    possible = [first for first, fit in fits.items() if fit and site.heads_first in (None, first)]
     if len(possible) != 1:
+        words = " or ".join("heads" if first else "tokens" for first in possible)
         raise ConfigError(
-            f"{site} ({type(norm).__name__}) norms {heads} heads of {tokens} tokens, and its input "
-            f"{list(x.shape)} could be {' or '.join(possible) or 'neither tokens nor heads'} "
-            "first: exclude it, or add its layout to hf/norms.py"
+            f"{site.name} ({type(norm).__name__}) norms {heads} heads of {tokens} tokens, and its "
+            f"input {list(x.shape)} could be {words or 'neither tokens nor heads'} first: exclude "
+            "it, or say heads_first in its family's entry in hetero_plugin/sites/families.py"
         )
-    return possible[0] == "heads"
+    return possible[0]

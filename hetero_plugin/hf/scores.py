@@ -258,6 +258,8 @@ def _check(attention: nn.Module, site: str) -> None:
     own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     groups: Any = getattr(module, "num_key_value_groups", None)
     same = own is not None and isinstance(groups, int)
+    softcap = getattr(module, "attn_logit_softcapping", None)
+    more = {} if softcap is None else {"softcap": softcap}
     for dtype in (torch.float32, torch.bfloat16) if same else ():
         generator = torch.Generator().manual_seed(0)
 
@@ -268,11 +270,11 @@ def _check(attention: nn.Module, site: str) -> None:
         mask = torch.zeros(2, 1, 5, 5, dtype=dtype).masked_fill(blocked, torch.finfo(dtype).min)
         given = (module, draw(2 * groups), draw(2), draw(2), mask)
         try:
-            wanted = own(*given, scaling=0.3, dropout=0.0)
+            wanted = own(*given, scaling=0.3, dropout=0.0, **more)
         except (AttributeError, TypeError, ValueError, RuntimeError):
             same = False
             break
-        found = _attend(*given, scaling=0.3)
+        found = _attend(*given, scaling=0.3, **more)
         same &= all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
     if not same:
         raise ConfigError(

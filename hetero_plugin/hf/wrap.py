@@ -13,19 +13,12 @@ from torch import nn
 from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, of_whom, remove
 from hetero_plugin.hf.context import ForwardContext, Scope
-from hetero_plugin.hf.discover import (
-    Adapters,
-    Found,
-    adapter_modules,
-    check_map,
-    discover,
-    is_experts,
-    is_router,
-)
+from hetero_plugin.hf.discover import Adapters, Found, adapter_modules, check_map, discover
 from hetero_plugin.hf.experts import check_router, experts_noise
 from hetero_plugin.hf.layers import LayerNoise, is_noisy, layer_noise, make_noisy
 from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, layers_of, owner_path
 from hetero_plugin.hf.norms import offset_formula
+from hetero_plugin.hf.operators import is_experts, is_router
 from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
 from hetero_plugin.hf.scores import scores_noise
@@ -111,7 +104,21 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
     if not quiet:
         log.info(state.describe(f"{type(model).__name__} (hf)"))
         _tell_of_clean_adapters(model, attachment)
+        _tell_of_lost_softcap(decoder)
     return model
+
+
+def _tell_of_lost_softcap(decoder: nn.Module) -> None:
+    config = getattr(decoder, "config", None)
+    cap = getattr(config, "attn_logit_softcapping", None)
+    if cap is not None and getattr(config, "_attn_implementation", None) == "sdpa":
+        log.warning(
+            "hetero_noise: this %s caps its attention scores at %g, which transformers' sdpa "
+            "attention leaves out and vLLM does not: the clean models already differ. Load it with "
+            "attn_implementation='eager'",
+            type(decoder).__name__,
+            cap,
+        )
 
 
 def _tell_of_clean_adapters(model: nn.Module, attachment: Attachment) -> None:

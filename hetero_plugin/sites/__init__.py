@@ -1,6 +1,7 @@
 """Which operators there are in a model, by canonical name, and which of them a spec selects."""
 
-from hetero_plugin.sites.families import FAMILIES, Entry, Family
+from hetero_plugin.sites.families import FAMILIES, OTHERS
+from hetero_plugin.sites.family import Entry, Family, Names
 from hetero_plugin.sites.select import (
     KINDS,
     Selected,
@@ -9,6 +10,7 @@ from hetero_plugin.sites.select import (
     aqn_sites,
     counts,
     family_of,
+    family_or_others,
     fused_parts,
     match,
     select,
@@ -18,14 +20,17 @@ from hetero_plugin.sites.select import (
 __all__ = [
     "FAMILIES",
     "KINDS",
+    "OTHERS",
     "Entry",
     "Family",
+    "Names",
     "Selected",
     "Site",
     "UnknownArchitectureError",
     "aqn_sites",
     "counts",
     "family_of",
+    "family_or_others",
     "fused_parts",
     "match",
     "select",

@@ -1,133 +1,34 @@
-"""Where the operators of each model family are: the maps behind `sites_from_config`."""
+"""The table of model families: one entry holds all that is known of an architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from hetero_plugin.config import ConfigError
+from hetero_plugin.sites import sizes
+from hetero_plugin.sites.family import Entry, Family, Names
 
-__all__ = ["FAMILIES", "Entry", "Family"]
-
-Config = Mapping[str, object]
-Dims = dict[str, int]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One operator: its path below the layer (or the model), its kind, and its sizes as names of
-    the family's ``dims``."""
-
-    path: str
-    kind: str
-    out: str
-    into: str | None = None
-    heads: str | None = None
-    """A norm of each head: how many heads share its weight."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """The sites of a model family. A further family is one more entry in FAMILIES."""
-
-    architectures: tuple[str, ...]
-    dims: Callable[[Config], Dims]
-    prefix: str
-    per_layer: tuple[Entry, ...]
-    """The sites of a layer, in the order of the forward pass."""
-    outside: tuple[Entry, ...]
-    fused: Mapping[str, tuple[str, ...]]
-    """Fused module of a serving engine -> the leaves that it holds, in column order."""
-    sparse_layer: tuple[Entry, ...] = ()
-    """The sites of a layer that has experts, for families that have such layers."""
-    sparse: Callable[[Config], Iterable[int]] = field(default=lambda config: ())
-    """The numbers of the layers that have experts."""
-
-
-def _integer(config: Config, key: str) -> int:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        state = f"{key}: got {value!r}" if key in config else f"{key} is missing"
-        raise ConfigError(
-            f"model config: {state}; it should be an integer ≥ 1, as in the config.json of a "
-            "Hugging Face checkpoint."
-        )
-    return value
-
-
-def _decoder_dims(config: Config) -> Dims:
-    """Sizes of a grouped-query decoder with a gated MLP."""
-    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    head = hidden // heads if config.get("head_dim") is None else _integer(config, "head_dim")
-    groups = _integer(config, "num_key_value_heads")
-    return {
-        "layers": _integer(config, "num_hidden_layers"),
-        "hidden": hidden,
-        "intermediate": _integer(config, "intermediate_size"),
-        "heads": heads,
-        "groups": groups,
-        "queries": heads * head,
-        "keys": groups * head,
-        "vocab": _integer(config, "vocab_size"),
-    }
-
-
-def _headed_dims(config: Config) -> Dims:
-    """For families whose default head size is not hidden_size / heads: it has to be there."""
-    _integer(config, "head_dim")
-    return _decoder_dims(config)
-
-
-def _ungrouped_dims(config: Config) -> Dims:
-    """Llama: without num_key_value_heads there is one key-value head for each head."""
-    if config.get("num_key_value_heads") is None:
-        config = {**config, "num_key_value_heads": config.get("num_attention_heads")}
-    return _decoder_dims(config)
-
-
-def _moe_dims(config: Config) -> Dims:
-    # transformers ≥ 5.6 writes Qwen3-MoE's number of experts under another name.
-    experts = "num_experts" if "num_experts" in config else "num_local_experts"
-    expert = _integer(config, "moe_intermediate_size")
-    return {
-        **_decoder_dims(config),
-        "experts": _integer(config, experts),
-        "expert": expert,
-        "expert_gate_up": 2 * expert,
-    }
-
-
-def _shared_dims(config: Config) -> Dims:
-    """For families with an expert that sees every token."""
-    shared = _integer(config, "shared_expert_intermediate_size")
-    return {**_moe_dims(config), "shared": shared, "one": 1}
-
-
-def _moe_layers(config: Config) -> list[int]:
-    """The layers with experts, as Qwen-MoE's decoder layers decide it."""
-    dense = config.get("mlp_only_layers") or ()
-    step = config.get("decoder_sparse_step", 1)
-    if not isinstance(dense, list | tuple) or not isinstance(step, int) or step < 1:
-        raise ConfigError(
-            f"model config: mlp_only_layers is {dense!r} and decoder_sparse_step {step!r}; they "
-            "should be a list of layer numbers and an integer ≥ 1."
-        )
-    layers = range(_integer(config, "num_hidden_layers"))
-    return [i for i in layers if i not in dense and (i + 1) % step == 0]
-
+__all__ = ["ATTENTION", "FAMILIES", "FUSED", "OTHERS", "PLAIN", "QKV", "QK_NORMS", "dense"]
 
 _NORM_IN = Entry("input_layernorm", "norm", "hidden")
 _NORM_MLP = Entry("post_attention_layernorm", "norm", "hidden")
-_QKV = (
+_NORM_BEFORE_MLP = Entry("pre_feedforward_layernorm", "norm", "hidden")
+_NORM_AFTER_MLP = Entry("post_feedforward_layernorm", "norm", "hidden")
+QKV = (
     Entry("self_attn.q_proj", "linear", "queries", "hidden"),
     Entry("self_attn.k_proj", "linear", "keys", "hidden"),
     Entry("self_attn.v_proj", "linear", "keys", "hidden"),
 )
-_QK_NORMS = (
+QK_NORMS = (
     Entry("self_attn.q_norm", "norm", "queries", heads="heads"),
     Entry("self_attn.k_norm", "norm", "keys", heads="groups"),
 )
-_ATTENTION = (
+_WHOLE_NORMS = (
+    Entry("self_attn.q_norm", "norm", "queries"),
+    Entry("self_attn.k_norm", "norm", "keys"),
+)
+ATTENTION = (
     Entry("self_attn.scores", "attention_scores", "heads"),
     Entry("self_attn.softmax", "attention_scores", "heads"),
     Entry("self_attn", "attention", "queries"),
@@ -161,63 +62,114 @@ _OUTSIDE = (
     Entry("model.norm", "norm", "hidden"),
     Entry("lm_head", "lm_head", "vocab", "hidden"),
 )
-_FUSED = {
+FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-_PLAIN = (_NORM_IN, *_QKV, *_ATTENTION, _NORM_MLP, *_MLP)
-_NORMED = (_NORM_IN, *_QKV, *_QK_NORMS, *_ATTENTION, _NORM_MLP, *_MLP)
+PLAIN = (_NORM_IN, *QKV, *ATTENTION, _NORM_MLP, *_MLP)
+"""A layer of the usual build: norms before attention and MLP, grouped queries, a gated MLP."""
+_NORMED = (_NORM_IN, *QKV, *QK_NORMS, *ATTENTION, _NORM_MLP, *_MLP)
 
 
-def _dense(
-    architecture: str, dims: Callable[[Config], Dims], per_layer: tuple[Entry, ...]
+def dense(
+    architecture: str,
+    read: Callable[[sizes.Config], sizes.Sizes],
+    per_layer: tuple[Entry, ...],
+    **more: Any,
 ) -> Family:
-    return Family((architecture,), dims, "model.layers", per_layer, _OUTSIDE, _FUSED)
+    """The entry of a decoder without experts.
 
+    Args:
+        architecture: class of the language model, as in config.json.
+        read: reads the sizes, see sites/sizes.py.
+        per_layer: the sites of a layer, in the order of the forward pass.
+        more: further fields of `Family`.
+    """
+    fields: dict[str, Any] = {"outside": _OUTSIDE, "fused": FUSED, **more}
+    return Family((architecture,), read, per_layer, **fields)
+
+
+_TOKENS_FIRST, _HEADS_FIRST = Names(heads_first=False), Names(heads_first=True)
+_EXPERTS_NORM = "post_attention_layernorm"
 
 FAMILIES: dict[str, Family] = {
-    "qwen2": _dense("Qwen2ForCausalLM", _decoder_dims, _PLAIN),
-    "qwen3": _dense("Qwen3ForCausalLM", _headed_dims, _NORMED),
-    "llama": _dense("LlamaForCausalLM", _ungrouped_dims, _PLAIN),
-    "mistral": _dense("MistralForCausalLM", _decoder_dims, _PLAIN),
-    "gemma3_text": _dense(
-        "Gemma3ForCausalLM",
-        _headed_dims,
+    "qwen2": dense("Qwen2ForCausalLM", sizes.decoder, PLAIN),
+    "qwen3": dense("Qwen3ForCausalLM", sizes.headed, _NORMED, names=_TOKENS_FIRST),
+    "llama": dense("LlamaForCausalLM", sizes.ungrouped, PLAIN),
+    "mistral": dense("MistralForCausalLM", sizes.decoder, PLAIN),
+    # One matrix for q, k and v and one for gate and up in the Hugging Face model: one site each.
+    "phi3": dense(
+        "Phi3ForCausalLM",
+        sizes.fused,
         (
             _NORM_IN,
-            *_QKV,
-            *_QK_NORMS,
-            *_ATTENTION,
+            Entry("self_attn.qkv_proj", "linear", "queries_keys_values", "hidden"),
+            *ATTENTION,
             _NORM_MLP,
-            Entry("pre_feedforward_layernorm", "norm", "hidden"),
-            *_MLP,
-            Entry("post_feedforward_layernorm", "norm", "hidden"),
+            Entry("mlp.gate_up_proj", "linear", "gate_up", "hidden"),
+            Entry("mlp.activation_fn", "activation", "intermediate"),
+            Entry("mlp.down_proj", "linear", "hidden", "intermediate"),
         ),
+        fused={"act_fn": ("activation_fn",)},
+    ),
+    # Norms before and after attention and MLP; vLLM's model has no head but its embedding.
+    "gemma2": dense(
+        "Gemma2ForCausalLM",
+        sizes.headed,
+        (_NORM_IN, *QKV, *ATTENTION, _NORM_MLP, _NORM_BEFORE_MLP, *_MLP, _NORM_AFTER_MLP),
+        engine_head="model.embed_tokens",
+    ),
+    "gemma3_text": dense(
+        "Gemma3ForCausalLM",
+        sizes.headed,
+        (
+            _NORM_IN,
+            *QKV,
+            *QK_NORMS,
+            *ATTENTION,
+            _NORM_MLP,
+            _NORM_BEFORE_MLP,
+            *_MLP,
+            _NORM_AFTER_MLP,
+        ),
+        names=_HEADS_FIRST,
+    ),
+    # Norms after attention and MLP alone; q_norm and k_norm are of all heads together.
+    "olmo2": dense(
+        "Olmo2ForCausalLM",
+        sizes.ungrouped,
+        (*QKV, *_WHOLE_NORMS, *ATTENTION, _NORM_MLP, *_MLP, _NORM_AFTER_MLP),
     ),
     "qwen2_moe": Family(
         ("Qwen2MoeForCausalLM",),
-        _shared_dims,
-        "model.layers",
-        _PLAIN,
+        sizes.shared_expert,
+        PLAIN,
         _OUTSIDE,
-        _FUSED,
+        FUSED,
         sparse_layer=(
-            *_PLAIN[: -len(_MLP)],
+            *PLAIN[: -len(_MLP)],
             *_mlp("mlp.shared_expert", "shared"),
             _ROUTER,
             *_EXPERTS,
             _SHARED_GATE,
         ),
-        sparse=_moe_layers,
+        sparse=sizes.sparse_layers,
+        names=Names(before_experts=_EXPERTS_NORM),
     ),
     "qwen3_moe": Family(
         ("Qwen3MoeForCausalLM",),
-        _moe_dims,
-        "model.layers",
+        sizes.experts,
         _NORMED,
         _OUTSIDE,
-        _FUSED,
+        FUSED,
         sparse_layer=(*_NORMED[: -len(_MLP)], _ROUTER, *_EXPERTS),
-        sparse=_moe_layers,
+        sparse=sizes.sparse_layers,
+        names=Names(heads_first=False, before_experts=_EXPERTS_NORM),
     ),
 }
+
+OTHERS = replace(
+    dense("", sizes.ungrouped, PLAIN), architectures=(), names=Names(before_experts=_EXPERTS_NORM)
+)
+"""What is taken for granted of a Hugging Face model without an entry: what its modules are called.
+Its sites are found in the loaded model alone."""

@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 
 from hetero_plugin.config import ConfigError, NoiseConfig, NoiseRule
 from hetero_plugin.config.problems import did_you_mean
-from hetero_plugin.sites.families import FAMILIES, Entry, Family
+from hetero_plugin.sites.families import FAMILIES, OTHERS
+from hetero_plugin.sites.family import Entry, Family
 
 __all__ = [
     "FAMILIES",
@@ -22,6 +23,7 @@ __all__ = [
     "aqn_sites",
     "counts",
     "family_of",
+    "family_or_others",
     "fused_parts",
     "match",
     "select",
@@ -29,7 +31,6 @@ __all__ = [
 ]
 
 KINDS = ("linear", "lm_head", "norm", "activation", "attention", "attention_scores", "router")
-_NORMS_OF_EXPERTS = "*.post_attention_layernorm"
 
 
 class UnknownArchitectureError(ConfigError):
@@ -51,6 +52,11 @@ class Site:
     """Input columns; None where the operator has no matrix."""
     heads: int = 1
     """Of a norm of each head (q_norm, k_norm): how many heads of a token share its weight."""
+    heads_first: bool | None = None
+    """Of a norm of each head: whether Hugging Face gives it [batch, heads, tokens, features] and
+    not [batch, tokens, heads, features]; None: not known."""
+    before_experts: bool = False
+    """Of a norm: what a router and its experts read, which AQN means by ``norm``."""
 
     @property
     def weight_features(self) -> int:
@@ -69,10 +75,14 @@ def family_of(model_type: object) -> Family:
         raise UnknownArchitectureError(
             f"model_type {model_type!r} has no map of its sites; there are maps for: "
             f"{', '.join(FAMILIES)}. To support it add an entry to FAMILIES in "
-            "hetero_plugin/sites/families.py (its sites by path, kind and size, and its fused "
-            "modules)."
+            "hetero_plugin/sites/families.py (docs/add_family.md)."
         )
     return family
+
+
+def family_or_others(model_type: object) -> Family:
+    """The map of a model family, or what is taken for granted of those without one."""
+    return FAMILIES.get(model_type, OTHERS) if isinstance(model_type, str) else OTHERS
 
 
 def sites_from_config(hf_config: Mapping[str, object]) -> tuple[Site, ...]:
@@ -96,8 +106,7 @@ def sites_from_config(hf_config: Mapping[str, object]) -> tuple[Site, ...]:
                 f"{', '.join(family.architectures)}. To support it add an entry to FAMILIES in "
                 "hetero_plugin/sites/families.py."
             )
-    dims = family.dims(hf_config)
-
+    sizes, names = family.sizes(hf_config), family.names
     sparse = set(family.sparse(hf_config))
 
     def site(entry: Entry, layer: int | None) -> Site:
@@ -105,14 +114,16 @@ def sites_from_config(hf_config: Mapping[str, object]) -> tuple[Site, ...]:
             entry.path if layer is None else f"{family.prefix}.{layer}.{entry.path}",
             entry.kind,
             layer,
-            dims[entry.out],
-            None if entry.into is None else dims[entry.into],
-            1 if entry.heads is None else dims[entry.heads],
+            sizes[entry.out],
+            None if entry.into is None else sizes[entry.into],
+            1 if entry.heads is None else sizes[entry.heads],
+            None if entry.heads is None else names.heads_first,
+            entry.path == names.before_experts,
         )
 
     inside = [
         site(entry, layer)
-        for layer in range(dims["layers"])
+        for layer in range(sizes["layers"])
         for entry in (family.sparse_layer if layer in sparse else family.per_layer)
     ]
     return (*inside, *(site(entry, None) for entry in family.outside))
@@ -259,10 +270,17 @@ def aqn_sites(config: NoiseConfig, sites: Sequence[Site]) -> tuple[Site, ...]:
     """
     if config.aqn is None:
         return ()
-    words = config.aqn.targets
-    if any(site.kind == "router" for site in sites):
-        words = tuple(_NORMS_OF_EXPERTS if word == "norm" else word for word in words)
-    named = match(words, sites, "aqn.targets")
+    words, before = config.aqn.targets, frozenset[str]()
+    if "norm" in words and any(site.kind == "router" for site in sites):
+        words = tuple(word for word in words if word != "norm")
+        before = frozenset(site.name for site in sites if site.before_experts)
+        if not before:
+            raise ConfigError(
+                "aqn.targets: 'norm' means the norms before the experts, and which these are in "
+                "this model is not known: name them, or give its family's entry in "
+                "hetero_plugin/sites/families.py the name before_experts"
+            )
+    named = match(words, sites, "aqn.targets") | before
     chosen = tuple(site for site in sites if site.name in named)
     for site in chosen:
         if site.kind != "norm":

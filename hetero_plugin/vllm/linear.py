@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
 from vllm.model_executor.layers.linear import (
-    ColumnParallelLinear,
     LinearBase,
-    QKVParallelLinear,
     RowParallelLinear,
     UnquantizedLinearMethod,
     register_weight_loader_v2_supported_method,
@@ -23,7 +21,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.platforms import current_platform
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.operator import Chain
+from hetero_plugin.operator import Chain, Part
 from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
 
@@ -222,7 +220,7 @@ def is_summed(layer: LinearBase) -> bool:
 
 
 def linear_noise(
-    state: NoiseState, name: str, layer: LinearBase, names: list[str], method: NoisyMethod
+    state: NoiseState, name: str, layer: LinearBase, outputs: list[Part], method: NoisyMethod
 ) -> LinearNoise:
     """The noise of a loaded layer; false where no rule selects anything of it.
 
@@ -230,7 +228,7 @@ def linear_noise(
         state: the model's.
         name: the layer's, for the error.
         layer: the layer.
-        names: the sites that it carries, in the order of its parts.
+        outputs: the columns that it holds of its sites (`columns.parts_of`).
         method: its method.
 
     Raises:
@@ -238,10 +236,9 @@ def linear_noise(
     """
     k = int(getattr(layer, "input_size_per_partition", layer.input_size))
     first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
-    inputs = [Chain.of(state, "input", [(one, k, first)]) for one in names]
-    weights = [Chain.of(state, "weight", [(one, k, first)]) for one in names]
-    offsets = _column_offsets(layer, method.part_sizes)
-    outputs = list(zip(names, method.part_sizes, offsets, strict=True))
+    names = dict.fromkeys(part[0] for part in outputs)
+    inputs = [Chain.of(state, "input", [(one, k, first)]) for one, *_ in outputs]
+    weights = [Chain.of(state, "weight", [(one, k, first)]) for one, *_ in outputs]
     share = layer.tp_rank if is_summed(layer) and state.config.partial else None
     output = Chain.of(state, "output", outputs, share=share)
     if any(weights) and method.quantised:
@@ -258,18 +255,6 @@ def linear_noise(
             slices[-1].follow(layer)
         start += width
     return LinearNoise(state, output, None, slices)
-
-
-def _column_offsets(layer: LinearBase, sizes: Sequence[int]) -> Iterator[int]:
-    """The global index of the first column of each part that this rank holds."""
-    for i, width in enumerate(sizes):
-        if not isinstance(layer, ColumnParallelLinear):
-            yield 0
-        elif isinstance(layer, QKVParallelLinear) and i > 0:
-            # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
-            yield layer.tp_rank // layer.num_kv_head_replicas * width
-        else:
-            yield layer.tp_rank * width
 
 
 class _NoisyOutside:

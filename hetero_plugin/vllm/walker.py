@@ -29,6 +29,13 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, Part
 from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
+from hetero_plugin.vllm.columns import (
+    check_norm,
+    column_offsets,
+    equal_share,
+    parts_of,
+    share_of_heads,
+)
 from hetero_plugin.vllm.experts import (
     FusedExpertsNoise,
     GemmNoise,
@@ -92,7 +99,8 @@ class Walker:
         _unshare_activations(model)
         pooling = bool(getattr(model, "is_pooling_model", False))
         # In vLLM 0.24 a Qwen's tied head is the embedding itself, under a second name.
-        tied = getattr(model, "lm_head", None)
+        head = "lm_head" if pooling else family_of(self.family).engine_head
+        tied = dict(model.named_modules(remove_duplicate=False)).get(head)
         for path, module in model.named_modules():
             name = canonical(path, model, self.decoder)
             method = getattr(module, "quant_method", None)
@@ -138,8 +146,8 @@ class Walker:
         names = [f"{parent}.{part}" for part in fused_parts(self.family, leaf) or (leaf,)]
         if not all([self.claim(one, "linear", "router") for one in names]):
             return
-        method = self._method_of(name, layer, names)
-        noise = linear_noise(self.state, name, layer, names, method)
+        method = cast(NoisyMethod, layer.quant_method)
+        noise = linear_noise(self.state, name, layer, self._parts_of(name, layer, names), method)
         if not noise:
             return
         if noise.output and is_summed(layer) and not self.state.config.partial:
@@ -148,26 +156,24 @@ class Walker:
             _put_on_gate(name, layer, noise)
         method.noise = noise
 
-    def _method_of(self, name: str, layer: LinearBase, names: list[str]) -> NoisyMethod:
-        """A layer's method, which holds the parts that the sites are.
+    def _parts_of(self, name: str, layer: LinearBase, names: list[str]) -> list[Part]:
+        """The columns that a layer holds of its sites.
 
         Raises:
-            ConfigError: it does not, or they have other columns than the site table says.
+            ConfigError: its method does not hold that many parts, or they have other columns than
+                the site table says.
         """
         method = layer.quant_method
-        if not isinstance(method, NoisyMethod) or len(method.part_sizes) != len(names):
-            raise ConfigError(
-                f"hetero_noise: {name} ({type(layer).__name__}, {type(method).__name__}) is to "
-                f"carry {', '.join(names)}, and does not hold that many parts"
-            )
-        for one, width in zip(names, method.part_sizes, strict=True):
+        sizes = method.part_sizes if isinstance(method, NoisyMethod) else []
+        outputs = parts_of(layer, name, names, sizes, list(column_offsets(layer, sizes)))
+        for one, width, _ in outputs:
             whole = width if isinstance(layer, RowParallelLinear | ReplicatedLinear) else None
             if whole is not None and whole != self.sites[one].features:
                 raise ConfigError(
                     f"hetero_noise: {one} has {whole} columns in the engine and "
                     f"{self.sites[one].features} in the site table"
                 )
-        return method
+        return outputs
 
     def experts(self, name: str, layer: RoutedExperts) -> None:
         gate_up, act, down = (f"{name}.{leaf}" for leaf in ("gate_up_proj", "act_fn", "down_proj"))
@@ -256,19 +262,23 @@ class Walker:
         offset = aqn.view(name) if aqn is not None and name in aqn else None
         site, width, first = self.sites[name], self.sites[name].features, 0
         if site.heads > 1:  # a norm of each head: this rank has some of the heads
-            width, first = _share_of_heads(site, layer.weight.numel())
+            width, first = share_of_heads(site, layer.weight.numel())
         heads = width // layer.weight.numel() if site.heads > 1 else 1
         output = Chain.of(self.state, "output", [(name, width, first)], heads=heads)
         if output or offset is not None:
+            check_norm(site, self.family)
             noisy = NoisyGemmaRMSNorm if isinstance(layer, GemmaRMSNorm) else NoisyRMSNorm
             layer.__class__ = noisy
             in_dtype = aqn is not None and aqn.in_dtype
             cast(NoisyRMSNorm, layer).noise = NormNoise(self.state, output, offset, in_dtype)
 
     def activation(self, name: str, layer: SiluAndMul | GeluAndMul) -> None:
+        parent, _, leaf = name.rpartition(".")
+        (part,) = fused_parts(self.family, leaf)
+        name = f"{parent}.{part}"
         if not self.claim(name, "activation"):
             return
-        width, offset = _share(self.sites[name].features)
+        width, offset = equal_share(self.sites[name].features)
         output = self.chain("output", [(name, width, offset)])
         if not output:
             return
@@ -316,29 +326,6 @@ def _unshare_activations(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, SiluAndMul | GeluAndMul):
                 setattr(parent, name, copy.copy(child))
-
-
-def _share(features: int) -> tuple[int, int]:
-    """Width and first column of this rank's equal share of a sharded tensor."""
-    from vllm.distributed import get_tensor_model_parallel_world_size
-
-    width = features // get_tensor_model_parallel_world_size()
-    return width, get_tensor_model_parallel_rank() * width
-
-
-def _share_of_heads(site: Site, size: int) -> tuple[int, int]:
-    """Width and first column of this rank's heads in a norm of each head.
-
-    Args:
-        site: its features are those of all heads.
-        size: features of one head.
-    """
-    from vllm.distributed import get_tensor_model_parallel_world_size
-
-    ranks, heads = get_tensor_model_parallel_world_size(), site.features // size
-    # With fewer key-value heads than ranks, neighbouring ranks hold the same head.
-    mine, copies = max(1, heads // ranks), max(1, ranks // heads)
-    return mine * size, get_tensor_model_parallel_rank() // copies * mine * size
 
 
 def _put_outside(name: str, layer: LinearBase, noise: LinearNoise, adapted: bool) -> None:

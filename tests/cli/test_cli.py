@@ -122,6 +122,59 @@ def test_plan_takes_the_file_itself_and_prints_for_people(model: Path) -> None:
     assert "model.layers.27.mlp.down_proj" in result.stdout
 
 
+# Of the published config.json files of Phi-3-mini, Gemma-2-2b and OLMo-2-7B, what matters here.
+OTHER_FAMILIES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "phi3": (
+        {
+            "architectures": ["Phi3ForCausalLM"],
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "num_hidden_layers": 32,
+            "vocab_size": 32064,
+        },
+        {"linear": 128, "lm_head": 1, "norm": 65, "activation": 32, "attention": 32},
+    ),
+    "gemma2": (
+        {
+            "architectures": ["Gemma2ForCausalLM"],
+            "head_dim": 256,
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "num_hidden_layers": 26,
+            "vocab_size": 256000,
+        },
+        {"linear": 182, "lm_head": 1, "norm": 105, "activation": 26, "attention": 26},
+    ),
+    "olmo2": (
+        {
+            "architectures": ["Olmo2ForCausalLM"],
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "vocab_size": 100352,
+        },
+        {"linear": 224, "lm_head": 1, "norm": 129, "activation": 32, "attention": 32},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_plan_counts_other_families(tmp_path: Path, family: str) -> None:
+    config, kinds = OTHER_FAMILIES[family]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **config}))
+    spec = '{"preset": "all-ops", "aqn": {"total_steps": 10}}'
+    result = call("plan", "--model", tmp_path, "--config", spec, "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["by_kind"] == kinds
+    assert len(data["aqn_sites"]) == kinds["norm"]
+
+
 def test_plan_reads_a_specification_and_a_scale(model: Path) -> None:
     spec = model / "spec.yaml"
     spec.write_text("preset: all\nlayers: ['0-1']\naqn: {total_steps: 100}\n")

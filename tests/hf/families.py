@@ -29,7 +29,18 @@ FAMILY: dict[str, dict[str, Any]] = {
     "qwen3": dict(head_dim=16),
     "llama": dict(mlp_bias=True, attention_bias=True),
     "mistral": dict(head_dim=16, sliding_window=8),
+    "phi3": dict(num_key_value_heads=1, original_max_position_embeddings=128, sliding_window=8),
+    "gemma2": dict(
+        head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=8,
+        query_pre_attn_scalar=12,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    ),
     "gemma3_text": dict(head_dim=16, sliding_window=8, sliding_window_pattern=2),
+    "olmo2": dict(num_attention_heads=8, num_key_value_heads=4),
     "qwen2_moe": dict(EXPERTS, shared_expert_intermediate_size=40, mlp_only_layers=[0]),
     "qwen3_moe": dict(EXPERTS, head_dim=16, num_hidden_layers=3, decoder_sparse_step=2),
 }

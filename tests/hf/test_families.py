@@ -10,7 +10,7 @@ from hetero_plugin.config import PRESETS, preset
 from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.hf.discover import discover
 from hetero_plugin.hf.norms import heads_come_first, offset_formula
-from hetero_plugin.sites import FAMILIES, select, sites_from_config
+from hetero_plugin.sites import FAMILIES, Site, aqn_sites, select, sites_from_config
 from tests.hf.families import FAMILY, MOE, family_config, make_family, tokens
 
 
@@ -121,6 +121,38 @@ def test_aqn_is_weight_plus_offset(family: str, dtype: torch.dtype) -> None:
     assert torch.equal(logits(model, ids), clean)
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "phi3", "olmo2"])
+def test_a_family_without_an_entry_is_found_by_the_usual_names(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {one.site.name: one.site for one in discover(make_family(family))}
+    spec = NoiseConfig(scale=0.3, targets=["linear", "norm", "activation", "attention"], aqn={})
+    norms = {site.name for site in aqn_sites(spec, list(known.values()))}
+    monkeypatch.delitem(FAMILIES, family)
+    model = make_family(family)
+    found = {one.site.name: one.site for one in discover(model)}
+    assert {name: site.features for name, site in found.items()} == {
+        name: site.features for name, site in known.items()
+    }
+    assert {site.name for site in aqn_sites(spec, list(found.values()))} == norms
+    clean = logits(model, tokens())
+    wrap(model, spec, quiet=True)
+    assert not torch.equal(logits(model, tokens()), clean)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_soft_cap_that_transformers_leaves_out_is_told(
+    attention: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = [make_family("gemma2"), make_family("gemma2")]
+    models[0].set_attn_implementation("eager")
+    models[1].set_attn_implementation(attention)
+    capped, plain = (logits(model, tokens()) for model in models)
+    assert torch.allclose(capped, plain, rtol=0, atol=1e-5) == (attention == "eager")
+    wrap(models[1], NoiseConfig(scale=0.1))
+    assert ("caps its attention scores at 2" in caplog.text) == (attention == "sdpa")
+
+
 def test_a_norm_of_unknown_formula_is_refused() -> None:
     class SquareRMSNorm(torch.nn.Module):
         def __init__(self) -> None:
@@ -134,11 +166,24 @@ def test_a_norm_of_unknown_formula_is_refused() -> None:
         offset_formula(SquareRMSNorm(), "model.norm")
 
 
-def test_a_head_norm_whose_layout_is_ambiguous_is_refused() -> None:
+@pytest.mark.parametrize("known", [None, True, False])
+def test_a_head_norm_whose_layout_is_ambiguous_is_refused(known: bool | None) -> None:
     norm = torch.nn.RMSNorm(8)
-    assert heads_come_first(norm, torch.zeros(2, 4, 9, 8), 18, 4, "q_norm")
-    assert not heads_come_first(norm, torch.zeros(2, 9, 4, 8), 18, 4, "q_norm")
-    with pytest.raises(ConfigError, match="tokens or heads first"):
-        heads_come_first(norm, torch.zeros(2, 4, 4, 8), 8, 4, "q_norm")
+
+    def first(*shape: int, tokens: int = 18) -> bool:
+        site = Site("q_norm", "norm", 0, 32, None, 4, known)
+        return heads_come_first(norm, torch.zeros(*shape), tokens, site)
+
+    if known is not False:
+        assert first(2, 4, 9, 8)
+    if known is not True:
+        assert not first(2, 9, 4, 8)
+    if known is None:
+        with pytest.raises(ConfigError, match="tokens or heads first"):
+            first(2, 4, 4, 8, tokens=8)
+    else:
+        assert first(2, 4, 4, 8, tokens=8) == known
+        with pytest.raises(ConfigError, match="neither tokens nor heads"):
+            first(2, 9, 4, 8) if known else first(2, 4, 9, 8)
     with pytest.raises(ConfigError, match="neither tokens nor heads"):
-        heads_come_first(norm, torch.zeros(2, 5, 3, 8), 8, 4, "q_norm")
+        first(2, 5, 3, 8, tokens=8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -24,22 +26,50 @@ _faults: dict[str, str] = {}
 
 LONG = (
     "tests/engines/test_verl_grpo.py",
-    "tests/engines/",
+    "tests/engines/test_gpu_rehearsal.py",
+    "tests/engines/test_evaluation_vllm.py",
+    "tests/engines/test_vllm_zero.py",
     "tests/demo/test_run.py",  # long after the other file that starts Ray
-    "tests/trl/",
-    "tests/kernels/",
 )
-"""What takes long goes first, so that lanes (a file each at a time) end together."""
+"""Of the files that start engines, what takes minutes: these first, so that lanes (a file each at a
+time) end together."""
+
+
+@pytest.hookimpl
+def pytest_configure(config: pytest.Config) -> None:
+    """One compile cache for all engines of a run, and none of another checkout's."""
+    if hasattr(config, "workerinput"):
+        return  # a lane has its environment from the process that started it
+    folder = tempfile.mkdtemp(prefix="hetero-noise-tests-")
+    before = os.environ.get("VLLM_CACHE_ROOT")
+    os.environ["VLLM_CACHE_ROOT"] = folder
+
+    def undo() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["VLLM_CACHE_ROOT"]
+        else:
+            os.environ["VLLM_CACHE_ROOT"] = before
+
+    config.add_cleanup(undo)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _rank(item.nodeid))
+    """Files without an engine first: a plain mistake shows in the first minutes."""
+    engines = {_file(item) for item in items if item.get_closest_marker("engine")}
+    items.sort(key=lambda item: _rank(_file(item), engines))
     _skip_gpu(items)
     compat.note(items)
 
 
-def _rank(nodeid: str) -> int:
-    return next((i for i, start in enumerate(LONG) if nodeid.startswith(start)), len(LONG))
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _rank(file: str, engines: set[str]) -> int:
+    if file not in engines:
+        return 0
+    return 1 + (LONG.index(file) if file in LONG else len(LONG))
 
 
 def _skip_gpu(items: list[pytest.Item]) -> None:

@@ -47,7 +47,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     model = make_model(folder / "model", dtype="float32", **shape)
     engine = AsyncEngine(
         folder / "log.txt",
-        {"VLLM_CACHE_ROOT": str(folder / "cache")},
         start_method="fork",
         model=str(model),
         dtype="float32",

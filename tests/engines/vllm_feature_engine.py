@@ -1,36 +1,19 @@
 """The engines of the feature matrix: what `Server` answers, and beams, grammars, drafts, sleep.
 
-Run as a script, it is an `LLM` (or an `AsyncLLM`, if the settings say so) in a process of its own.
+An `LLM`, or an `AsyncLLM`, in a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.engines.vllm_engine import Engine, Record, Server, reload, serve
-
-
-class FeatureEngine(Engine):
-    """One `LLM`."""
-
-    script = __file__
-
-
-class AsyncEngine(Engine):
-    """One `AsyncLLM`, with the same questions."""
-
-    script = __file__
-
-    def __init__(self, log: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
-        super().__init__(log, env, asynchronous=True, **settings)
+from tests.engines.vllm_engine import Engine, Record, Server, reload
 
 
 def _chosen(output: Any) -> Record:
@@ -218,10 +201,13 @@ class AsyncFeatures:
         return self._run(work())
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    if given.pop("asynchronous", False):
-        sys.argv[1] = json.dumps(given)
-        serve(AsyncFeatures)
-    else:
-        serve(Features)
+class FeatureEngine(Engine):
+    """One `LLM`."""
+
+    server = Features
+
+
+class AsyncEngine(Engine):
+    """One `AsyncLLM`, with the same questions."""
+
+    server = AsyncFeatures

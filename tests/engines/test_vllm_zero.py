@@ -20,7 +20,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.engines import forked, zero_engines
+from tests import forked
+from tests.engines import zero_engines
 
 pytestmark = pytest.mark.engine
 

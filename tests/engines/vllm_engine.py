@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.engines import forked
-from tests.engines.forked import ROOT as ROOT
+from tests import forked
+from tests.forked import ROOT as ROOT
 
 Record = dict[str, Any]
 
@@ -69,6 +69,7 @@ class Engine:
 
     def __init__(self, log: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
         self.log = log
+        log.touch()
         self._process, self._connection = forked.start(
             serve, (self.server, json.dumps(settings)), log, env or {}, imported=self.imported
         )

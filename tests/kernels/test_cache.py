@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hetero_plugin.kernels import build, cache
+from tests import forked
 
 ROOT = os.geteuid() == 0
 NOBODY = 54321
@@ -205,15 +205,9 @@ def test_a_time_limit_that_is_none(
         build.build()
 
 
-def loaded(**environment: str) -> subprocess.CompletedProcess[str]:
-    """A new process that imports the kernels."""
-    return subprocess.run(
-        [sys.executable, "-c", LOAD],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def loaded(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A new process that imports the kernels; what it says is kept in ``folder``."""
+    return forked.python(LOAD, folder=folder / "said", env=environment)
 
 
 def no_compiler(tmp_path: Path) -> str:
@@ -223,7 +217,9 @@ def no_compiler(tmp_path: Path) -> str:
 
 
 def test_without_a_compiler_the_reference_runs_and_says_so(tmp_path: Path) -> None:
-    done = loaded(PATH=no_compiler(tmp_path), CXX="", HETERO_NOISE_CACHE=str(tmp_path / "c"))
+    done = loaded(
+        tmp_path, PATH=no_compiler(tmp_path), CXX="", HETERO_NOISE_CACHE=str(tmp_path / "c")
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("reference | no C++ compiler found")
     assert "RuntimeWarning: no C++ compiler found" in done.stderr and "slower" in done.stderr
@@ -250,7 +246,7 @@ def test_whatever_is_wrong_the_reference_runs_and_says_why(
         folder.write_text("")
     elif trouble == "compiler without a version":
         Path(os.environ["CXX"]).write_text("#!/bin/sh\nexit 3\n")
-    done = loaded()
+    done = loaded(folder.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("reference | ") and re.search(words, done.stdout), done.stdout
     assert "RuntimeWarning" in done.stderr and "reference kernel" in done.stderr

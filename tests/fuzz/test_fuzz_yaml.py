@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.config.read import read_yaml
+from tests.fuzz.examples import fixed
 
 SECONDS = 10.0
 """A loaded machine included. Worst here: 1 s. What this page refuses would take hours."""
@@ -149,13 +150,7 @@ FORMS = (
 )
 
 
-@settings(
-    max_examples=600,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@fixed(600)
 @given(seed=st.integers(0, 2**32), lines=st.integers(1, 60))
 def test_random_graphs_of_aliases_and_merges(seed: int, lines: int) -> None:
     """Whatever refers to whatever: data of a size that may be, or our error."""

@@ -142,24 +142,29 @@ class AsyncFeatures:
         return self._run(aio.call(self.engine, method, **arguments))
 
     def change_while_busy(self, prompts: list[list[int]], scales: list[float]) -> Record:
-        """Sets scales while requests run; returns the answers and the scales that were said."""
+        """Sets scales while requests run: what was said, and the lengths of the answers."""
         from hetero_plugin.vllm.client import aio
 
         async def work() -> Record:
             parameters = _parameters(max_tokens=60, temperature=0.0)
-            names = (f"busy-{os.urandom(8).hex()}" for _ in prompts)
-            running = [
-                asyncio.ensure_future(self._one(name, prompt, parameters))
-                for name, prompt in zip(names, prompts, strict=True)
-            ]
+            enough = False
+
+            async def again(prompt: list[int]) -> set[int]:
+                made: set[int] = set()
+                while not enough:  # so that all changes find it busy, however fast it is
+                    name = f"busy-{os.urandom(8).hex()}"
+                    made.add(len((await self._one(name, prompt, parameters))["tokens"]))
+                return made
+
+            running = [asyncio.ensure_future(again(prompt)) for prompt in prompts]
             said = []
             for scale in scales:
                 await asyncio.sleep(0.05)
                 status = await aio.set_noise(self.engine, scale=scale)
                 said.append(status["scales"]["linear"])
-            still = sum(not task.done() for task in running)
-            answers = await asyncio.gather(*running)
-            return {"said": said, "running": still, "tokens": [len(a["tokens"]) for a in answers]}
+            still, enough = sum(not task.done() for task in running), True
+            made = set().union(*await asyncio.gather(*running))
+            return {"said": said, "running": still, "tokens": sorted(made)}
 
         return self._run(work())
 

@@ -46,6 +46,19 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 COPY = 'while [ "$1" != -o ]; do shift; done; echo made > "$2"'
 
 
+def ends(pid: int, within: float) -> bool:
+    """Whether a process has ended in so many seconds; one that nobody waited for has."""
+    stat, limit = Path(f"/proc/{pid}/stat"), time.monotonic() + within
+    while time.monotonic() < limit:
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
@@ -170,13 +183,11 @@ def test_a_compilation_has_a_time_limit_and_leaves_no_process(
 ) -> None:
     pid = tmp_path / "pid"
     script(f"sleep 300 & echo $! > {pid}; wait")  # as g++ waits for cc1plus, which holds the pipe
-    monkeypatch.setenv("HETERO_NOISE_BUILD_SECONDS", "1")
-    started = time.monotonic()
-    with pytest.raises(build.BuildFailed, match="longer than 1 s"):
+    monkeypatch.setenv("HETERO_NOISE_BUILD_SECONDS", "5")  # in which a busy machine starts a shell
+    with pytest.raises(build.BuildFailed, match="longer than 5 s"):
         build.build()
-    assert time.monotonic() - started < 60
-    child = Path(f"/proc/{pid.read_text().strip()}/stat")
-    assert not child.exists() or child.read_text().split()[2] in "ZX"
+    # Killed, so it is gone soon; what sleeps by itself stays for five minutes.
+    assert ends(int(pid.read_text()), within=60)
     assert not list(folder.glob("*.so")) and not list(folder.glob("tmp*"))
 
 

@@ -26,10 +26,11 @@ _faults: dict[str, str] = {}
 
 LONG = (
     "tests/engines/test_verl_grpo.py",
-    "tests/engines/test_gpu_rehearsal.py",
+    "tests/engines/test_vllm_zero.py",  # the next start no Ray while the first may still run
+    "tests/trl/test_grpo.py",
     "tests/engines/test_evaluation_vllm.py",
-    "tests/engines/test_vllm_zero.py",
-    "tests/demo/test_run.py",  # long after the other file that starts Ray
+    "tests/engines/test_gpu_rehearsal.py",
+    "tests/demo/test_run.py",
 )
 """Of the files that start engines, what takes minutes: these first, so that lanes (a file each at a
 time) end together."""

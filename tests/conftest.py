@@ -56,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files without an engine first: a plain mistake shows in the first minutes."""
-    engines = {_file(item) for item in items if item.get_closest_marker("engine")}
-    items.sort(key=lambda item: _rank(_file(item), engines))
+    """What is quick first, what starts an engine last: a plain mistake shows in minutes."""
+    marked = {name: _with(name, items) for name in ("slow", "engine")}
+    items.sort(key=lambda item: _rank(_file(item), **marked))
     _skip_gpu(items)
     compat.note(items)
 
@@ -67,10 +67,15 @@ def _file(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
 
 
-def _rank(file: str, engines: set[str]) -> int:
-    if file not in engines:
-        return 0
-    return 1 + (LONG.index(file) if file in LONG else len(LONG))
+def _with(mark: str, items: list[pytest.Item]) -> set[str]:
+    """The files that have a test with a mark; a lane takes whole files."""
+    return {_file(item) for item in items if item.get_closest_marker(mark)}
+
+
+def _rank(file: str, slow: set[str], engine: set[str]) -> int:
+    if file not in engine:
+        return int(file in slow)
+    return 2 + (LONG.index(file) if file in LONG else len(LONG))
 
 
 def _skip_gpu(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -38,11 +39,18 @@ time) end together."""
 
 @pytest.hookimpl
 def pytest_configure(config: pytest.Config) -> None:
-    """One compile cache for all engines of a run, and none of another checkout's."""
+    """One compile cache for all engines of a run, and no graph of another checkout's.
+
+    What vLLM notes of its own architectures stays where it is: that takes a process and ten seconds
+    each, and goes by the text of vLLM's files.
+    """
     if hasattr(config, "workerinput"):
         return  # a lane has its environment from the process that started it
     folder = tempfile.mkdtemp(prefix="hetero-noise-tests-")
     before = os.environ.get("VLLM_CACHE_ROOT")
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm" / "modelinfos"
+    kept.mkdir(parents=True, exist_ok=True)
+    Path(folder, "modelinfos").symlink_to(kept)
     os.environ["VLLM_CACHE_ROOT"] = folder
 
     def undo() -> None:

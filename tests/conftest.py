@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -24,22 +27,63 @@ _faults: dict[str, str] = {}
 
 LONG = (
     "tests/engines/test_verl_grpo.py",
-    "tests/engines/",
-    "tests/demo/test_run.py",  # long after the other file that starts Ray
-    "tests/trl/",
-    "tests/kernels/",
+    "tests/engines/test_vllm_zero.py",  # the next start no Ray while the first may still run
+    "tests/trl/test_grpo.py",
+    "tests/engines/test_evaluation_vllm.py",
+    "tests/engines/test_gpu_rehearsal.py",
+    "tests/demo/test_run.py",
 )
-"""What takes long goes first, so that lanes (a file each at a time) end together."""
+"""Of the files that start engines, what takes minutes: these first, so that lanes (a file each at a
+time) end together."""
+
+
+@pytest.hookimpl
+def pytest_configure(config: pytest.Config) -> None:
+    """One compile cache for all engines of a run, and no graph of another checkout's.
+
+    What vLLM notes of its own architectures stays where it is: that takes a process and ten seconds
+    each, and goes by the text of vLLM's files.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a lane has its environment from the process that started it
+    folder = tempfile.mkdtemp(prefix="hetero-noise-tests-")
+    before = os.environ.get("VLLM_CACHE_ROOT")
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm" / "modelinfos"
+    kept.mkdir(parents=True, exist_ok=True)
+    Path(folder, "modelinfos").symlink_to(kept)
+    os.environ["VLLM_CACHE_ROOT"] = folder
+
+    def undo() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["VLLM_CACHE_ROOT"]
+        else:
+            os.environ["VLLM_CACHE_ROOT"] = before
+
+    config.add_cleanup(undo)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _rank(item.nodeid))
+    """What is quick first, what starts an engine last: a plain mistake shows in minutes."""
+    marked = {name: _with(name, items) for name in ("slow", "engine")}
+    items.sort(key=lambda item: _rank(_file(item), **marked))
     _skip_gpu(items)
     compat.note(items)
 
 
-def _rank(nodeid: str) -> int:
-    return next((i for i, start in enumerate(LONG) if nodeid.startswith(start)), len(LONG))
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _with(mark: str, items: list[pytest.Item]) -> set[str]:
+    """The files that have a test with a mark; a lane takes whole files."""
+    return {_file(item) for item in items if item.get_closest_marker(mark)}
+
+
+def _rank(file: str, slow: set[str], engine: set[str]) -> int:
+    if file not in engine:
+        return int(file in slow)
+    return 2 + (LONG.index(file) if file in LONG else len(LONG))
 
 
 def _skip_gpu(items: list[pytest.Item]) -> None:

@@ -168,6 +168,7 @@ def test_a_check_that_breaks_off_has_failed_with_its_reason(tmp_path: Path) -> N
     assert record["status"] == FAILED and "exit status" in record["error"]
 
 
+@pytest.mark.slow
 def test_a_check_that_breaks_off_keeps_what_it_found(tmp_path: Path) -> None:
     # Nothing was kept by the engines whose numbers this one compares.
     record = runner.run(the("vllm-beside-hf"), tmp_path, rehearsal=True, limit=120)

@@ -84,6 +84,7 @@ def test_normals_against_float64() -> None:
     assert error.square().mean().sqrt() < 2e-6
 
 
+@pytest.mark.slow
 def test_normals_are_normal() -> None:
     """10**8 normals: moments, Kolmogorov-Smirnov, tails. False alarm about 1e-5 altogether."""
     n_rows, columns = 10_000, 10_000
@@ -161,6 +162,7 @@ def test_rounding_bits_are_uniform_and_apart_from_the_normals() -> None:
     assert abs(_correlation(centred, draw(rows, 1024, 2))) < 5.5
 
 
+@pytest.mark.slow
 def test_uniforms_are_uniform() -> None:
     """4·10**7 uniforms: moments at 5 standard errors, Kolmogorov-Smirnov at 1e-6, every bit of the
     word at 5.5 sigma. False alarm about 2e-6 altogether."""
@@ -208,6 +210,7 @@ def test_no_word_serves_two_purposes() -> None:
         assert abs(_correlation(squares[0], squares[1] / squares[1].std())) < 5.5, name
 
 
+@pytest.mark.slow
 def test_collisions_are_as_expected() -> None:
     """64-bit words of 2**24 different keys, in four orders: no two equal (expected 8e-6 each)."""
     n = 1 << 24

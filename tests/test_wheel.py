@@ -150,6 +150,7 @@ print("kernel", KERNEL)
 """
 
 
+@pytest.mark.slow
 def test_the_wheel_alone_works(installed: Path, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(WORK)

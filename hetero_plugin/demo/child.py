@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from hetero_plugin.verl import group
 
 PREFIX = "@progress "
 
@@ -72,24 +72,6 @@ def run(
                     raise StageFailed(f"stopped after {timeout:.0f} s; log: {log}\n{tail(log)}")
                 time.sleep(0.25)
         finally:
-            _end(process)
+            group.end(process, patience=5.0)
     if process.returncode != 0:
         raise StageFailed(f"exit status {process.returncode}; log: {log}\n{tail(log)}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process group: engines start workers that would stay behind."""
-    for sign, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        limit = time.monotonic() + patience
-        while time.monotonic() < limit:
-            process.poll()
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.05)
-    process.wait(timeout=10)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hetero_plugin.config import ENVIRONMENT, NoiseConfig
+from hetero_plugin.verl import group
 from hetero_plugin.verl.kept import keep_beside
 
 
@@ -329,7 +329,7 @@ def execute(
                     )
                 time.sleep(0.5)
         finally:
-            _end(process)
+            group.end(process, patience=10.0)
     if process.returncode != 0:
         raise LaunchError(
             f"verl run {run.name!r} failed (exit {process.returncode}); log: {run.log}\n"
@@ -357,21 +357,3 @@ def _check_attested(run: MiniatureRun, before: set[Path]) -> None:
                 f"verl run {run.name!r} left no passing attestation of its {when}; log: {run.log}\n"
                 f"{_tail(run.log)}"
             )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the run's whole process group: Ray's daemons are in it, and would stay."""
-    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        limit = time.monotonic() + patience
-        while time.monotonic() < limit:
-            process.poll()
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.1)
-    process.wait(timeout=10)

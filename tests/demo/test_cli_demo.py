@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 
-def _demo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+Demo = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def demo(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The command, run in ``tmp_path``."""
     code = "from hetero_plugin.cli import app; app()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "demo", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=300,
-    )
+    folder = tmp_path_factory.mktemp("said")
+    return lambda *words: forked.python(code, "demo", *words, folder=folder, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -31,23 +32,23 @@ def _demo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_wrong_setting_costs_a_second_and_is_named(
-    tmp_path: Path, words: list[str], said: str
+    tmp_path: Path, demo: Demo, words: list[str], said: str
 ) -> None:
-    done = _demo(*words, cwd=tmp_path)
+    done = demo(*words)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, demo: Demo) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    done = _demo("--out", "out", cwd=tmp_path)
+    done = demo("--out", "out")
     assert done.returncode == 2 and "notes.txt" in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 
-def test_help_names_every_option(tmp_path: Path) -> None:
-    text = _demo("--help", cwd=tmp_path).stdout
+def test_help_names_every_option(demo: Demo) -> None:
+    text = demo("--help").stdout
     for option in ("--full", "--out", "--seed", "--model", "--train-file", "--test-file"):
         assert option in text

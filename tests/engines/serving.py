@@ -104,7 +104,6 @@ def served(path: Path) -> Iterator[Server]:
     env |= {
         "VLLM_PLUGINS": "hetero_noise,hetero_noise_http",
         "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_CACHE_ROOT": str(path / "cache"),
         "PYTHONPATH": str(ROOT),  # for the middleware
     }
     log = path / "serve.log"

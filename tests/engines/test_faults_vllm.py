@@ -23,7 +23,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         path / "log.txt",
         "engine",
         str(path),
-        VLLM_CACHE_ROOT=str(path / "cache"),
         VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",
         VLLM_ALLOW_INSECURE_SERIALIZATION="1",  # functions are sent to the worker, to break it
         VLLM_CPU_OMP_THREADS_BIND="nobind",

@@ -86,7 +86,7 @@ def case(
     model.save_pretrained(path / "model")
     engine = Engine(
         path / "log.txt",
-        {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CACHE_ROOT": str(path / "cache")},
+        {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         model=str(path / "model"),
         dtype="float32",
         quantization="hetero_noise",

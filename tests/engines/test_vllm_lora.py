@@ -62,7 +62,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
         path / "log.txt",
         {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CACHE_ROOT": str(path / "cache"),
             "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
         },
         model=str(model),

@@ -67,7 +67,7 @@ def case(
             if "norm" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(path / "model")
-    env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CACHE_ROOT": str(path / "cache")}
+    env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     common = {"model": str(path / "model"), "dtype": "float32"}
     plain = Engine(path / "clean.txt", env, **common)
     clean = plain.logprobs(*FEW)

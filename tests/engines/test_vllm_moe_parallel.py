@@ -41,7 +41,7 @@ SPEC: dict[str, Any] = {
 def start(model: Path, log: Path, spec: dict[str, Any]) -> TPEngine:
     return TPEngine(
         log,
-        {"VLLM_CACHE_ROOT": str(log.parent / "cache"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
         model=str(model),
         dtype="float32",
         tensor_parallel_size=2,

@@ -58,15 +58,14 @@ def case(
 ) -> Iterator[Case]:
     dtype = request.param
     path = tmp_path_factory.mktemp(dtype)
-    env = IN_PROCESS | {"VLLM_CACHE_ROOT": str(path / "cache")}
     model = make_model(path / "model", dtype=dtype, **MODELS[dtype])
     common = {"model": str(model), "dtype": dtype}
-    engine = Engine(path / "clean.log", env, **common)
+    engine = Engine(path / "clean.log", IN_PROCESS, **common)
     clean, clean_few = engine.logprobs(*PROMPTS), engine.logprobs(*FEW)
     engine.close()
     noisy = Engine(
         path / "noisy.log",
-        env,
+        IN_PROCESS,
         quantization="hetero_noise",
         additional_config={"hetero_noise": SPEC},
         **common,

@@ -43,7 +43,6 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TP
     made = TPEngine(
         path / "log.txt",
         {
-            "VLLM_CACHE_ROOT": str(path / "cache"),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # functions are sent to a rank, to spoil it
         },

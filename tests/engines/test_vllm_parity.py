@@ -70,7 +70,7 @@ def case(
     model = make_model(path / "model", dtype=dtype, **SHAPES[shape])
     engine = Engine(
         path / "log.txt",
-        {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CACHE_ROOT": str(path / "cache")},
+        {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         model=str(model),
         dtype=dtype,
         quantization="hetero_noise",

@@ -60,7 +60,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine,
     build_tokenizer().save_pretrained(model)  # vLLM's pooling entry points want one
     engine = Engine(
         folder / "embed.log",
-        IN_PROCESS | {"VLLM_CACHE_ROOT": str(folder / "cache")},
+        IN_PROCESS,
         model=str(model),
         dtype="float32",
         runner="pooling",

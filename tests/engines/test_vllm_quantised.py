@@ -81,7 +81,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     quantise(model)
     env = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CACHE_ROOT": str(path / "cache"),
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
     }
     common = {"model": str(model), "dtype": DTYPE}

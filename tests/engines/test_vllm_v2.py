@@ -70,7 +70,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V2Engine]:
     if missing():
         pytest.skip(missing())
     folder = tmp_path_factory.mktemp("v2")
-    engine = V2Engine(folder / "log.txt", {"VLLM_CACHE_ROOT": str(folder / "cache")})
+    engine = V2Engine(folder / "log.txt")
     yield engine
     engine.close()
 

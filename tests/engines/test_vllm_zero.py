@@ -11,11 +11,7 @@ time, and with one it sums 32: a last bit of a variance, in 23 log-probabilities
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +20,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from tests import forked
 from tests.engines import zero_engines
-from tests.engines.vllm_engine import ROOT
 
 pytestmark = pytest.mark.engine
 
@@ -121,7 +117,7 @@ def hf_logprobs(path: Path, dtype: str, spec: Any) -> list[float]:
 
 
 def run(engines: list[dict[str, Any]], path: Path) -> dict[str, dict[str, list[float]]]:
-    """What each engine says; their caches and logs are in ``path``."""
+    """What each engine says; their log is in ``path``."""
     common = {
         "max_model_len": 256,
         "max_num_seqs": 32,
@@ -132,22 +128,17 @@ def run(engines: list[dict[str, Any]], path: Path) -> dict[str, dict[str, list[f
         "seed": 0,
     }
     work = {"common": common, "prompts": PROMPTS, "engines": engines}
-    environ = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CACHE_ROOT": str(path / "cache"),
-    }
-    done = subprocess.run(
-        [sys.executable, zero_engines.__file__, json.dumps(work)],
-        capture_output=True,
-        text=True,
-        env=environ,
-    )
-    lines = [json.loads(line[2:]) for line in done.stdout.splitlines() if line.startswith("@@")]
-    assert len(lines) == len(engines), done.stderr[-6000:]
-    return {line["name"]: line["rows"] for line in lines}
+    log, env = path / "log.txt", {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    process, connection = forked.start(zero_engines.answer, (work,), log, env)
+    found = {}
+    try:
+        for engine in engines:
+            found[engine["name"]] = connection.recv()
+    except EOFError:
+        pytest.fail(f"the engines died:\n{log.read_text()[-6000:]}")
+    finally:
+        forked.end(process, connection)
+    return found
 
 
 @dataclass

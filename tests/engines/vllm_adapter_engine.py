@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.engines.vllm_engine import Engine, Record, Server, serve
-
-
-class AdapterEngine(Engine):
-    """An `Engine` whose process is this file."""
-
-    script = __file__
+from tests.engines.vllm_engine import Engine, Record, Server
 
 
 class AdapterServer(Server):
@@ -112,5 +106,7 @@ def _methods(worker: Any) -> dict[str, int]:
     return dict(found)
 
 
-if __name__ == "__main__":
-    serve(AdapterServer)
+class AdapterEngine(Engine):
+    """An `Engine` that answers what `AdapterServer` does."""
+
+    server = AdapterServer

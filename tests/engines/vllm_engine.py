@@ -1,19 +1,20 @@
-"""A real vLLM engine in a process of its own, driven over pipes by the tests.
+"""A real vLLM engine in a process of its own, driven over a pipe by the tests.
 
-Run as a script it starts an engine and answers one JSON request a line; `Engine` is the other end.
+`serve` starts an engine there and answers JSON requests; `Engine` is the other end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tests import forked
+from tests.forked import ROOT as ROOT
+
 Record = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_model(
@@ -60,39 +61,33 @@ def make_model(
 class Engine:
     """One engine process. ``engine.ask("logprobs", prompts=[...])`` is answered by `Server`."""
 
-    script = __file__
-    """What the process runs: a file that calls `serve`."""
+    server: type[Any]
+    """What answers in the process."""
+
+    imported = True
+    """Whether the process starts with vLLM imported; see `forked.start`."""
 
     def __init__(self, log: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
         self.log = log
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-        environ.setdefault("OMP_NUM_THREADS", "1")
-        self._process = subprocess.Popen(
-            [sys.executable, self.script, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("a"),
-            text=True,
-            env=environ,
+        log.touch()
+        self._process, self._connection = forked.start(
+            serve, (self.server, json.dumps(settings)), log, env or {}, imported=self.imported
         )
         self._read()
 
     def _read(self) -> Any:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("@@"):
-                answer = json.loads(line[2:])
-                if "error" in answer:
-                    raise EngineError(answer["error"])
-                return answer["value"]
-            with self.log.open("a") as file:  # processes that the engine started write here too
-                file.write(line)
-        raise EngineError(f"the engine died:\n{self.log.read_text()[-6000:]}")
+        try:
+            answer = json.loads(self._connection.recv())
+        except (EOFError, ConnectionError):
+            died = f"the engine died:\n{self.log.read_text()[-6000:]}"
+            raise EngineError(died) from None
+        if "error" in answer:
+            raise EngineError(answer["error"])
+        return answer["value"]
 
     def ask(self, action: str, **arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([action, arguments]) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(ConnectionError):  # reading says what became of it
+            self._connection.send(json.dumps([action, arguments]))
         return self._read()
 
     def logprobs(self, *prompts: list[int], **arguments: Any) -> list[Record]:
@@ -105,12 +100,7 @@ class Engine:
         return self.ask("call", method="hetero_noise_status", arguments={})
 
     def close(self) -> None:
-        if self._process.poll() is None and self._process.stdin is not None:
-            self._process.stdin.close()
-            try:
-                self._process.wait(60)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        forked.end(self._process, self._connection)
 
 
 class EngineError(RuntimeError):
@@ -242,27 +232,24 @@ def _checksum(worker: Any, name: str) -> str:
     ).hexdigest()
 
 
-def serve(kind: type[Any] = Server) -> None:
-    """Answers one request a line: the name of a method of ``kind``, and its arguments."""
-    out, sys.stdout = sys.stdout, sys.stderr
-
-    def answer(record: Record) -> None:
-        out.write("@@" + json.dumps(record) + "\n")
-        out.flush()
-
+def serve(connection: Connection, kind: type[Any], settings: str) -> None:
+    """Answers one request after the other: the name of a method of ``kind``, and its arguments."""
     try:
-        server = kind(**json.loads(sys.argv[1]))
+        server = kind(**json.loads(settings))
     except Exception as error:
-        answer({"error": f"{type(error).__name__}: {error}"})
+        connection.send(json.dumps({"error": f"{type(error).__name__}: {error}"}))
         raise
-    answer({"value": "ready"})
-    for line in sys.stdin:
-        action, arguments = json.loads(line)
+    connection.send(json.dumps({"value": "ready"}))
+    while True:
         try:
-            answer({"value": getattr(server, action)(**arguments)})
+            action, arguments = json.loads(connection.recv())
+        except EOFError:
+            return
+        try:
+            answer = {"value": getattr(server, action)(**arguments)}
         except Exception as error:
-            answer({"error": f"{type(error).__name__}: {error}"})
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        connection.send(json.dumps(answer))
 
 
-if __name__ == "__main__":
-    serve()
+Engine.server = Server

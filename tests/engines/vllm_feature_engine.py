@@ -1,36 +1,19 @@
 """The engines of the feature matrix: what `Server` answers, and beams, grammars, drafts, sleep.
 
-Run as a script, it is an `LLM` (or an `AsyncLLM`, if the settings say so) in a process of its own.
+An `LLM`, or an `AsyncLLM`, in a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.engines.vllm_engine import Engine, Record, Server, reload, serve
-
-
-class FeatureEngine(Engine):
-    """One `LLM`."""
-
-    script = __file__
-
-
-class AsyncEngine(Engine):
-    """One `AsyncLLM`, with the same questions."""
-
-    script = __file__
-
-    def __init__(self, log: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
-        super().__init__(log, env, asynchronous=True, **settings)
+from tests.engines.vllm_engine import Engine, Record, Server, reload
 
 
 def _chosen(output: Any) -> Record:
@@ -159,24 +142,29 @@ class AsyncFeatures:
         return self._run(aio.call(self.engine, method, **arguments))
 
     def change_while_busy(self, prompts: list[list[int]], scales: list[float]) -> Record:
-        """Sets scales while requests run; returns the answers and the scales that were said."""
+        """Sets scales while requests run: what was said, and the lengths of the answers."""
         from hetero_plugin.vllm.client import aio
 
         async def work() -> Record:
             parameters = _parameters(max_tokens=60, temperature=0.0)
-            names = (f"busy-{os.urandom(8).hex()}" for _ in prompts)
-            running = [
-                asyncio.ensure_future(self._one(name, prompt, parameters))
-                for name, prompt in zip(names, prompts, strict=True)
-            ]
+            enough = False
+
+            async def again(prompt: list[int]) -> set[int]:
+                made: set[int] = set()
+                while not enough:  # so that all changes find it busy, however fast it is
+                    name = f"busy-{os.urandom(8).hex()}"
+                    made.add(len((await self._one(name, prompt, parameters))["tokens"]))
+                return made
+
+            running = [asyncio.ensure_future(again(prompt)) for prompt in prompts]
             said = []
             for scale in scales:
                 await asyncio.sleep(0.05)
                 status = await aio.set_noise(self.engine, scale=scale)
                 said.append(status["scales"]["linear"])
-            still = sum(not task.done() for task in running)
-            answers = await asyncio.gather(*running)
-            return {"said": said, "running": still, "tokens": [len(a["tokens"]) for a in answers]}
+            still, enough = sum(not task.done() for task in running), True
+            made = set().union(*await asyncio.gather(*running))
+            return {"said": said, "running": still, "tokens": sorted(made)}
 
         return self._run(work())
 
@@ -218,10 +206,13 @@ class AsyncFeatures:
         return self._run(work())
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    if given.pop("asynchronous", False):
-        sys.argv[1] = json.dumps(given)
-        serve(AsyncFeatures)
-    else:
-        serve(Features)
+class FeatureEngine(Engine):
+    """One `LLM`."""
+
+    server = Features
+
+
+class AsyncEngine(Engine):
+    """One `AsyncLLM`, with the same questions."""
+
+    server = AsyncFeatures

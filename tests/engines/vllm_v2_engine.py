@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.engines.vllm_engine import Engine, Record, Server, reload, serve
+from tests.engines.vllm_engine import Engine, Record, Server, reload
 
 LOOKS = "vllm.triton_utils.importing"
 V2 = "vllm.v1.worker.gpu.model_runner.GPUModelRunner"
@@ -49,7 +49,7 @@ class V2Engine(Engine):
     Without settings it starts none: `V2Server.start` does.
     """
 
-    script = __file__
+    imported = False  # Triton reads its variable when it is imported
 
     def __init__(self, log: Path, env: dict[str, str] | None = None) -> None:
         super().__init__(log, ENV | (env or {}))
@@ -64,6 +64,7 @@ class V2Server(Server):
     llm: Any
 
     def __init__(self) -> None:
+        sys.meta_path.insert(0, _Finder())
         self.llm = None
 
     def start(self, settings: Record) -> list[str]:
@@ -194,6 +195,4 @@ class _Finder(importlib.abc.MetaPathFinder):
         return found
 
 
-if __name__ == "__main__":
-    sys.meta_path.insert(0, _Finder())
-    serve(V2Server)
+V2Engine.server = V2Server

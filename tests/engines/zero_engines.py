@@ -1,14 +1,12 @@
 """Engines of one family, one after the other in one process: what each says of the same prompts.
 
-Run as a script with one JSON argument; prints one JSON line an engine, `@@{"name": …, "rows": …}`.
-One process, because starting Python and vLLM costs more than the engine of a tiny model.
+One process, because starting one costs more than the engine of a tiny model.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import sys
+from multiprocessing.connection import Connection
 from typing import Any
 
 
@@ -56,14 +54,8 @@ def rows(settings: dict[str, Any], prompts: list[list[int]], spec: dict[str, Any
     return answer
 
 
-def main() -> None:
-    work = json.loads(sys.argv[1])
-    out, sys.stdout = sys.stdout, sys.stderr
+def answer(connection: Connection, work: dict[str, Any]) -> None:
+    """Sends the `rows` of each engine, in their order."""
     for engine in work["engines"]:
-        found = rows(work["common"] | engine["settings"], work["prompts"], engine["spec"])
-        out.write("@@" + json.dumps({"name": engine["name"], "rows": found}) + "\n")
-        out.flush()
-
-
-if __name__ == "__main__":
-    main()
+        settings = work["common"] | engine["settings"]
+        connection.send(rows(settings, work["prompts"], engine["spec"]))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,9 @@ from toy import NAMES, simulate_run
 from hetero_plugin.cli import _run
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import vllm_eval
+from tests import forked
+
+Doctor = Callable[..., tuple[int, list[str]]]
 
 
 def call(name: str, *args: object) -> int:
@@ -188,19 +190,19 @@ def test_eval_refuses_a_checkpoint_with_a_quantization_of_its_own(
     assert "quantization_config of its own (awq)" in capsys.readouterr().err
 
 
-def doctor(**environment: str) -> tuple[int, list[str]]:
+@pytest.fixture
+def doctor(tmp_path_factory: pytest.TempPathFactory) -> Doctor:
     """Exit status and lines; in a process of its own, since it imports every engine's hooks."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from hetero_plugin.cli import app; app()", "doctor"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout.splitlines()
+
+    def run(**environment: str) -> tuple[int, list[str]]:
+        code, folder = "from hetero_plugin.cli import app; app()", tmp_path_factory.mktemp("said")
+        done = forked.python(code, "doctor", folder=folder, env=environment)
+        return done.returncode, done.stdout.splitlines()
+
+    return run
 
 
-def test_doctor_says_one_line_each() -> None:
+def test_doctor_says_one_line_each(doctor: Doctor) -> None:
     status, lines = doctor()
     assert all(line[:4] in ("ok  ", "--  ", "!!  ") for line in lines), lines
     assert status == int(any(line.startswith("!!") for line in lines))
@@ -208,7 +210,7 @@ def test_doctor_says_one_line_each() -> None:
         assert sum(line[4:].startswith(subject + ":") for line in lines) == 1
 
 
-def test_doctor_finds_what_would_make_a_run_clean() -> None:
+def test_doctor_finds_what_would_make_a_run_clean(doctor: Doctor) -> None:
     status, lines = doctor(VLLM_PLUGINS="another_plugin", HETERO_NOISE_CONFIG='{"scael": 0.05}')
     wrong = [line for line in lines if line.startswith("!!")]
     assert status == 1
@@ -216,7 +218,7 @@ def test_doctor_finds_what_would_make_a_run_clean() -> None:
     assert any("HETERO_NOISE_CONFIG" in line and "scael" in line for line in wrong)
 
 
-def test_doctor_on_a_machine_without_a_compiler(tmp_path: Path) -> None:
+def test_doctor_on_a_machine_without_a_compiler(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     nothing = {"PATH": str(tmp_path / "bin"), "CXX": "", "HETERO_NOISE_CACHE": str(tmp_path / "c")}
     status, lines = doctor(**nothing)
@@ -227,7 +229,7 @@ def test_doctor_on_a_machine_without_a_compiler(tmp_path: Path) -> None:
     assert lines[-1][4:].startswith(("verl", "vLLM", "kernel")), "the doctor stopped half-way"
 
 
-def test_doctor_names_a_cache_that_is_not_safe(tmp_path: Path) -> None:
+def test_doctor_names_a_cache_that_is_not_safe(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c").chmod(0o777)
     status, lines = doctor(HETERO_NOISE_CACHE=str(tmp_path / "c"))

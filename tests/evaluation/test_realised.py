@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hetero_plugin import NoiseConfig, wrap
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.demo import task as arithmetic
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import realised, tasks
+from tests.models import qwen2
 
 IDS = torch.arange(4 * 32).reshape(4, 32) * 7 % 256
 
 
-def model(dtype: torch.dtype) -> Qwen2ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        initializer_range=0.05,
-    )
-    return Qwen2ForCausalLM(config).to(dtype).eval()
+def model(dtype: torch.dtype) -> Any:
+    return qwen2(dtype).eval()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

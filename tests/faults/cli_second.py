@@ -30,9 +30,9 @@ def nested_merge_keys_without_end() -> str:
     for i in range(1, 31):
         last = f"*m{i - 1}"
         lines.append(f"m{i}: &m{i} {{<<: [{last}, {{<<: [{last}, {last}]}}]}}")
-    started = time.monotonic()
+    started = time.process_time()  # this process alone, whatever else the machine does
     words = refused(lambda: read_yaml("\n".join(lines)), "too large", "<<", kind=ConfigError)
-    return noticed(time.monotonic() - started < 20, words)
+    return noticed(time.process_time() - started < 20, words)
 
 
 @fault(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.engines.vllm_engine import Engine, Server, serve
+from tests.engines.vllm_engine import Engine, Server
 
 
 class TPEngine(Engine):
     """``spoil`` and ``mend`` change rank 1 alone; ``attest`` says what is refused."""
-
-    script = __file__
 
     def refusal(self) -> str:
         return self.ask("attest")
@@ -62,5 +60,4 @@ def _mend(worker: Any) -> None:
     state._write_clock()
 
 
-if __name__ == "__main__":
-    serve(TPServer)
+TPEngine.server = TPServer

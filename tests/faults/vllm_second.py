@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.registry import fault, noticed, refused
+from tests.models import config_only
 
 NORMS = {"rules": [{"targets": ["norm"], "scale": 0.05}]}
 LINEAR = {"rules": [{"targets": ["linear"], "scale": 0.05}]}
@@ -19,28 +20,10 @@ LINEAR = {"rules": [{"targets": ["linear"], "scale": 0.05}]}
 @functools.cache
 def _models() -> tuple[str, str]:
     """config.json of a dense and a sparse model."""
-    from transformers import Qwen2Config, Qwen2MoeConfig
-
     folder = Path(tempfile.mkdtemp())
-    shape: Any = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 96,
-        "vocab_size": 128,
-    }
-    sparse: Any = {"num_experts": 4, "moe_intermediate_size": 32}
-    dense = Qwen2Config(**shape, architectures=["Qwen2ForCausalLM"])
-    moe = Qwen2MoeConfig(
-        **shape,
-        **sparse,
-        shared_expert_intermediate_size=32,
-        architectures=["Qwen2MoeForCausalLM"],
-    )
-    dense.save_pretrained(folder / "dense")
-    moe.save_pretrained(folder / "sparse")
-    return str(folder / "dense"), str(folder / "sparse")
+    shared = {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+    sparse = config_only(folder / "sparse", "qwen2_moe", **shared)
+    return config_only(folder / "dense"), sparse
 
 
 def _configure(spec: Any, *, sparse: bool = False, **settings: Any) -> Any:

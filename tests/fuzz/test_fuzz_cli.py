@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hetero_plugin.cli import _run
+from tests.fuzz.examples import fixed
 
 MODEL = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -105,13 +106,7 @@ def call(name: str, args: list[str]) -> tuple[int, str, str]:
     return int(code), out.buffer.getvalue().decode(errors="replace"), err.getvalue()
 
 
-@settings(
-    max_examples=160,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@fixed(160)
 @given(data=st.data())
 @pytest.mark.parametrize("name", CALLS)
 def test_calls(folder: Path, name: str, data: st.DataObject, monkeypatch: Any) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hetero_plugin.config import ERROR_MODELS, PRESETS, AQNConfig, ConfigError, NoiseConfig, resolve
 from hetero_plugin.sites import KINDS, select, sites_from_config
+from tests.fuzz.examples import fixed
 
 SITES = sites_from_config(
     {
@@ -30,16 +31,6 @@ SITES = sites_from_config(
     }
 )
 FOREIGN = ("pydantic", "Traceback", "validation error", "object at 0x", "NoneType")
-
-
-def fixed(examples: int) -> Any:
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 JUNK = st.recursive(

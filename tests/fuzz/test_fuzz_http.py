@@ -15,23 +15,14 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.fuzz.examples import fixed
 from tests.vllm.stand_in import SITES, SPEC, StandIn, app_of, ask, worker
 
 FOREIGN = ("pydantic", "Traceback", "object at 0x", "NoneType", "Value error")
 LARGEST, SMALLEST = (2.0 - 2.0**-23) * 2.0**127, 2.0**-126
-
-
-def fixed(examples: int) -> Any:
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 NUMBER = (

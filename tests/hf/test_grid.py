@@ -187,6 +187,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma3_text", "qwen3_moe"])
 def test_a_compiled_model_is_clean_when_off_and_never_made_anew(family: str) -> None:
     """Outputs only: compiled code keeps the operators, whose nodes may reorder gradient sums. The

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from hetero_plugin import AQN, AQNConfig, ConfigError, NoiseConfig
 from hetero_plugin.hf import disabled, phase, set_step, state_of, unwrap, update, wrap
 from hetero_plugin.hf.layers import is_noisy
+from tests.fuzz.examples import fixed
 from tests.hf.families import make_family, tokens
 
 IDS = tokens(1, 4)
@@ -185,11 +185,5 @@ def test_no_sequence_saves_noise_or_loses_an_original() -> None:
     sequences = int(os.environ.get("HETERO_NOISE_SEQUENCES", "150"))
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Life,
-        settings=settings(
-            max_examples=sequences,
-            stateful_step_count=12,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=fixed(sequences, stateful_step_count=12),
     )

@@ -64,6 +64,7 @@ def test_checkpoints_are_clean(run: tuple[Any, Path, Seen]) -> None:
     assert not state.aqn.offsets.any()
 
 
+@pytest.mark.slow
 def test_killed_in_a_step_and_resumed_is_the_run_that_was_not(
     run: tuple[Any, Path, Seen], tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -191,14 +192,14 @@ def test_too_few_row_keys_are_an_error() -> None:
         gated(*gate(torch.bfloat16), after[0][:4], *after[1:], "silu")
 
 
-def _cases(device: str) -> list[tuple[str, Tensor, Tensor]]:
+def _cases(device: str, dtypes: Sequence[torch.dtype] = DTYPES) -> list[tuple[str, Tensor, Tensor]]:
     """What the CUDA kernels give beside the steps one by one, on a device or interpreted."""
     from hetero_plugin.kernels import unrounded
     from hetero_plugin.kernels.cuda import fused as cuda_fused
     from hetero_plugin.kernels.cuda import perturb as cuda
 
     found = []
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for slot in (0, 1):
             for error in ("relative_gaussian", "relative_uniform", "truncation"):
                 name = f"{dtype} slot {slot} {error}"
@@ -240,9 +241,10 @@ def _cases(device: str) -> list[tuple[str, Tensor, Tensor]]:
     return found
 
 
-def _interpreted() -> None:
+def _interpreted(dtype: str) -> None:
     """Prints the comparisons, a JSON list; runs under TRITON_INTERPRET=1."""
-    print(json.dumps([[name, compare(got, want)] for name, got, want in _cases("cpu")]))
+    cases = _cases("cpu", [getattr(torch, dtype)])
+    print(json.dumps([[name, compare(got, want)] for name, got, want in cases]))
 
 
 def _check(name: str, found: dict[str, float]) -> None:
@@ -255,10 +257,18 @@ def _check(name: str, found: dict[str, float]) -> None:
         assert found["same"] > 0.99 and found["ulps"] <= 2, (name, found)
 
 
-def test_the_cuda_kernels_arithmetic_is_the_steps() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "number"),
+    [
+        ("bfloat16", 2 * 3 * 4 + 2 * 2 + 2),
+        pytest.param("float16", 2 * 3 * 4 + 2 * 2 + 2, marks=pytest.mark.slow),
+        pytest.param("float32", 2 * 3 * 4 + 2, marks=pytest.mark.slow),
+    ],
+)
+def test_the_cuda_kernels_arithmetic_is_the_steps(dtype: str, number: int) -> None:
     pytest.importorskip("triton")
     out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.kernels.test_fused"],
+        [sys.executable, "-W", "ignore", "-m", "tests.kernels.test_fused", dtype],
         env=os.environ | {"TRITON_INTERPRET": "1", "HETERO_NOISE_KERNEL": "reference"},
         capture_output=True,
         text=True,
@@ -266,7 +276,7 @@ def test_the_cuda_kernels_arithmetic_is_the_steps() -> None:
     )
     assert out.returncode == 0, out.stderr[-3000:]
     answers = json.loads(out.stdout.splitlines()[-1])
-    assert len(answers) == len(DTYPES) * (2 * 3 * 4 + 2) + 2 * 2 * 2
+    assert len(answers) == number
     for name, found in answers:
         _check(name, found)
 
@@ -296,4 +306,4 @@ def test_they_compile_for_real_devices(capability: int, name: str) -> None:
 
 
 if __name__ == "__main__":
-    _interpreted()
+    _interpreted(sys.argv[1])

@@ -244,6 +244,7 @@ def test_assisted_decoding_may_leave_layers_out() -> None:
     assert torch.equal(logits(model), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILY))
 def test_every_site_of_every_family_runs(family: str) -> None:
     spec = NoiseConfig(

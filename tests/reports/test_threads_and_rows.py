@@ -239,6 +239,7 @@ def test_aqn_is_of_the_pass_too() -> None:
     assert all(torch.equal(one, wanted) for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_pass_that_is_compiled_in_part(limit: int) -> None:
     """Beyond its limit of recompilations dynamo runs a function as it stands: hooks among them, so

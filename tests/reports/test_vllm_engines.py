@@ -7,7 +7,6 @@ connectors in test_vllm_kv.py, embeddings and classes in test_vllm_pooling.py, a
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,31 +16,20 @@ pytest.importorskip("vllm")
 from vllm import LLM
 
 from hetero_plugin.config import ConfigError
+from tests.models import config_only
 
 SPEC: dict[str, Any] = {"scale": 0.05}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint without weights: it is not looked at."""
-    from transformers import Qwen2Config
-
-    path = tmp_path_factory.mktemp("model")
-    Qwen2Config(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=96,
-        vocab_size=128,
-        architectures=["Qwen2ForCausalLM"],
-    ).save_pretrained(path)
-    return path
+    return config_only(tmp_path_factory.mktemp("model"))
 
 
-def start(model: Path, **settings: Any) -> None:
+def start(model: str, **settings: Any) -> None:
     LLM(
-        str(model),
+        model,
         quantization="hetero_noise",
         skip_tokenizer_init=True,
         kv_cache_memory_bytes=1 << 24,
@@ -70,7 +58,7 @@ def start(model: Path, **settings: Any) -> None:
     ],
 )
 def test_another_noise_than_asked_for_is_refused_at_once(
-    model: Path, settings: dict[str, Any], said: str
+    model: str, settings: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         start(model, **settings)

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
+pytestmark = pytest.mark.engine  # two processes in a group
+
 ROOT = Path(__file__).parents[2]
 CASES = {
     "fine": "",

@@ -19,6 +19,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.vllm import install, register, spec
+from tests.models import config_only
 
 pytestmark = pytest.mark.compat("command line", short=True)
 
@@ -26,21 +27,8 @@ pytestmark = pytest.mark.compat("command line", short=True)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model's config.json: no weights are needed to configure an engine."""
-    from transformers import Qwen2Config
-
     register()
-    path = tmp_path_factory.mktemp("model")
-    config = Qwen2Config(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=96,
-        vocab_size=128,
-        architectures=["Qwen2ForCausalLM"],
-    )
-    config.save_pretrained(path)
-    return str(path)
+    return config_only(tmp_path_factory.mktemp("model"))
 
 
 def parsed(*words: str) -> EngineArgs:

@@ -22,6 +22,7 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.sites import select
 from hetero_plugin.vllm import install, refusals, register, spec
+from tests.models import EXPERTS, config_only
 
 pytestmark = pytest.mark.compat("refusals")
 
@@ -35,24 +36,12 @@ AQN: Record = {"rules": [], "aqn": {"schedule": "constant", "sigma_start": 0.1, 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """config.json of a dense and a sparse model: no weights are needed to configure an engine."""
-    from transformers import Qwen2Config, Qwen3MoeConfig
-
     register()
     path = tmp_path_factory.mktemp("models")
-    shape: Record = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 96,
-        "vocab_size": 128,
+    return {
+        "dense": config_only(path / "dense"),
+        "sparse": config_only(path / "sparse", "qwen3_moe", head_dim=32, **EXPERTS),
     }
-    sparse: Record = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    Qwen2Config(**shape, architectures=["Qwen2ForCausalLM"]).save_pretrained(path / "dense")
-    Qwen3MoeConfig(
-        **shape, **sparse, head_dim=32, architectures=["Qwen3MoeForCausalLM"]
-    ).save_pretrained(path / "sparse")
-    return {name: str(path / name) for name in ("dense", "sparse")}
 
 
 def configured(model: str, given: Record, **settings: Any) -> Any:

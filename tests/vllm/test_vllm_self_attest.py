@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from hetero_plugin.config import ConfigError
 from hetero_plugin.vllm import register
 from hetero_plugin.vllm.serve import self_attest
+from tests.models import config_only
 
 SERVER = UsageContext.OPENAI_API_SERVER
 
@@ -33,20 +33,8 @@ def _nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from transformers import Qwen2Config
-
     register()
-    path: Path = tmp_path_factory.mktemp("model")
-    Qwen2Config(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=96,
-        vocab_size=128,
-        architectures=["Qwen2ForCausalLM"],
-    ).save_pretrained(path)
-    return str(path)
+    return config_only(tmp_path_factory.mktemp("model"))
 
 
 def configured(model: str, *words: str, context: UsageContext | None = SERVER, **more: Any) -> Any:

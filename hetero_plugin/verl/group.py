@@ -1,0 +1,36 @@
+"""Ends a process and all that it started: engines' workers and Ray's daemons would stay behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+
+def end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Ends the process group of a process that was started in a session of its own, and reaps it.
+
+    Args:
+        process: the group's leader; it may have ended.
+        patience: seconds from SIGTERM to SIGKILL; a group that is gone is not waited for.
+    """
+    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        if not _sent(process.pid, sign):
+            break
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            process.poll()  # a leader that was not reaped keeps its group
+            if not _sent(process.pid, 0):
+                break
+            time.sleep(0.05)
+    process.wait(timeout=10)
+
+
+def _sent(group: int, sign: int) -> bool:
+    """Whether there was a process of the group to send a signal to; 0: only asks."""
+    try:
+        os.killpg(group, sign)
+    except ProcessLookupError:
+        return False
+    return True

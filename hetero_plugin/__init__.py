@@ -7,23 +7,11 @@ no engine. vLLM and verl load this package in every process that they start.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, NoiseRule
-    from hetero_plugin.hf import AQN, HeteroNoiseConfig
-    from hetero_plugin.hf.wrap import (
-        disabled,
-        phase,
-        set_step,
-        state_of,
-        unwrap,
-        update,
-        wrap,
-    )
-
+# Their types are in __init__.pyi.
 _HOME = {
     "AQN": "hetero_plugin.hf",
     "AQNConfig": "hetero_plugin.config",
@@ -40,21 +28,7 @@ _HOME = {
     "wrap": "hetero_plugin.hf",
 }
 
-__all__ = [
-    "AQN",
-    "AQNConfig",
-    "ConfigError",
-    "HeteroNoiseConfig",
-    "NoiseConfig",
-    "NoiseRule",
-    "disabled",
-    "phase",
-    "set_step",
-    "state_of",
-    "unwrap",
-    "update",
-    "wrap",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

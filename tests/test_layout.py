@@ -47,7 +47,7 @@ def folder_of(path: Path) -> str:
 def test_every_folder_is_in_the_order_and_there_is_no_other_file() -> None:
     there = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert there == set(FOLDERS)
-    assert {p.name for p in PACKAGE.glob("*.*")} == {"__init__.py", "py.typed"}
+    assert {p.name for p in PACKAGE.glob("*.*")} == {"__init__.py", "__init__.pyi", "py.typed"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -149,6 +149,11 @@ def test_no_file_outgrows_one_concept(path: Path) -> None:
 def test_public_names_are_there_and_unknown_ones_are_not() -> None:
     import hetero_plugin
 
+    stub = {}
+    for node in ast.parse((PACKAGE / "__init__.pyi").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            stub |= {alias.name: node.module for alias in node.names}
+    assert sorted(stub) == hetero_plugin.__all__
     for name in hetero_plugin.__all__:
         assert getattr(hetero_plugin, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
     from vllm.v1.engine.core import EngineCore
 
-    from hetero_plugin.vllm.install import Installed
-
 
 class Loadable(Protocol):
     """A model of vLLM's, whose weights can be loaded again."""
@@ -24,6 +22,12 @@ class Loadable(Protocol):
     load_weights: Callable[..., object]
 
     def modules(self) -> Iterator[nn.Module]: ...
+
+
+class CountsLoads(Protocol):
+    """The noise of a worker (`install.Installed`), as far as loading goes."""
+
+    loads: int
 
 
 _LOADS = "hetero_noise_loads_seen"
@@ -49,7 +53,7 @@ def keep(original: Function) -> Function:
     return process_weights_after_loading
 
 
-def follow_loading(model: Loadable, installed: Installed | None) -> None:
+def follow_loading(model: Loadable, installed: CountsLoads | None) -> None:
     """Counts what ``model.load_weights`` does on a live engine, and on CPU packs the weights anew.
 
     vLLM's CPU GEMM reads a packed copy of each weight; verl processes the weights after a sync, a

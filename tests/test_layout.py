@@ -29,6 +29,7 @@ ROOMS = (
     "trl",
     "verl",
     "evaluation",
+    "study",
     "demo",
     "cli",
 )

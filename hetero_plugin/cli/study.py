@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -87,6 +89,11 @@ def command(
         return
     from hetero_plugin.verl.launch import LaunchError
 
+    # Ended by a supervisor it stops as after Ctrl-C: engines must not stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Engines look for ninja on the PATH; it lies beside the interpreter.
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = beside + os.pathsep + os.environ.get("PATH", "")
     try:
         done = running.execute(runs, lambda line: print(line, file=sys.stderr, flush=True))
     except LaunchError as error:

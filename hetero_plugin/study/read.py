@@ -131,7 +131,7 @@ def _located_arm(arm: Any, place: Any) -> Any:
 
 def _change(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
-    first, _, rest = key.partition(".")
+    first = key.partition(".")[0]
     known = first in Study.model_fields and first not in ("arms", "name")
     if not equals or not known:
         fields = [name for name in Study.model_fields if name not in ("arms", "name")]
@@ -140,8 +140,11 @@ def _change(text: str) -> dict[str, Any]:
             "such as model.path=/models/qwen or trainer.trainer.test_freq=10."
         )
     data = read_yaml(value)
-    # Below `trainer` a key is a path in verl's configuration, and one word here.
-    parts = [first, rest] if first == "trainer" else key.split(".")
+    parts = key.split(".")
+    if "trainer" in parts:
+        # Below it a key is a path in verl's configuration, and one word here.
+        above = parts.index("trainer") + 1
+        parts = [*parts[:above], ".".join(parts[above:])]
     for part in reversed(parts):
         data = {part: data}
     return data

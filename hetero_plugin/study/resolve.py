@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
 from hetero_plugin.study.read import noise_of
 from hetero_plugin.study.schema import OWN, Place, Study
@@ -98,7 +100,11 @@ class Resolved:
             "validation": options.get("validation", "both"),
             "save_every": self.study.save_every(self.steps),
         }
-        plain = MiniatureRun(**known)
+        try:
+            plain = MiniatureRun(**known)
+        except ValidationError as error:
+            problems = "; ".join(item["msg"] for item in error.errors())
+            raise ConfigError(f"{self.name} at {self.where}: {problems}") from None
         cpu = {word.partition("=")[0].lstrip("+") for word in arguments(plain)}
         # What the platform sets is its own; a place that wants it otherwise says so itself.
         more = [
@@ -106,6 +112,11 @@ class Resolved:
             for key, value in self.settings.items()
             if key.lstrip("+") not in cpu or key in self.place.trainer
             if key not in _OF_MINIATURE
+        ]
+        more += [
+            f"+{_ROLLOUT}.custom.hetero_run.{key}={hydra(value)}"
+            for key, value in options.items()
+            if key != "validation"
         ]
         return MiniatureRun(**known, overrides=tuple(more))
 
@@ -139,7 +150,6 @@ class Resolved:
                 f"--job-name={self.study.name}-{self.arm}-{self.seed}",
                 f"--nodes={self.place.nodes}",
                 f"--gpus-per-node={self.place.gpus}",
-                f"--output={self.folder}/slurm-%j.log",
                 *more,
                 f"--wrap={shlex.join(alone)}",
             ]

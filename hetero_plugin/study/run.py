@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.evaluation.files import write_text
+from hetero_plugin.evaluation.files import locked, write_text
 from hetero_plugin.study import summary
 from hetero_plugin.study.check import check_here
 from hetero_plugin.study.resolve import Resolved
@@ -58,7 +57,8 @@ def claim(run: Resolved) -> bool:
                 "with the settings it has, give another folder (--set output=...), or remove it."
             )
         return True
-    found = sorted(p.name for p in run.folder.iterdir()) if run.folder.is_dir() else []
+    there = run.folder.iterdir() if run.folder.is_dir() else ()
+    found = sorted(p.name for p in there if not p.name.startswith("."))
     if found:
         raise ConfigError(
             f"{run.folder} holds {', '.join(found[:4])} and no {RECORD}, so what was run there is "
@@ -111,31 +111,36 @@ def execute(
         ConfigError: a setting that can't work, or something that is missing on this machine.
         LaunchError: a run failed; those before it stay finished.
     """
-    from hetero_plugin.verl import launch
-
     waiting = [run for run in runs if _finished(run) is None]
     for run in waiting:
         check_here(run)
     done = []
     for run in runs:
-        held = claim(run)
-        earlier = _finished(run)
-        if earlier is not None:
-            say(f"{run.name}: finished before")
-            done.append(earlier)
-            continue
-        say(f"{run.name}: {'goes on' if held else 'starts'}; log: {run.folder / 'train.log'}")
-
-        def progress(step: int, data: Mapping[str, Any], run: Resolved = run) -> None:
-            reward = data.get("critic/rewards/mean")
-            words = "" if reward is None else f", reward {float(reward):.3f}"
-            say(f"{run.name}: step {step} of {run.steps}{words}")
-
-        began = time.monotonic()
-        launch.execute(run.run(), progress, timeout=timeout)
-        data = summary.write(run, time.monotonic() - began)
-        done.append(data)
-        for line in summary.lines(data):
-            say(f"  {line}")
-        say(f"  {Path(run.folder) / summary.NAME}")
+        remedy = "wait for it, or leave this arm and seed to it"
+        with locked(run.folder / RECORD, error=ConfigError, remedy=remedy):
+            done.append(_one(run, say, timeout))
     return done
+
+
+def _one(run: Resolved, say: Callable[[str], None], timeout: float | None) -> dict[str, Any]:
+    """The summary of one run, made now unless it is there; its folder is held meanwhile."""
+    from hetero_plugin.verl import launch
+
+    held, earlier = claim(run), _finished(run)
+    if earlier is not None:
+        say(f"{run.name}: finished before")
+        return earlier
+    say(f"{run.name}: {'goes on' if held else 'starts'}; log: {run.folder / 'train.log'}")
+
+    def progress(step: int, data: Mapping[str, Any]) -> None:
+        reward = data.get("critic/rewards/mean")
+        words = "" if reward is None else f", reward {float(reward):.3f}"
+        say(f"{run.name}: step {step} of {run.steps}{words}")
+
+    began = time.monotonic()
+    launch.execute(run.run(), progress, timeout=timeout)
+    data = summary.write(run, time.monotonic() - began)
+    for line in summary.lines(data):
+        say(f"  {line}")
+    say(f"  {run.folder / summary.NAME}")
+    return data

@@ -47,7 +47,9 @@ class NodeRun(BaseModel):
     @property
     def resumes(self) -> bool:
         """verl goes on from a checkpoint in the folder unless it is told not to."""
-        return "trainer.resume_mode='disable'" not in self.words
+        asked = [word.partition("=") for word in self.words]
+        modes = [value for key, _, value in asked if key.lstrip("+") == "trainer.resume_mode"]
+        return not modes or modes[-1].strip("'\"") != "disable"
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The process environment: ``base`` (default: this process's) with what the run needs."""

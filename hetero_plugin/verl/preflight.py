@@ -63,7 +63,7 @@ def check(config: Any) -> None:
 
     if is_cpu_run():
         _check_cpu(config)
-    elif noise is not None:
+    elif noise is not None and config.trainer.get("device", "cuda") == "cuda":
         node.check_attention(config)
 
 

@@ -349,7 +349,38 @@ def test_a_studys_arm_becomes_a_run_on_a_cpu(tmp_path: Path) -> None:
     assert (made.steps, made.batch, made.samples, made.seed) == (2, 4, 5, 4)
     assert made.learning_rate == 1e-6 and made.noise == found.noise
     assert "actor_rollout_ref.actor.use_kl_loss=true" in made.overrides
+    change = "places.cpu-miniature.trainer.actor_rollout_ref.actor.ppo_mini_batch_size=4"
+    study = read(RECIPES / "E2.yaml", [*changes, change])
+    again = resolve(study, "later-script", 4, "cpu-miniature").run()
+    assert isinstance(again, MiniatureRun) and again.mini_batch == 4
     assert not any(word.startswith("actor_rollout_ref.actor.strategy") for word in made.overrides)
+
+
+def test_options_and_batches_of_a_cpu_run(write: Any) -> None:
+    more = "places: {small: {device: cpu, gpus: 1, trainer: {data.train_batch_size: 4, %s}}}\n"
+    mini = "actor_rollout_ref.actor.ppo_mini_batch_size"
+    study = STUDY.replace("resample: call}", "resample: call}, options: {actor_aqn: true}")
+    found = resolve(read(write(more % f"{mini}: 2", study=study)), "noise", 0, "small").run()
+    assert isinstance(found, MiniatureRun)
+    assert "+actor_rollout_ref.rollout.custom.hetero_run.actor_aqn=true" in found.overrides
+    bad = resolve(read(write(more % f"{mini}: 3")), "noise", 0, "small")
+    with pytest.raises(ConfigError, match=r"at small: .*mini_batch=3 does not divide batch=4"):
+        bad.run()
+
+
+def test_a_run_has_one_process(small: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hetero_plugin.evaluation.files import locked
+
+    pretend(small, monkeypatch)
+    with (
+        locked(small.folder / run.RECORD),
+        pytest.raises(ConfigError, match=r"run\.json.* leave this arm and seed to it"),
+    ):
+        run.execute([small], print)
+    run.execute([small], print)
+    assert small.run().resumes
+    fresh = read(small.folder.parents[4] / "it.yaml", ["trainer.trainer.resume_mode=disable"])
+    assert not resolve(fresh, "noise", 0).run().resumes
 
 
 def test_runs_are_in_the_order_of_seeds(write: Any) -> None:

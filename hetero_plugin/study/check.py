@@ -80,10 +80,14 @@ def check(run: Resolved, config: Any = None) -> dict[str, str]:
             found["sites"] = "not checked: the model is not here, nor its shape in the study"
         else:
             sites = sites_from_config(shape)
-            kinds = counts(select(run.noise, sites))
+            try:
+                kinds = counts(select(run.noise, sites))
+                norms = aqn_sites(run.noise, sites)
+            except ConfigError as error:
+                model = (run.place.model or run.study.model).path
+                raise ConfigError(f"{run.name}: noise of {model}: {error}") from None
             listed = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
             found["sites"] = f"{sum(kinds.values())} ({listed})" if kinds else "none: AQN alone"
-            norms = aqn_sites(run.noise, sites)
             if run.noise.aqn is not None:
                 found["AQN"] = f"{len(norms)} norms; σ {', '.join(_sigmas(run))}"
     config = compose(run) if config is None else config

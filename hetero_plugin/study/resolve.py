@@ -124,9 +124,11 @@ class Resolved:
         """What starts the training at its place, word by word."""
         plain = ["python3", "-m", "verl.trainer.main_ppo"]
         if self.place.device == "cpu":
-            from hetero_plugin.verl.launch import command
+            from hetero_plugin.verl.launch import command, environment
 
-            return ["env", "VERL_PLATFORM=cpu", *plain, *command(self._miniature())[3:]]
+            made = self._miniature()
+            needs = [f"{key}={value}" for key, value in environment(made, {}).items()]
+            return ["env", *needs, *plain, *command(made)[3:]]
         train = [*plain, *self.words()]
         logger = {"VERL_FILE_LOGGER_PATH": str(self.folder / "metrics.jsonl")}
         more = [f"--{key}={value}" for key, value in self.place.options.items()]

@@ -133,12 +133,12 @@ class Resolved:
         logger = {"VERL_FILE_LOGGER_PATH": str(self.folder / "metrics.jsonl")}
         more = [f"--{key}={value}" for key, value in self.place.options.items()]
         if self.place.launch == "ray":
-            environment = json.dumps({"env_vars": logger})
+            sent = json.dumps({"env_vars": logger})
             return [
                 "ray",
                 "job",
                 "submit",
-                f"--runtime-env-json={environment}",
+                f"--runtime-env-json={sent}",
                 *more,
                 "--",
                 *train,

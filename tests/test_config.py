@@ -348,3 +348,68 @@ def test_an_error_in_units_of_activations_is_forward_alone(rule: Any, direction:
 def test_fingerprints_of_relative_specs_are_what_they_were() -> None:
     assert NoiseConfig(scale=0.1).fingerprint == "6de1f97377c1cf6f"
     assert NoiseConfig(scale=0.1, error="deadzone").fingerprint == "d043c0dccb473669"
+
+
+FACTORS = {"rules": [], "aqn": {"schedule": "constant", "multipliers": {"1-2": 1.5, 5: "1.2"}}}
+
+
+def test_factors_of_aqn_are_kept_in_one_form(tmp_path: Path) -> None:
+    """A mapping, its pairs, a file of it and the canonical JSON mean the same."""
+    config = NoiseConfig.parse(FACTORS)
+    assert config.aqn is not None
+    assert [config.aqn.factor(layer) for layer in (0, 1, 2, 5, None)] == [1, 1.5, 1.5, 1.2, 1]
+    assert NoiseConfig.parse(config.canonical) == config
+    assert '"multipliers":{"1":1.5,"2":1.5,"5":1.2}' in config.canonical
+    assert hash(config) == hash(NoiseConfig.parse(config.canonical))
+    assert config.replace(seed=3).aqn == config.aqn
+    for name, text in (
+        ("map.json", '{"1-2": 1.5, "5": 1.2}'),
+        ("map.yaml", "found: 3 layers\nmultipliers: {1: 1.5, 2: 1.5, 5: 1.2}\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        spec = tmp_path / "spec.yaml"
+        spec.write_text(f"rules: []\naqn: {{schedule: constant, multipliers: {name}}}\n")
+        assert NoiseConfig.parse(spec).fingerprint == config.fingerprint
+        given = {"schedule": "constant", "multipliers": tmp_path / name}
+        assert NoiseConfig(rules=[], aqn=given).fingerprint == config.fingerprint
+
+
+def test_a_specification_without_factors_has_the_fingerprint_it_had() -> None:
+    config = NoiseConfig(rules=[], aqn={"total_steps": 60})
+    assert "multipliers" not in config.canonical and '"aqn":{"epoch' in config.canonical
+    assert config.fingerprint != config.replace(aqn={"layers": [3], "total_steps": 60}).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("aqn", "words"),
+    [
+        ({"multipliers": [1.0, 0.0]}, "aqn.multipliers: layer 1: got 0.0; a factor should be"),
+        ({"multipliers": [True]}, "layer 0: got True"),
+        ({"multipliers": {"3": float("nan")}}, "layer 3: got nan"),
+        ({"multipliers": {"1-3": 2, 2: 1}}, "layer 2 is given twice"),
+        ({"multipliers": {"x": 2}}, "got 'x'; it should be a layer number"),
+        ({"multipliers": []}, "multipliers: got none"),
+        ({"multipliers": {}}, "multipliers: got none"),
+        ({"multipliers": "/etc/hosts.json"}, "got '/etc/hosts.json'; it should be a list"),
+        ({"multipliers": 2}, "got 2; it should be a list"),
+        ({"layers": [1], "multipliers": {2: 2}}, "multipliers: layer 2 is not among `layers`"),
+        ({"layers": []}, "aqn.layers: got an empty list"),
+        ({"layers": ["5-2"]}, "ends before it starts"),
+    ],
+)
+def test_factors_that_say_nothing_clear_are_refused(aqn: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NoiseConfig(rules=[], aqn=aqn)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, ", "3", "null", "multipliers: text", "{1: -1}"])
+def test_a_file_of_factors_that_holds_none_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"map\.yaml: "):
+        AQNConfig(schedule="constant", multipliers=path)
+    with pytest.raises(ConfigError, match=r"none.yaml: can't be read"):
+        AQNConfig(schedule="constant", multipliers=tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"map.txt: the suffix"):
+        AQNConfig(schedule="constant", multipliers=tmp_path / "map.txt")

@@ -29,6 +29,7 @@ FOLDERS = (
     "trl",
     "verl",
     "evaluation",
+    "study",
     "demo",
     "cli",
 )

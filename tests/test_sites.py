@@ -173,6 +173,23 @@ def test_aqn_before_experts_has_to_be_known() -> None:
     assert aqn_sites(both, told) == tuple(told[:2])
 
 
+def test_aqn_keeps_to_its_layers(sites: tuple[Site, ...]) -> None:
+    def norms(**aqn: Any) -> tuple[Site, ...]:
+        return aqn_sites(NoiseConfig(rules=[], aqn=aqn), sites)
+
+    chosen = norms(layers=["14-17"])
+    assert len(chosen) == 8 and {site.layer for site in chosen} == {14, 15, 16, 17}
+    assert len(norms(multipliers={"14-17": 1.5})) == len(norms(multipliers=[1.1] * 28)) == 57
+    for aqn, words in (
+        ({"layers": ["26-28"]}, r"aqn\.layers: the model has no layer 28; its layers are 0 to 27"),
+        ({"multipliers": {28: 2}}, r"aqn\.multipliers: the model has no layer 28"),
+        ({"multipliers": [1.1] * 27}, "27 factors for a model of 28 layers"),
+        ({"layers": [3], "targets": ["model.norm"]}, "leave no norm"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            norms(**aqn)
+
+
 def test_an_unmapped_family_is_named_with_what_to_add() -> None:
     # The multimodal model: its text half alone has a map.
     with pytest.raises(UnknownArchitectureError, match=r"'gemma3'.*FAMILIES"):

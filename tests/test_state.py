@@ -170,6 +170,25 @@ def test_aqn_offsets() -> None:
     assert controller.sigma == 0 and view.count_nonzero() == 0, "views follow"
 
 
+def test_aqn_factors_scale_the_offsets_of_their_layer() -> None:
+    """The same z; times the factor in float32, bit for bit; `model.norm` is in no layer."""
+    plain = AQNConfig(schedule="constant", sigma_start=0.01)
+    wanted = NoiseState(NoiseConfig(preset="qerl-fp4", aqn=plain), SITES, max_rows=8)
+    AQNController(plain, wanted.attach_aqn()).step(3)
+    config = plain.replace(multipliers={0: 1.5})
+    made = state(preset="qerl-fp4", aqn=config)
+    controller = AQNController(config, made.attach_aqn())
+    assert controller.step(3) == 0.01
+    assert made.aqn is not None and wanted.aqn is not None
+    for site in made.aqn.sites:
+        z = wanted.aqn.view(site.name)
+        assert torch.equal(made.aqn.view(site.name), z * (1.5 if site.layer == 0 else 1.0))
+    one = made.config.replace(aqn=plain.replace(layers=[0]))
+    assert [s.name for s in NoiseState(one, SITES, max_rows=8).attach_aqn().sites] == [
+        site.name for site in made.aqn.sites if site.layer == 0
+    ]
+
+
 def test_scales_and_sigma_must_fit_the_table() -> None:
     """A number that float32 takes for 0 would be a clean run under the name of a noisy one."""
     with pytest.raises(ConfigError, match=r"rules\[0\].scale is 1e-50, which is 0 in the float32"):

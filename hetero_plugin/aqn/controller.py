@@ -34,6 +34,17 @@ class AQNController:
                 device="cpu",
             )
             self._uniform = all(site.weight_features == self._width for site in sites)
+            self._factors: Tensor | None = None
+            factors = [config.factor(site.layer) for site in sites]
+            if any(factor != 1.0 for factor in factors):
+                self._factors = torch.cat(
+                    [
+                        torch.full(
+                            (site.weight_features,), factor, dtype=torch.float32, device="cpu"
+                        )
+                        for site, factor in zip(sites, factors, strict=True)
+                    ]
+                )
 
     @property
     def sigma(self) -> float:
@@ -53,17 +64,21 @@ class AQNController:
 
     @torch.no_grad()
     def step(self, step: int, sigma: float | None = None) -> float:
-        """Sets σ and z of a training step; replaces what was set.
+        """Sets σ and z of a training step; replaces what was set. A norm's offset is σ·z, times
+        the factor of its layer where the configuration has `multipliers`.
 
         Args:
             step: from 0.
             sigma: σ, in units of the weight; default: the schedule's.
 
         Returns:
-            σ of that step (0 in a warm-up stage: then the offsets are exactly 0).
+            σ of that step, before factors (0 in a warm-up stage: then the offsets are exactly 0).
         """
         sigma = self.config.sigma(step) if sigma is None else sigma
-        self.offsets.write(self.noise(step).mul_(sigma) if sigma else None, sigma, step)
+        values = self.noise(step).mul_(sigma) if sigma else None
+        if values is not None and self._factors is not None:
+            values.mul_(self._factors)
+        self.offsets.write(values, sigma, step)
         return sigma
 
     def off(self) -> None:

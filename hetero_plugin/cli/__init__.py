@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "schedule": "Print and plot the σ of AQN at every step.",
     "formats": "Say how large the error of number formats is.",
     "demo": "Train, evaluate and report the miniature.",
+    "study": "List, resolve, check and run the studies of files.",
     "train": "Train with verl under a specification.",
     "eval": "Evaluate a checkpoint at several noise levels.",
     "attest": "Prove that each site perturbs the output.",

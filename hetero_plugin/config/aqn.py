@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
 from hetero_plugin.config import schedule as sched
 from hetero_plugin.config.base import Frozen, Number, Seed, no_bool
+from hetero_plugin.config.layers import as_entries, check_layers, numbers_of
+from hetero_plugin.config.multipliers import Multipliers, factors_of, read_multipliers, written
 from hetero_plugin.config.problems import ConfigError
 
 __all__ = ["AQNConfig"]
@@ -84,8 +86,33 @@ class AQNConfig(Frozen):
     where a small σ rounds to nothing, as in QeRL. No parameter is touched by either"""
     targets: tuple[str, ...] = ("norm",)
     """norms: kinds, site names, globs, `re:` patterns"""
+    layers: tuple[int | str, ...] | None = None
+    """only the targets in these layers; `model.norm` is in none"""
+    multipliers: Multipliers | None = None
+    """σ of a layer is σ of the schedule times its factor: a list for every layer, or a mapping of
+    layers to factors, others having 1. In a specification that is a file of its own also the path,
+    from there, of a .json or .yaml file with one of these, alone or under the key `multipliers`"""
     seed: Seed = 0
     """of z"""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_layer(cls, value: Any) -> Any:
+        return as_entries(value)
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+        return check_layers(layers)
+
+    @field_validator("multipliers", mode="before")
+    @classmethod
+    def _read_multipliers(cls, value: Any) -> Any:
+        return read_multipliers(value)
+
+    @field_serializer("multipliers")
+    def _written(self, value: Multipliers | None) -> list[float] | dict[str, float] | None:
+        return written(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -121,12 +148,28 @@ class AQNConfig(Frozen):
     def _check(self) -> AQNConfig:
         if not self.targets:
             raise ConfigError("targets: got none; AQN without a norm would add no noise.")
+        chosen, factors = self.layer_set(), written(self.multipliers)
+        if chosen is not None and isinstance(factors, dict):
+            unused = sorted(set(map(int, factors)) - chosen)
+            if unused:
+                raise ConfigError(
+                    f"multipliers: layer {', '.join(map(str, unused))} is not among `layers`, so "
+                    "its factor would do nothing; add it there, or leave its factor out."
+                )
         if self.schedule == "global":
             ladder = sched.global_ladder(self._start, self._end, self.stages or 0)
             self._check_fit(len(ladder), self.total_steps, "total_steps")
         elif self.schedule == "epoch":
             self._check_epochs()
         return self
+
+    def layer_set(self) -> frozenset[int] | None:
+        """The layers as numbers; None for all of them, and the norms outside layers."""
+        return numbers_of(self.layers)
+
+    def factor(self, layer: int | None) -> float:
+        """What σ is multiplied by in a layer; 1 for a norm outside layers (``None``)."""
+        return 1.0 if layer is None else factors_of(self.multipliers).get(layer, 1.0)
 
     def _check_epochs(self) -> None:
         ranges, epochs = self.epoch_ranges, self.epochs

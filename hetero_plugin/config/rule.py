@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from hetero_plugin.config.base import Frozen, Number, no_bool
+from hetero_plugin.config.base import Frozen, Number
 from hetero_plugin.config.error_models import ERROR_MODELS, FORMATS, OPTIONS, REGISTRY
-from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
+from hetero_plugin.config.layers import as_entries, check_layers, numbers_of
+from hetero_plugin.config.problems import ConfigError, did_you_mean
 
 __all__ = ["NoiseRule"]
-
-# Four digits: a range is written out, and no model has ten thousand layers.
-_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 class NoiseRule(Frozen):
@@ -72,11 +70,7 @@ class NoiseRule(Frozen):
     @field_validator("layers", mode="before")
     @classmethod
     def _one_layer(cls, value: Any) -> Any:
-        entries = (value,) if isinstance(value, int | str) else value
-        if isinstance(entries, list | tuple):
-            for entry in entries:
-                no_bool(entry)
-        return entries
+        return as_entries(value)
 
     @field_validator("targets", "exclude")
     @classmethod
@@ -106,12 +100,7 @@ class NoiseRule(Frozen):
     @field_validator("layers")
     @classmethod
     def _check_layers(cls, layers: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
-        if layers is not None:
-            if not layers:
-                raise ConfigError("got an empty list; leave it out to mean every layer.")
-            for entry in layers:
-                _layer_range(entry)
-        return layers
+        return check_layers(layers)
 
     @model_validator(mode="after")
     def _check_together(self) -> NoiseRule:
@@ -143,23 +132,4 @@ class NoiseRule(Frozen):
 
     def layer_set(self) -> frozenset[int] | None:
         """The layers as numbers; None for all of them."""
-        if self.layers is None:
-            return None
-        return frozenset(i for entry in self.layers for i in _layer_range(entry))
-
-
-def _layer_range(entry: int | str) -> range:
-    """The layers that one entry of ``layers`` names: 3, "3" or "2-5", both ends included."""
-    text = (entry if isinstance(entry, str) else shown(entry)).strip()
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        given = shown(entry) if len(text) < 80 else f"{len(text)} characters"
-        raise ConfigError(
-            f'got {given}; it should be a layer number from 0 to 9999 or a range like "2-5".'
-        )
-    first, last = int(match[1]), int(match[2] or match[1])
-    if last < first:
-        raise ConfigError(
-            f'got {entry!r}, which ends before it starts; it should be "{last}-{first}".'
-        )
-    return range(first, last + 1)
+        return numbers_of(self.layers)

@@ -12,6 +12,7 @@ __all__ = ["json_schema"]
 # YAML reads 5e-2 as text, and the parser takes it for the number that it is.
 _AS_TEXT = {"type": "string", "pattern": r"^\s*\+?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"}
 _BOUNDS = {"ge": "minimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_FACTOR = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1000}, _AS_TEXT]}
 _LISTS = ("targets", "exclude", "layers")
 
 
@@ -32,6 +33,14 @@ def json_schema() -> dict[str, Any]:
     for part in (rule, aqn):
         for name, field in part["properties"].items():
             _widen(name, field)
+    aqn["properties"]["multipliers"] |= {
+        "anyOf": [
+            {"type": "array", "items": _FACTOR, "minItems": 1},
+            {"type": "object", "additionalProperties": _FACTOR, "minProperties": 1},
+            {"type": "string", "description": "path of a file"},
+            {"type": "null"},
+        ]
+    }
     # One rule may be written flat, alone or as a change to a preset, but not beside `rules`.
     flat = {name: dict(field) for name, field in rule["properties"].items()}
     for field in flat.values():

@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import Frozen, Seed, plain, table_number, whole_step
+from hetero_plugin.config.multipliers import beside
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 from hetero_plugin.config.read import check_size, read_json, read_yaml
 from hetero_plugin.config.rule import NoiseRule
@@ -172,6 +173,11 @@ class NoiseConfig(Frozen):
             written["layers"] = None if layers is None else sorted(layers)
         if self.aqn is not None:
             data["aqn"]["targets"] = sorted(set(self.aqn.targets))
+            chosen = self.aqn.layer_set()
+            data["aqn"]["layers"] = None if chosen is None else sorted(chosen)
+            for key in ("layers", "multipliers"):
+                if data["aqn"][key] is None:  # specifications from before keep their fingerprint
+                    del data["aqn"][key]
         return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -254,7 +260,9 @@ def _of_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: can't be read: {why}.") from None
-    keys: dict[str, Any] = plain(_mapping(text, str(path), form))  # YAML's may be numbers
+    keys: dict[str, Any] = plain(
+        beside(_mapping(text, str(path), form), path.parent)
+    )  # YAML's may be numbers
     return keys
 
 

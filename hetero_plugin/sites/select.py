@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from hetero_plugin.config import ConfigError, NoiseConfig, NoiseRule
+from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, NoiseRule
+from hetero_plugin.config.multipliers import factors_of, written
 from hetero_plugin.config.problems import did_you_mean
 from hetero_plugin.sites.families import FAMILIES, OTHERS
 from hetero_plugin.sites.family import Entry, Family
@@ -266,7 +267,8 @@ def aqn_sites(config: NoiseConfig, sites: Sequence[Site]) -> tuple[Site, ...]:
     router and experts, alone. Names and patterns select any norm.
 
     Raises:
-        ConfigError: a target that is not in the model, or is not a norm.
+        ConfigError: a target or layer that is not in the model, a target that is not a norm,
+            factors for another number of layers, or no norm left.
     """
     if config.aqn is None:
         return ()
@@ -288,7 +290,36 @@ def aqn_sites(config: NoiseConfig, sites: Sequence[Site]) -> tuple[Site, ...]:
                 f"aqn.targets: {site.name!r} is of the kind {site.kind}; AQN adds noise to the "
                 "weights of norms only."
             )
-    return chosen
+    return _in_layers(config.aqn, chosen, sites)
+
+
+def _in_layers(aqn: AQNConfig, chosen: tuple[Site, ...], sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The norms that are in AQN's layers, its layers and factors being those of the model."""
+    there = {site.layer for site in sites if site.layer is not None}
+    last = max(there, default=-1)
+    layers = aqn.layer_set()
+    for key, named in (("layers", layers or ()), ("multipliers", factors_of(aqn.multipliers))):
+        missing = sorted(set(named) - there)
+        if missing:
+            raise ConfigError(
+                f"aqn.{key}: the model has no layer {', '.join(map(str, missing))}; its layers are "
+                f"0 to {last}."
+            )
+    factors = written(aqn.multipliers)
+    if isinstance(factors, list) and len(factors) != last + 1:
+        raise ConfigError(
+            f"aqn.multipliers: {len(factors)} factors for a model of {last + 1} layers; a list "
+            "should have one for every layer. Write some of them as a mapping."
+        )
+    if layers is None:
+        return chosen
+    kept = tuple(site for site in chosen if site.layer in layers)
+    if not kept:
+        raise ConfigError(
+            f"aqn: targets {list(aqn.targets)} in layers {list(aqn.layers or ())} leave no norm; "
+            "AQN has to have at least one."
+        )
+    return kept
 
 
 def counts(selected: Iterable[Selected | Site]) -> dict[str, int]:

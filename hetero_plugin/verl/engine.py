@@ -92,3 +92,23 @@ class NoisyFSDPEngineCPU(NoisyFSDPEngine):
                 f"strategy={self.engine_config.strategy!r} on a CPU: FSDP1 rejects CPU modules; "
                 "set actor_rollout_ref.actor.strategy=fsdp2"
             )
+
+    def _build_fsdp_module(self, module: Any) -> Any:
+        """As verl's, but that a reference policy stays in pageable memory.
+
+        Under FSDP2 verl offloads a model that only runs forward to pinned memory, which an
+        accelerator's driver gives; here there is none, and the model is where it would go anyway.
+        """
+        from verl.workers.engine.fsdp import transformer_impl
+
+        implementation: Any = transformer_impl
+        given = implementation.CPUOffloadPolicy
+
+        def pageable(pin_memory: bool) -> Any:
+            return given(pin_memory=False)
+
+        implementation.CPUOffloadPolicy = pageable
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            implementation.CPUOffloadPolicy = given

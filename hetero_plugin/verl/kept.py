@@ -33,9 +33,12 @@ def unused(path: Path) -> Path:
 def keep_beside(path: Path) -> Path | None:
     """Renames what is at ``path`` to ``stem-N``, so that ``path`` can be written anew.
 
+    The folder that it is to be in is made: verl opens its metrics file wherever it is told to.
+
     Returns:
         Its new name; None if nothing was there, or an empty file.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(path) or (path.is_file() and path.stat().st_size == 0):
         return None
     number = 1

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from hetero_plugin.config import ENVIRONMENT, NoiseConfig
 from hetero_plugin.verl import group
 from hetero_plugin.verl.kept import keep_beside
+from hetero_plugin.verl.noderun import NodeRun
 
 
 class LaunchError(RuntimeError):
@@ -123,18 +124,25 @@ class MiniatureRun(BaseModel):
         return bool(modes) and modes[-1].strip("'\"") != "disable"
 
 
-def _hydra(value: Any) -> str:
+# What Hydra takes for text without quotes: a command that is printed stays readable.
+_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+_NOT_TEXT = ("true", "false", "null", "nan", "inf")
+
+
+def hydra(value: Any) -> str:
     """A value in Hydra's override grammar (JSON is not: its keys may not be quoted there)."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_hydra(item) for item in value) + "]"
+        return "[" + ",".join(hydra(item) for item in value) + "]"
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if _WORD.fullmatch(str(value)) and str(value).lower() not in _NOT_TEXT:
+        return str(value)
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -219,18 +227,23 @@ def arguments(run: MiniatureRun) -> list[str]:
         spec = json.loads(run.noise.canonical)
         settings[f"+{rollout}.custom.hetero_noise"] = spec
         settings[f"+{rollout}.custom.hetero_run"] = {"validation": run.validation}
-    words = [f"{key}={_hydra(value)}" for key, value in settings.items()]
+    words = [f"{key}={hydra(value)}" for key, value in settings.items()]
     words.append(f"+{actor}.fsdp_config.mixed_precision={full_precision}")
     return [*words, *run.overrides]
 
 
-def command(run: MiniatureRun) -> list[str]:
+def command(run: MiniatureRun | NodeRun) -> list[str]:
     """The command line, for ``subprocess`` (nothing in it needs a shell)."""
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments(run)]
+    words = list(run.words) if isinstance(run, NodeRun) else arguments(run)
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *words]
 
 
-def environment(run: MiniatureRun, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(
+    run: MiniatureRun | NodeRun, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The process environment: ``base`` (default: this process's) with what the run needs."""
+    if isinstance(run, NodeRun):
+        return run.environment(base)
     env = dict(os.environ if base is None else base)
     # Empty, it would hide the logical GPU; a spec inherited from the shell is not this run's.
     env.pop("CUDA_VISIBLE_DEVICES", None)
@@ -278,7 +291,7 @@ def _tail(path: Path, lines: int = 30) -> str:
 
 
 def execute(
-    run: MiniatureRun,
+    run: MiniatureRun | NodeRun,
     on_progress: Callable[[int, dict[str, Any]], None] | None = None,
     *,
     timeout: float | None = None,
@@ -347,7 +360,7 @@ def execute(
     return rows
 
 
-def _check_attested(run: MiniatureRun, before: set[Path]) -> None:
+def _check_attested(run: MiniatureRun | NodeRun, before: set[Path]) -> None:
     """A noisy run has proved its noise, or it has not ended well; ``before``: of earlier runs."""
     for when in ("start", "end"):
         found = set(run.checkpoints.glob(f"attestation-{when}-step*.json")) - before

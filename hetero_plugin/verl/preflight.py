@@ -13,7 +13,7 @@ from typing import Any
 
 from hetero_plugin.config import ENVIRONMENT, ConfigError
 from hetero_plugin.sites import select, sites_from_config
-from hetero_plugin.verl import resume
+from hetero_plugin.verl import node, resume
 from hetero_plugin.verl.settings import RunNoise, resolve_driver
 
 # What a worker must see as the driver does. Ray's workers inherit the environment of the Ray
@@ -52,7 +52,7 @@ def check(config: Any) -> None:
     """
     noise = resolve_driver(config.actor_rollout_ref.rollout)
     if noise is not None:
-        _check_noisy(config, noise)
+        check_noisy(config, noise)
         print(
             f"[hetero_noise] verl run: specification {noise.config.fingerprint}, validation "
             f"{noise.options.validation}",
@@ -63,9 +63,20 @@ def check(config: Any) -> None:
 
     if is_cpu_run():
         _check_cpu(config)
+    elif noise is not None and config.trainer.get("device", "cuda") == "cuda":
+        node.check_attention(config)
 
 
-def _check_noisy(config: Any, noise: RunNoise) -> None:
+def check_noisy(config: Any, noise: RunNoise) -> None:
+    """Refuses settings under which some of the run would be clean, or of another noise.
+
+    Args:
+        config: verl's configuration.
+        noise: the run's.
+
+    Raises:
+        ConfigError: names the setting and what it should be.
+    """
     actor, rollout, trainer = (
         config.actor_rollout_ref.actor,
         config.actor_rollout_ref.rollout,

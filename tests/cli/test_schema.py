@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.config.multipliers import beside
 from hetero_plugin.config.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,11 @@ GOOD: list[Any] = [
     {"preset": "hif4-w4a4", "seed": 3},
     {"preset": "all", "rules": None},
     {"rules": [], "aqn": {"sigma_start": "1e-2", "total_steps": 20}},
+    {
+        "rules": [],
+        "aqn": {"total_steps": 20, "layers": "3-5", "multipliers": {"3-4": 1.5, "5": "2"}},
+    },
+    {"rules": [], "aqn": {"total_steps": 20, "layers": 3, "multipliers": [1, "1.5"]}},
     {},
 ]
 BAD: list[Any] = [
@@ -48,6 +54,8 @@ BAD: list[Any] = [
     {"rules": [{"scale": 1}], "preset": "all"},
     {"rules": [{"scale": 1}], "scale": 2},
     {"rules": [], "aqn": {"stages": 0}},
+    {"rules": [], "aqn": {"multipliers": [0]}},
+    {"rules": [], "aqn": {"multipliers": {}}},
     {"rules": [], "aqn": {"schedule": "exponential"}},
 ]
 
@@ -61,7 +69,8 @@ def test_the_command_prints_it() -> None:
 
 @pytest.mark.parametrize("spec", GOOD, ids=str)
 def test_what_the_parser_takes(spec: Any) -> None:
-    NoiseConfig.parse(spec)
+    # A path of factors is from the specification's file, as the parser has it there.
+    NoiseConfig.parse(beside(spec, ROOT / "recipes" / "specs"))
     VALIDATOR.validate(spec)
 
 

@@ -194,7 +194,7 @@ def test_the_file_logger_keeps_an_earlier_runs_metrics(
 ) -> None:
     from verl.utils.tracking import FileLogger
 
-    path = tmp_path / ("metrics.jsonl" if named else "project/arm.jsonl")
+    path = tmp_path / ("a/new/metrics.jsonl" if named else "project/arm.jsonl")
     monkeypatch.delenv("VERL_FILE_LOGGER_PATH", raising=False)
     monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
     if named:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -83,3 +85,19 @@ def test_a_process_group_forms_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert value.tolist() == [1.0, 1.0]
     finally:
         dist.destroy_process_group()
+
+
+def test_a_reference_policy_on_a_cpu_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned memory comes from an accelerator's driver; verl asks for it for what it offloads."""
+    pytest.importorskip("verl")
+    from verl.workers.engine.fsdp import transformer_impl
+
+    from hetero_plugin.verl.engine import NoisyFSDPEngineCPU
+
+    def build(self: Any, module: Any) -> Any:
+        return transformer_impl.CPUOffloadPolicy(pin_memory=True)
+
+    monkeypatch.setattr(transformer_impl.FSDPEngineWithLMHead, "_build_fsdp_module", build)
+    engine = object.__new__(NoisyFSDPEngineCPU)
+    assert engine._build_fsdp_module(None).pin_memory is False
+    assert transformer_impl.CPUOffloadPolicy(pin_memory=True).pin_memory is True

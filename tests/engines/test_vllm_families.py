@@ -157,7 +157,7 @@ def test_a_family_has_its_error_in_both_engines(case: Case) -> None:
 
 
 def test_every_site_of_the_engine_is_attested(case: Case) -> None:
-    from hetero_plugin.attestation.attest import problems
+    from hetero_plugin.attestation import problems
 
     case.engine.set(reset=True)
     record = case.engine.ask("attest", spec=SPEC)

@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from hetero_plugin.kernels import build, checks, fused, keys, reference, unrounded
+from hetero_plugin.kernels import build, checks, fused, keys, product, reference, unrounded
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -38,6 +38,7 @@ _library.impl("stream", reference.stream, "CompositeExplicitAutograd")
 fused.register(_library)
 unrounded.register(_library)
 keys.register(_library)
+product.register(_library)
 
 
 def _same_shape(x, row_keys, clock, scales, segments, error, stochastic):  # type: ignore[no-untyped-def]

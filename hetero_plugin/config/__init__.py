@@ -2,6 +2,7 @@
 
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import table_number, whole_step
+from hetero_plugin.config.options import Accumulate
 from hetero_plugin.config.problems import ConfigError
 from hetero_plugin.config.rule import ERROR_MODELS, FORMATS, NoiseRule
 from hetero_plugin.config.spec import (
@@ -22,6 +23,7 @@ __all__ = [
     "METHOD",
     "PRESETS",
     "AQNConfig",
+    "Accumulate",
     "ConfigError",
     "NoiseConfig",
     "NoiseRule",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from hetero_plugin.config.base import Frozen, Number, no_bool
+from hetero_plugin.config.options import Accumulate
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 
 __all__ = ["ABSOLUTE", "ERROR_MODELS", "FORMATS", "NoiseRule"]
@@ -31,10 +32,14 @@ ERROR_MODELS: dict[str, str] = {
     "fp8_e4m3": "s·(Q(x) − x): E4M3 with a scale a row",
     "fp8_e5m2": "s·(Q(x) − x): E5M2 with a scale a row",
     "int8": "s·(Q(x) − x): 8-bit integers with a scale a row",
+    "accumulate": "s·(P(x, W) − x·Wᵀ): the product added up as `options` say",
 }
 
 FORMATS = tuple(name for name, formula in ERROR_MODELS.items() if "Q(x)" in formula)
 """Number formats. Their scale is 1 where it is not given: the format itself, x + 1·(Q(x) − x)."""
+
+WHOLE = (*FORMATS, "accumulate")
+"""Errors whose scale is a blend: 0 the clean value, 1 (where none is given) the error itself."""
 
 ABSOLUTE = ("absolute_gaussian", "systematic_bias", "truncation")
 """Errors whose scale is in the units of what they are added to (systematic_bias without
@@ -77,6 +82,8 @@ class NoiseRule(Frozen):
     number"""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """how value + error becomes the tensor's dtype"""
+    options: Accumulate | None = None
+    """of the error model `accumulate`: [Accumulators](accumulators.md)"""
 
     @property
     def spoils_gradients(self) -> bool:
@@ -86,7 +93,7 @@ class NoiseRule(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _whole_format(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("error") in FORMATS and "scale" not in data:
+        if isinstance(data, dict) and data.get("error") in WHOLE and "scale" not in data:
             return {**data, "scale": 1.0}
         return data
 
@@ -148,8 +155,10 @@ class NoiseRule(Frozen):
                 f"relative: true belongs to the error model systematic_bias; the model here is "
                 f"{self.error!r}. Leave it out."
             )
+        self._check_options()
         format = self.error in FORMATS
-        if "direction" not in self.model_fields_set and (self.spoils_gradients or format):
+        forward = self.spoils_gradients or self.error in WHOLE
+        if "direction" not in self.model_fields_set and forward:
             self.__dict__["direction"] = "forward"  # frozen, and still being made
         if format and self.direction != "forward":
             raise ConfigError(
@@ -157,12 +166,32 @@ class NoiseRule(Frozen):
                 "alone. A gradient's blocks lie along another axis than the activation's, and "
                 "would span tokens for weights. Leave direction out."
             )
-        if format and self.scale > 1:
+        if self.error in WHOLE and self.scale > 1:
+            word = "a number format" if format else "accumulate"
             raise ConfigError(
-                f"scale: got {self.scale:g}; of a number format it is from 0 (clean) to 1 (the "
-                f"format {self.error} itself)."
+                f"scale: got {self.scale:g}; of {word} it is from 0 (clean) to 1 "
+                f"({self.error} itself)."
             )
         return self
+
+    def _check_options(self) -> None:
+        if self.error != "accumulate":
+            if self.options is not None:
+                raise ConfigError(
+                    f"options: given for the error model {self.error!r}, which has none; they "
+                    "belong to accumulate."
+                )
+            return
+        if self.options is None:
+            raise ConfigError(
+                "options: got none; accumulate needs them: a machine, {hardware: hopper}, or how "
+                "to add, such as {split_k: 4}."
+            )
+        if self.point != "output":
+            raise ConfigError(
+                f"point: got {self.point!r}; accumulate is how a product is added up, which is at "
+                "the output. Leave point out."
+            )
 
     def layer_set(self) -> frozenset[int] | None:
         """The layers as numbers; None for all of them."""

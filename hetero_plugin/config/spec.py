@@ -172,6 +172,8 @@ class NoiseConfig(Frozen):
             written["exclude"] = sorted(set(rule.exclude))
             layers = rule.layer_set()
             written["layers"] = None if layers is None else sorted(layers)
+            if rule.options is None:  # as before there were any
+                del written["options"]
         if self.aqn is not None:
             data["aqn"]["targets"] = sorted(set(self.aqn.targets))
         return json.dumps(data, sort_keys=True, separators=(",", ":"))

@@ -6,6 +6,7 @@ A new one is a function in a file of this folder, a line in `MODELS` and its for
 
 from __future__ import annotations
 
+from hetero_plugin.errors.accumulate.model import ACCUMULATE
 from hetero_plugin.errors.base import ErrorModel
 from hetero_plugin.errors.deterministic import BIAS, DEADZONE, RELATIVE_BIAS, TRUNCATION
 from hetero_plugin.errors.gaussian import ABSOLUTE, RELATIVE
@@ -23,6 +24,7 @@ MODELS: dict[str, ErrorModel] = {
         TRUNCATION,
         DEADZONE,
         *NUMBER_FORMATS,
+        ACCUMULATE,
     )
 }
 

@@ -58,6 +58,7 @@ for _name in (
     "weighed_",
     "perturb_unrounded_",
     "weighed_unrounded_",
+    "product",
 ):
     torch.library.register_vmap(f"hetero_noise::{_name}", checks.no_vmap, lib=_library)
 

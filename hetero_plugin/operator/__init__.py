@@ -10,13 +10,16 @@ from hetero_plugin.operator.chain import (
     perturb_gradient,
     record,
 )
+from hetero_plugin.operator.product import Product, linear
 
 __all__ = [
     "KERNEL",
     "Chain",
     "Part",
+    "Product",
     "UnsupportedTensor",
     "is_capturing",
+    "linear",
     "perturb",
     "perturb_gradient",
     "record",

@@ -19,7 +19,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.platforms import current_platform
 
-from hetero_plugin.operator import Chain
+from hetero_plugin.operator import Chain, Product
 from hetero_plugin.vllm import ops
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def check_attached(attached: bool) -> None:
         )
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 class RowSlice(nn.Module):
     """The rows of a weight that belong to one site, as a GEMM of its own.
 
@@ -55,10 +61,20 @@ class RowSlice(nn.Module):
         start, width: the rows within the layer's weight.
         first_row: global index of the first of them.
         input, weight: the chains of these points.
+        product: how its product adds up.
     """
 
-    def __init__(self, start: int, width: int, first_row: int, input: Chain, weight: Chain) -> None:
+    def __init__(
+        self,
+        start: int,
+        width: int,
+        first_row: int,
+        input: Chain,
+        weight: Chain,
+        product: Product,
+    ) -> None:
         super().__init__()
+        self.product = product
         self.start, self.width = start, width
         self.input_chain, self.weight_chain = input, weight
         device = weight.state.device
@@ -96,6 +112,8 @@ class LinearNoise:
     """int64: entries of the scale table that decide whether the slices are in use."""
     outside: bool = False
     """The output's error comes in the layer (after an all-reduce, say), not in the method."""
+    product: Product | None = None
+    """How the product adds up; None where the `slices` say."""
 
 
 class NoisyMethod:
@@ -163,7 +181,10 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         if noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
-            y_TN = super().apply(layer, noise.input(x) if noise.input else x, bias)
+            x_TK = noise.input(x) if noise.input else x
+            y_TN = super().apply(layer, x_TK, bias)
+            if noise.product:
+                y_TN = noise.product(x_TK, _weight(layer), bias, y_TN)
         if noise.output and not noise.outside:
             y_TN = noise.output(y_TN, in_place=True)
         return y_TN
@@ -180,12 +201,17 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         for part in noise.slices:
             x_TK = part.input_chain(x) if part.input_chain else x
             part_bias = None if bias is None else part.bias
+            weight = part.weight
             if part.weight_chain:
                 # vLLM keeps the bias of its CPU GEMM in float32.
                 part_bias = None if part_bias is None else part_bias.to(x_TK.dtype)
-                parts.append(F.linear(x_TK, part.noisy_weight(), part_bias))
+                weight = part.noisy_weight()
+                y_Tn = F.linear(x_TK, weight, part_bias)
             else:
-                parts.append(super().apply(part, x_TK, part_bias))
+                y_Tn = super().apply(part, x_TK, part_bias)
+            if part.product:
+                y_Tn = part.product(x_TK, weight, part_bias, y_Tn)
+            parts.append(y_Tn)
         fused_TN = super().apply(layer, x, bias)
         assert noise.live is not None
         return ops.choose(fused_TN, parts, noise.output.state.scales, noise.live)
@@ -223,6 +249,8 @@ class HeadNoise:
     live: Tensor
     """int64: entries of the scale table that decide whether the noisy weight is in use."""
     rows: Rows
+    product: Product
+    """How the product adds up."""
 
     @property
     def columns(self) -> int:
@@ -249,15 +277,17 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
         words = noise.columns
         x_TK = noise.input(x, keys) if noise.input else x
         y_TN = super().apply(layer, x_TK, bias)
-        if not (noise.output or noise.weight):
+        if not (noise.output or noise.weight or noise.product):
             return y_TN
         y_TW = y_TN[..., :words].contiguous()
+        weight = _weight(layer)[:words]
+        word_bias = None if bias is None else bias[:words]
         if noise.weight:
-            whole = layer.weight
-            assert isinstance(whole, Tensor)
-            weight = noise.weight(whole[:words], noise.weight_rows)
-            noisy_TW = F.linear(x_TK, weight, None if bias is None else bias[:words])
+            weight = noise.weight(weight, noise.weight_rows)
+            noisy_TW = F.linear(x_TK, weight, word_bias)
             y_TW = ops.choose(y_TW, [noisy_TW], noise.weight.state.scales, noise.live)
+        if noise.product:
+            y_TW = noise.product(x_TK, weight, word_bias, y_TW)
         if noise.output:
             y_TW = noise.output(y_TW, keys, in_place=True)
         if y_TW.shape == y_TN.shape:

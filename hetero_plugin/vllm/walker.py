@@ -29,7 +29,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.operator import Chain, Part
+from hetero_plugin.operator import Chain, Part, Product
 from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.experts import (
@@ -163,6 +163,9 @@ class Walker:
         summed = isinstance(layer, RowParallelLinear) and layer.tp_size > 1
         share = layer.tp_rank if summed and self.state.config.partial else None
         noise = LinearNoise(Chain.of(self.state, "output", outputs, share=share), inputs[0])
+        product = Product.of(self.state, "product", outputs)
+        if product:
+            self.check_product(name, method, summed and share is None)
         if any(weights) and method.quantised:
             raise ConfigError(
                 f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
@@ -170,13 +173,16 @@ class Walker:
             )
         if any(weights) or (len(names) > 1 and any(inputs)):
             start = 0
-            for (_, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
-                noise.slices.append(RowSlice(start, width, offset, x, w))
+            for (one, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
+                own = Product.of(self.state, "product", [(one, width, offset)])
+                noise.slices.append(RowSlice(start, width, offset, x, w, own))
                 if not method.quantised:
                     noise.slices[-1].follow(layer)
                 start += width
             noise.input = None
-            noise.live = self.live(names, "input", "weight")
+            noise.live = self.live(names, "input", "weight", "product")
+        else:
+            noise.product = product
         if summed and share is None and noise.output:
             if not layer.reduce_results or adapted:
                 why = "a LoRA layer" if adapted else "a later layer"
@@ -189,8 +195,26 @@ class Walker:
             layer.__class__ = NoisyRowParallelLinear
         if isinstance(layer, GateLinear) and any([noise.output, *inputs, *weights]):
             self.gate(name, layer, noise, inputs[0] or weights[0])
-        if noise.output or any(inputs) or noise.slices:
+        if noise.output or any(inputs) or noise.slices or product:
             method.noise = noise
+
+    def check_product(self, name: str, method: NoisyMethod, summed: bool) -> None:
+        """Raises ConfigError where a layer's product can't be added up in another way.
+
+        Args:
+            summed: each rank has a piece of the sum.
+        """
+        if method.quantised:
+            raise ConfigError(
+                f"hetero_noise: {name} has the method {method.quantised}, which multiplies in a "
+                "way of its own; the error accumulate is for weights that are not quantised"
+            )
+        if summed:
+            raise ConfigError(
+                f"hetero_noise: every tensor-parallel rank adds up a piece of {name}, so the "
+                "result of accumulate would depend on their number; partial=true says that this "
+                "is meant, or use one rank, or exclude it"
+            )
 
     def gate(self, name: str, layer: GateLinear, noise: LinearNoise, inside: Chain) -> None:
         """A router: its kernels may compute past its method."""
@@ -282,8 +306,9 @@ class Walker:
             weight_rows=torch.arange(first, end, dtype=torch.int64, device=self.state.device),
             live=self.live([name], "weight"),
             rows=self.rows,
+            product=Product.of(self.state, "product", [(name, end - first, first)]),
         )
-        if noise.output or noise.input or noise.weight:
+        if noise.output or noise.input or noise.weight or noise.product:
             method.noise = noise
 
     def norm(self, name: str, layer: RMSNorm | GemmaRMSNorm) -> None:

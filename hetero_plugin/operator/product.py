@@ -1,0 +1,180 @@
+"""A linear layer's products of matrices, added up as another machine would.
+
+T: rows (tokens), K: input features, N: output features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hetero_plugin.config import ConfigError
+from hetero_plugin.kernels.checks import check_dtype, check_transforms
+from hetero_plugin.kernels.copies import own
+
+if TYPE_CHECKING:
+    from hetero_plugin.operator.chain import Part
+    from hetero_plugin.state import NoiseState
+
+__all__ = ["Product", "linear"]
+
+
+@dataclass
+class Unit:
+    """What one rule does: how each part's product is added up."""
+
+    segments: Tensor
+    """int64 [parts, 2] in host memory: columns, entry of the scale table; 0: no rule."""
+    how: list[str]
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(own(attributes))
+
+
+@dataclass
+class Product:
+    """The rules `accumulate` at one product of one layer; false where there is none."""
+
+    state: NoiseState
+    stream: str
+    parts: tuple[Part, ...]
+    units: list[Unit] = field(default_factory=list)
+    slots: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, state: NoiseState, stream: str, parts: Sequence[Part]) -> Product:
+        """The product of a layer.
+
+        Args:
+            stream: ``product``, ``product_grad_input`` or ``product_grad_weight``.
+            parts: as for `Chain.of`.
+
+        Raises:
+            ConfigError: two rules would be in force at once.
+        """
+        made = cls(state, stream, tuple(parts))
+        taken: dict[str, list[tuple[int, str]]] = {}
+        for index, rule in enumerate(state.config.rules):
+            rows = []
+            for name, columns, _ in parts:
+                slot = state.slot(name, index, stream)
+                rows.append([columns, slot or 0])
+                if slot is None:
+                    continue
+                for other, phase in taken.get(name, []):
+                    if "both" in (phase, rule.phase) or phase == rule.phase:
+                        raise ConfigError(
+                            f"rules[{other}] and rules[{index}] both say how {name} adds up; one "
+                            "machine computes a product. Give them different phases or targets"
+                        )
+                taken.setdefault(name, []).append((index, rule.phase))
+            slots = tuple(row[1] for row in rows if row[1])
+            if slots and rule.options is not None:
+                made.slots += slots
+                with torch.inference_mode(False):
+                    segments = torch.tensor(rows, dtype=torch.int64, device="cpu")
+                made.units.append(Unit(segments, [rule.options.words] * len(rows)))
+        return made
+
+    def __bool__(self) -> bool:
+        return len(self.units) > 0
+
+    def needed_under(self, live: Sequence[bool]) -> bool:
+        """Whether leaving it out would be noticed; see `Chain.needed_under`."""
+        if not self.units:
+            return False
+        needed = torch.compiler.is_compiling() or not live or any(live[slot] for slot in self.slots)
+        if needed and not torch.compiler.is_compiling():
+            check_transforms("grad")
+        return needed
+
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        clean: Tensor,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        """The product, blended with the clean one by the rule's scale; without a gradient.
+
+        Args:
+            x: [..., K], bfloat16, float16 or float32.
+            weight: [N, K].
+            bias: [N], added in float32 before the only rounding.
+            clean: [..., N], the layer's own result: what a scale of 0 gives, bit for bit.
+            scales: the scale table; default: the state's.
+        """
+        check_dtype(x.dtype, f"{', '.join(part[0] for part in self.parts)} ({self.stream})")
+        table = self.state.scales if scales is None else scales
+        for unit in self.units:
+            clean = torch.ops.hetero_noise.product(
+                x, weight, bias, clean, table, unit.segments, unit.how
+            )
+        return clean
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        products: tuple[Product, Product, Product],
+        scales: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, scales)
+        ctx.products = products
+        y = F.linear(x, weight, bias)
+        return products[0](x, weight, bias, y, scales) if products[0] else y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scales = ctx.saved_tensors
+        _, of_input, of_weight = ctx.products
+        g_TN = grads[0].reshape(-1, weight.shape[0])
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = g_TN @ weight
+            if of_input:
+                dx = of_input(g_TN, weight.T.contiguous(), None, dx, scales)
+            dx = dx.reshape(x.shape)
+        if ctx.needs_input_grad[1]:
+            x_TK = x.reshape(-1, x.shape[-1])
+            dw = g_TN.T @ x_TK
+            if of_weight:
+                dw = of_weight(g_TN.T.contiguous(), x_TK.T.contiguous(), None, dw, scales)
+        if ctx.needs_input_grad[2]:
+            db = g_TN.sum(dim=0)
+        return dx, dw, db, None, None
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    products: tuple[Product, Product, Product],
+    scales: Tensor,
+) -> Tensor:
+    """`F.linear` whose three products of matrices are added up as the rules say.
+
+    Args:
+        x: [..., K].
+        weight: [N, K].
+        bias: [N] or None.
+        products: of the streams ``product``, ``product_grad_input`` and ``product_grad_weight``;
+            the sum of a weight's gradient runs over the tokens of the batch.
+        scales: float32, the scale table.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    return _Linear.apply(x, weight, bias, products, scales)

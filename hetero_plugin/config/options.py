@@ -37,8 +37,8 @@ class Accumulate(Frozen):
     """products that are added at once"""
     fraction: int | None = Field(default=None, ge=8, le=25)
     """bits kept after the point of a chunk's largest exponent"""
-    round: Literal["zero", "nearest"] = "zero"
-    """of the accumulator, after each chunk"""
+    round: Literal["zero", "nearest"] | None = None
+    """of the accumulator, after each chunk; none: toward zero, as machines do"""
     promote: int = Field(default=0, ge=0)
     """products after which the accumulator goes into a float32 sum; 0: never"""
     split_k: int = Field(default=1, ge=1, le=64)
@@ -56,7 +56,7 @@ class Accumulate(Frozen):
     @model_validator(mode="after")
     def _check_together(self) -> Accumulate:
         if self.hardware is not None:
-            given = [name for name in ("chunk", "fraction", "round") if name in self.model_fields_set]
+            given = [name for name in ("chunk", "fraction", "round") if getattr(self, name) is not None]
             if given:
                 raise ConfigError(
                     f"{', '.join(given)}: given beside hardware: {self.hardware}, which says so "
@@ -67,10 +67,10 @@ class Accumulate(Frozen):
                 f"chunk: got {self.chunk} with fraction: {self.fraction}; a unit that adds several "
                 "products at once has both, float32 additions one after another neither."
             )
-        elif self.fraction is None and self.round == "zero" and "round" in self.model_fields_set:
+        elif self.fraction is None and self.round is not None:
             raise ConfigError(
-                "round: got 'zero' without fraction; float32 additions round to nearest. Give "
-                "chunk and fraction, or leave it out."
+                f"round: got {self.round!r} without chunk and fraction; float32 additions round to "
+                "nearest. Give both, or leave it out."
             )
         if self.operands is not None and self.hardware in _NO_FP8:
             raise ConfigError(

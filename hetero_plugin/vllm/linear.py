@@ -19,6 +19,7 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.platforms import current_platform
 
+from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, Product
 from hetero_plugin.vllm import ops
 
@@ -71,7 +72,7 @@ class RowSlice(nn.Module):
         first_row: int,
         input: Chain,
         weight: Chain,
-        product: Product,
+        product: Product | None = None,
     ) -> None:
         super().__init__()
         self.product = product
@@ -114,6 +115,27 @@ class LinearNoise:
     """The output's error comes in the layer (after an all-reduce, say), not in the method."""
     product: Product | None = None
     """How the product adds up; None where the `slices` say."""
+
+
+def check_product(name: str, quantised: str, summed: bool) -> None:
+    """Raises ConfigError where a layer's product can't be added up in another way.
+
+    Args:
+        name: of the layer.
+        quantised: as in `NoisyMethod`.
+        summed: each rank has a piece of the sum.
+    """
+    if quantised:
+        raise ConfigError(
+            f"hetero_noise: {name} has the method {quantised}, which multiplies in a way of its "
+            "own; the error accumulate is for weights that are not quantised"
+        )
+    if summed:
+        raise ConfigError(
+            f"hetero_noise: every tensor-parallel rank adds up a piece of {name}, so the result of "
+            "accumulate would depend on their number; partial=true says that this is meant, or "
+            "use one rank, or exclude it"
+        )
 
 
 class NoisyMethod:

@@ -57,6 +57,7 @@ from hetero_plugin.vllm.linear import (
     NoisyMethod,
     NoisyRowParallelLinear,
     RowSlice,
+    check_product,
 )
 from hetero_plugin.vllm.rows import Rows
 
@@ -165,7 +166,7 @@ class Walker:
         noise = LinearNoise(Chain.of(self.state, "output", outputs, share=share), inputs[0])
         product = Product.of(self.state, "product", outputs)
         if product:
-            self.check_product(name, method, summed and share is None)
+            check_product(name, method.quantised, summed and share is None)
         if any(weights) and method.quantised:
             raise ConfigError(
                 f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
@@ -197,24 +198,6 @@ class Walker:
             self.gate(name, layer, noise, inputs[0] or weights[0])
         if noise.output or any(inputs) or noise.slices or product:
             method.noise = noise
-
-    def check_product(self, name: str, method: NoisyMethod, summed: bool) -> None:
-        """Raises ConfigError where a layer's product can't be added up in another way.
-
-        Args:
-            summed: each rank has a piece of the sum.
-        """
-        if method.quantised:
-            raise ConfigError(
-                f"hetero_noise: {name} has the method {method.quantised}, which multiplies in a "
-                "way of its own; the error accumulate is for weights that are not quantised"
-            )
-        if summed:
-            raise ConfigError(
-                f"hetero_noise: every tensor-parallel rank adds up a piece of {name}, so the "
-                "result of accumulate would depend on their number; partial=true says that this "
-                "is meant, or use one rank, or exclude it"
-            )
 
     def gate(self, name: str, layer: GateLinear, noise: LinearNoise, inside: Chain) -> None:
         """A router: its kernels may compute past its method."""

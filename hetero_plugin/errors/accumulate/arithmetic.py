@@ -135,7 +135,7 @@ def arithmetic_of(
     hardware: str | None = None,
     chunk: int = 1,
     fraction: int | None = None,
-    round: str = "zero",
+    round: str | None = None,
     promote: int = 0,
     split_k: int = 1,
     partial_dtype: str = "float32",

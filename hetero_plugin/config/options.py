@@ -56,7 +56,9 @@ class Accumulate(Frozen):
     @model_validator(mode="after")
     def _check_together(self) -> Accumulate:
         if self.hardware is not None:
-            given = [name for name in ("chunk", "fraction", "round") if getattr(self, name) is not None]
+            given = [
+                name for name in ("chunk", "fraction", "round") if getattr(self, name) is not None
+            ]
             if given:
                 raise ConfigError(
                     f"{', '.join(given)}: given beside hardware: {self.hardware}, which says so "

@@ -32,7 +32,7 @@ ERROR_MODELS: dict[str, str] = {
     "fp8_e4m3": "s·(Q(x) − x): E4M3 with a scale a row",
     "fp8_e5m2": "s·(Q(x) − x): E5M2 with a scale a row",
     "int8": "s·(Q(x) − x): 8-bit integers with a scale a row",
-    "accumulate": "s·(P(x, W) − x·Wᵀ): the product added up as `options` say",
+    "accumulate": "s·(P(x, W) − x·Wᵀ): the product added up as options say",
 }
 
 FORMATS = tuple(name for name, formula in ERROR_MODELS.items() if "Q(x)" in formula)
@@ -83,7 +83,7 @@ class NoiseRule(Frozen):
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """how value + error becomes the tensor's dtype"""
     options: Accumulate | None = None
-    """of the error model `accumulate`: [Accumulators](accumulators.md)"""
+    """of the error model `accumulate`: a machine, or how to add"""
 
     @property
     def spoils_gradients(self) -> bool:

@@ -1,7 +1,7 @@
 """The operators that multiply matrices as another machine would.
 
-``accumulate`` is the sum itself; ``product`` is what a layer calls: the clean result where the scale
-is 0. Opaque to the compiler, so that neither is fused into anything.
+``accumulate`` is the sum itself; ``product`` is what a layer calls: the clean result where the
+scale is 0. Opaque to the compiler, so that neither is fused into anything.
 
 T: rows (tokens), K: what is summed over, N: output features.
 """

@@ -223,7 +223,7 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         for part in noise.slices:
             x_TK = part.input_chain(x) if part.input_chain else x
             part_bias = None if bias is None else part.bias
-            weight = part.weight
+            weight: Tensor = part.weight
             if part.weight_chain:
                 # vLLM keeps the bias of its CPU GEMM in float32.
                 part_bias = None if part_bias is None else part_bias.to(x_TK.dtype)

@@ -1,4 +1,4 @@
-"""Operands for tests of accumulators: bits by a generator of our own, so that they stay the same."""
+"""Operands for tests of accumulators, by Python's generator, so that they stay the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 def _from_bits(words: list[list[int]], dtype: torch.dtype) -> Tensor:
     size = dtype.itemsize
-    signed = [[w - (1 << 8 * size) if w >> (8 * size - 1) and size > 1 else w for w in r] for r in words]
+    signed = [
+        [w - (1 << 8 * size) if w >> (8 * size - 1) and size > 1 else w for w in r] for r in words
+    ]
     return torch.tensor(signed, dtype=_INTEGERS[size]).view(dtype)
 
 

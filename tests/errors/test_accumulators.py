@@ -178,8 +178,8 @@ def relative(
 
 
 def test_the_size_of_real_errors() -> None:
-    """Hopper: 9e-7 at K = 896, toward zero; FP8 over positive numbers: 1.3 %, 0.05 % where promoted;
-    bfloat16 sums of four pieces, with the result's own rounding: 2.4e-3."""
+    """Hopper: 9e-7 at K = 896, toward zero; bfloat16 sums of four pieces, with the result's own
+    rounding: 2.4e-3."""
     hopper, toward = relative({"hardware": "hopper"}, 896)
     assert hopper == pytest.approx(9e-7, rel=0.1) and toward > 0
     halves = relative({"split_k": 4, "partial_dtype": "bfloat16"}, 896, rounds=True)[0]
@@ -257,7 +257,9 @@ def test_where_it_has_no_meaning() -> None:
 
 
 def test_hardware_that_does_not_multiply_the_dtype() -> None:
-    model = wrap(make_family("qwen2", torch.bfloat16), spec(options={"hardware": "volta"}), quiet=True)
+    model = wrap(
+        make_family("qwen2", torch.bfloat16), spec(options={"hardware": "volta"}), quiet=True
+    )
     with pytest.raises(ValueError, match="'volta' has no matrix unit for operands of bfloat16"):
         model(IDS)
 
@@ -379,6 +381,8 @@ def test_compiled() -> None:
 
 
 def test_attested() -> None:
-    model = wrap(make_family("qwen2"), spec("linear", "lm_head", options={"split_k": 2}), quiet=True)
+    model = wrap(
+        make_family("qwen2"), spec("linear", "lm_head", options={"split_k": 2}), quiet=True
+    )
     record = attest(HFProbe(model))
     assert problems(record) == []

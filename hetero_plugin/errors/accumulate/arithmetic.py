@@ -1,7 +1,7 @@
 """How matrix units add: the published models of machines, and settings of one's own.
 
-After MMA-Sim (arXiv 2511.10909), which probed the hardware. F: bits kept after the point, L: products
-added at once.
+After MMA-Sim (arXiv 2511.10909), which probed the hardware. F: bits kept after the point,
+L: products added at once.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ About 20 ns a product and core, on any device. M, N rows of the two operands, K 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -121,9 +122,10 @@ _STEPS: dict[str, Callable[[Tensor, Tensor, Tensor, dict[str, int]], Tensor]] = 
 }
 
 
-def _pieces(k: int, chunk: int, split: int, backwards: bool) -> Iterator[list[slice | list[int]]]:
+def _pieces(k: int, chunk: int, split: int, backwards: bool) -> Iterator[list[list[int]]]:
     """The chunks of each piece of K, as indices in the order of the addition."""
-    piece = max(1, -(-(-(-k // split)) // chunk)) * chunk
+    chunks = math.ceil(math.ceil(k / split) / chunk)
+    piece = max(1, chunks) * chunk
     order = list(range(k - 1, -1, -1)) if backwards else list(range(k))
     for start in range(0, max(k, 1), piece):
         end = min(start + piece, k)

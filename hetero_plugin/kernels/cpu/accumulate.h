@@ -39,16 +39,14 @@ struct Subnormals {
 static inline float canonical(float v) { return v == v ? v + 0.0f : c10::bit_cast<float>(0x7FFFFFFFu); }
 
 // The exponent of a number that is not normalised: `smallest` for subnormal ones.
-static inline int16_t exponent_of(float v, int64_t smallest) {
-  uint32_t bits;
-  std::memcpy(&bits, &v, 4);
+static inline int16_t exponent_of(float v, int smallest) {
+  const uint32_t bits = c10::bit_cast<uint32_t>(v);
   const int field = (bits >> 23) & 0xFF;
-  if ((bits & 0x7FFFFFFFu) == 0) return NOTHING;
-  if (field == 0xFF) return SPECIAL;
-  return (int16_t)std::max<int64_t>(field - 127, smallest);
+  const int e = std::max(field - 127, smallest), any = field == 0xFF ? SPECIAL : e;
+  return (int16_t)((bits & 0x7FFFFFFFu) == 0 ? NOTHING : any);
 }
 
-static inline double power(int e) {  // 2^e for e within ±1022
+static inline double power(int64_t e) {  // 2^e for e within ±1022
   return c10::bit_cast<double>((uint64_t)(1023 + e) << 52);
 }
 
@@ -63,51 +61,67 @@ static inline float toward_zero(double v, int mantissa) {
   return (float)(std::trunc(v * power(126 + mantissa)) * power(-126 - mantissa));
 }
 
-// One chunk for 32 columns in float64: kinds ALIGNED and FLOORED.
-static void chunk_wide(const float* b, const int16_t* be, const float* a, const int16_t* ae, float* c,
-                       const Unit& u) {
-  const bool floored = u.kind == FLOORED;
-  int top[PANEL];
-  double scale[PANEL], sum[PANEL];
-  for (int j = 0; j < PANEL; ++j) {
-    const int e = exponent_of(c[j], -126);
-    top[j] = floored ? -999 : std::max<int>(e, (int)u.zero);
-    sum[j] = 0.0;
+// The largest exponent of each column's products, and of 32 numbers that it begins with.
+static inline i16x32 largest(const int16_t* be, const int16_t* ae, int64_t L, i16x32 top) {
+  for (int k = 0; k < L; ++k) {
+    i16x32 e;
+    std::memcpy(&e, be + k * PANEL, 64);
+    e += ae[k];
+    const i16x32 more = (i16x32)(e > top);
+    top = (e & more) | (top & ~more);
   }
-  for (int k = 0; k < u.chunk; ++k)
-    for (int j = 0; j < PANEL; ++j) top[j] = std::max<int>(top[j], ae[k] + be[k * PANEL + j]);
+  return top;
+}
+
+// One chunk for 32 columns in float64, kind ALIGNED; top: the largest exponents, c's among them.
+static void chunk_wide(const float* b, const float* a, i16x32 largest, float* c, const Unit& u) {
+  int16_t top[PANEL];
+  double scale[PANEL], sum[PANEL] = {};
+  std::memcpy(top, &largest, 64);
   for (int j = 0; j < PANEL; ++j) {
     // With an infinity or a NaN nothing that is finite counts.
     if (top[j] > 1000) top[j] = 300;
-    scale[j] = power((int)u.fraction - std::max(top[j], -400));
+    scale[j] = power((int)u.fraction - top[j]);
   }
-  for (int k = 0; k < u.chunk; ++k) {
-    const double x = a[k];
-    for (int j = 0; j < PANEL; ++j) {
-      double p = x * (double)b[k * PANEL + j];
-      if (floored) p = std::fabs(p) >= 0x1p128 ? p * std::numeric_limits<double>::infinity() : p;
-      sum[j] += std::trunc(p * scale[j]);
-    }
-  }
+  for (int k = 0; k < u.chunk; ++k)
+    for (int j = 0; j < PANEL; ++j) sum[j] += std::trunc((double)a[k] * (double)b[k * PANEL + j] * scale[j]);
   for (int j = 0; j < PANEL; ++j) {
-    if (!floored) {
-      const double v = (sum[j] + std::trunc((double)c[j] * scale[j])) * power(top[j] - (int)u.fraction);
-      c[j] = canonical(u.nearest ? (float)v : toward_zero(v, (int)u.mantissa));
-      continue;
+    const double v = (sum[j] + std::trunc((double)c[j] * scale[j])) * power(top[j] - (int)u.fraction);
+    c[j] = canonical(u.nearest ? (float)v : toward_zero(v, (int)u.mantissa));
+  }
+}
+
+// One chunk for 32 columns: kind FLOORED. Without branches, so that the loops become vectors.
+static void chunk_floored(const float* b, const int16_t* be, const float* a, const int16_t* ae, float* c,
+                          const Unit& u) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const int F = (int)u.fraction;
+  int16_t top[PANEL];
+  double scale[PANEL], sum[PANEL] = {};
+  const i16x32 found = largest(be, ae, u.chunk, NOTHING - i16x32{});
+  std::memcpy(top, &found, 64);
+  int64_t dot[PANEL];
+  for (int j = 0; j < PANEL; ++j) {
+    const int64_t e = top[j];
+    dot[j] = e > 1000 ? 300 : std::max<int64_t>(e, -400);
+    scale[j] = power(F - dot[j]);
+  }
+  for (int k = 0; k < u.chunk; ++k)
+    for (int j = 0; j < PANEL; ++j) {
+      const double p = (double)a[k] * (double)b[k * PANEL + j];
+      sum[j] += std::trunc((std::fabs(p) >= 0x1p128 ? p * infinity : p) * scale[j]);
     }
-    int e = exponent_of(c[j], -126);
-    if (e == NOTHING) e = -126;
-    if (e == SPECIAL) e = 127;
-    const int dot = std::max(top[j], -400);
-    e = std::max(e, dot);
-    const double s = std::floor(sum[j] * power(dot - e + 33 - 1 - (int)u.fraction)) * 0x1p-32 +
-                     std::floor((double)c[j] * power((int)u.fraction - e)) * power(-(int)u.fraction);
-    double v = s * power(e);
-    if (std::fabs(v) < std::numeric_limits<double>::infinity() && v != 0) {
-      const int own = std::max(std::ilogb(v), -126);
-      v = std::floor(v * power(31 - own)) * power(own - 31);
-    }
-    c[j] = v == v ? (float)v : canonical((float)v);
+  for (int j = 0; j < PANEL; ++j) {
+    const int64_t own_c = (int64_t)((c10::bit_cast<uint32_t>(c[j]) >> 23) & 0xFF) - 127;
+    const int64_t e = std::max(std::max<int64_t>(own_c, -126), dot[j]);
+    const double s = std::floor(sum[j] * power(dot[j] - e + 32 - F)) * 0x1p-32 +
+                     std::floor((double)c[j] * power(F - e)) * power(-F);
+    const double v = s * power(e);
+    const int64_t field = (int64_t)((c10::bit_cast<uint64_t>(v) >> 52) & 0x7FF) - 1023;
+    const int64_t own = std::min<int64_t>(std::max<int64_t>(field, -126), 400);
+    const double cut = std::floor(v * power(31 - own)) * power(own - 31);
+    const float y = (float)(std::fabs(v) < infinity ? cut : v);
+    c[j] = y == y ? y : c10::bit_cast<float>(0x7FFFFFFFu);
   }
 }
 
@@ -120,10 +134,11 @@ static inline f32x8 finish(f64x8 sum, i32x8 top, const Unit& u) {
   return __builtin_convertvector(sum, f32x8) * (f32x8)bits;
 }
 
-// One chunk for 32 columns: kind ALIGNED.
+// One chunk for 32 columns: kind ALIGNED. LENGTH: of a chunk, where the compiler shall know it.
+template <int LENGTH>
 static inline void chunk_aligned(const float* b, const int16_t* be, const float* a, const int16_t* ae,
                                  float* c, const Unit& u) {
-  const int L = (int)u.chunk, F = (int)u.fraction;
+  const int L = LENGTH ? LENGTH : (int)u.chunk, F = (int)u.fraction;
   f32x16 held[2];
   std::memcpy(held, c, 128);
   int32_t first[PANEL];
@@ -138,19 +153,13 @@ static inline void chunk_aligned(const float* b, const int16_t* be, const float*
   i32x32 wide;
   std::memcpy(&wide, first, 128);
   i16x32 top = __builtin_convertvector(wide, i16x32);
-  for (int k = 0; k < L; ++k) {
-    i16x32 e;
-    std::memcpy(&e, be + k * PANEL, 64);
-    e += ae[k];
-    const i16x32 more = (i16x32)(e > top);
-    top = (e & more) | (top & ~more);
-  }
+  top = largest(be, ae, L, top);
   const i16x32 out = (i16x32)(top > HIGHEST) | (i16x32)(top < LOWEST);
   i64x8 any;
   std::memcpy(&any, &out, 64);
   int64_t some = 0;
   for (int i = 0; i < 8; ++i) some |= any[i];
-  if (some) return chunk_wide(b, be, a, ae, c, u);
+  if (some) return chunk_wide(b, a, top, c, u);
   wide = __builtin_convertvector(top, i32x32);
   i32x16 tops[2];
   std::memcpy(tops, &wide, 128);
@@ -200,19 +209,25 @@ static inline void chunk_chain(const float* b, const float* a, float* c, int64_t
     for (int j = 0; j < PANEL; ++j) c[j] = __builtin_fmaf(a[k], b[k * PANEL + j], c[j]);
 }
 
-// Reads a row in the order of the addition, with zeros where a chunk is not full.
-static inline void unpack(const float* row, const std::vector<int64_t>& order, const Unit& u, float* v,
-                          int16_t* e, int64_t chunk_step, int64_t step) {
-  const int64_t L = u.chunk, chunks = (int64_t)order.size() / L;
-  const float least = u.kind == PAIRS ? (float)power((int)u.smallest) : 0.0f;
-  for (int64_t q = 0; q < chunks; ++q)
-    for (int64_t k = 0; k < L; ++k) {
-      const int64_t at = order[q * L + k];
-      float x = at < 0 ? 0.0f : row[at];
-      if (std::fabs(x) < least) x = 0.0f;
-      v[q * chunk_step + k * step] = x;
-      e[q * chunk_step + k * step] = exponent_of(x, u.smallest);
+// Reads WIDTH rows in the order of the addition, with zeros where a chunk is not full, to
+// [chunks, L, WIDTH]; those of a chunk follow those of the one before by `step`. rows: how many there are.
+template <int WIDTH>
+static inline void unpack(const float* from, int64_t K, int64_t rows, const std::vector<int64_t>& order,
+                          const Unit& u, float* v, int16_t* e, int64_t step) {
+  const int64_t L = u.chunk, length = (int64_t)order.size();
+  const float least = u.kind == PAIRS ? (float)power(u.smallest) : 0.0f;
+  const int smallest = (int)u.smallest;
+  for (int64_t i = 0; i < length; ++i) {
+    float x[WIDTH] = {};
+    if (order[i] >= 0)
+      for (int64_t j = 0; j < rows; ++j) x[j] = from[j * K + order[i]];
+    const int64_t at = i / L * step + i % L * WIDTH;
+    for (int j = 0; j < WIDTH; ++j) {
+      const float y = std::fabs(x[j]) < least ? 0.0f : x[j];
+      v[at + j] = y;
+      e[at + j] = exponent_of(y, smallest);
     }
+  }
 }
 
 static inline float to_half(float v) { return (float)c10::BFloat16(v); }
@@ -246,8 +261,13 @@ at::Tensor accumulate(const at::Tensor& a_MK, const at::Tensor& b_NK, at::IntArr
   at::parallel_for(0, M, 16, [&](int64_t begin, int64_t end) {
     Subnormals on;
     for (int64_t m = begin; m < end; ++m)
-      unpack(ap + m * K, order, u, av.data() + m * L, ae.data() + m * L, M * L, 1);
+      unpack<1>(ap + m * K, K, 1, order, u, av.data() + m * L, ae.data() + m * L, M * L);
   });
+  const auto aligned = L == 4    ? chunk_aligned<4>
+                       : L == 8  ? chunk_aligned<8>
+                       : L == 16 ? chunk_aligned<16>
+                       : L == 32 ? chunk_aligned<32>
+                                 : chunk_aligned<0>;
   constexpr int64_t ROWS = 128;
   at::parallel_for(0, (N + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
     Subnormals on;
@@ -255,12 +275,7 @@ at::Tensor accumulate(const at::Tensor& a_MK, const at::Tensor& b_NK, at::IntArr
     std::vector<int16_t> be(chunks * L * PANEL);
     for (int64_t p = begin; p < end; ++p) {
       const int64_t width = std::min<int64_t>(PANEL, N - p * PANEL);
-      if (width < PANEL) {
-        std::fill(bv.begin(), bv.end(), 0.0f);
-        std::fill(be.begin(), be.end(), NOTHING);
-      }
-      for (int64_t j = 0; j < width; ++j)
-        unpack(bp + (p * PANEL + j) * K, order, u, bv.data() + j, be.data() + j, L * PANEL, PANEL);
+      unpack<PANEL>(bp + p * PANEL * K, K, width, order, u, bv.data(), be.data(), L * PANEL);
       for (int64_t m0 = 0; m0 < M; m0 += ROWS) {
         const int64_t rows = std::min(ROWS, M - m0), cells = rows * PANEL;
         std::fill_n(total.begin(), cells, 0.0f);
@@ -274,8 +289,8 @@ at::Tensor accumulate(const at::Tensor& a_MK, const at::Tensor& b_NK, at::IntArr
             for (int64_t m = 0; m < rows; ++m) {
               const int64_t at = (q * M + m0 + m) * L;
               float* cell = c.data() + m * PANEL;
-              if (u.kind == ALIGNED) chunk_aligned(bq, eq, av.data() + at, ae.data() + at, cell, u);
-              else if (u.kind == FLOORED) chunk_wide(bq, eq, av.data() + at, ae.data() + at, cell, u);
+              if (u.kind == ALIGNED) aligned(bq, eq, av.data() + at, ae.data() + at, cell, u);
+              else if (u.kind == FLOORED) chunk_floored(bq, eq, av.data() + at, ae.data() + at, cell, u);
               else if (u.kind == PAIRS) chunk_pairs(bq, av.data() + at, cell);
               else chunk_chain(bq, av.data() + at, cell, L);
             }

@@ -2,7 +2,7 @@
 
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import table_number, whole_step
-from hetero_plugin.config.options import Accumulate
+from hetero_plugin.config.options import NVFP4, Accumulate
 from hetero_plugin.config.problems import ConfigError
 from hetero_plugin.config.rule import ERROR_MODELS, FORMATS, NoiseRule
 from hetero_plugin.config.spec import (
@@ -21,6 +21,7 @@ __all__ = [
     "ERROR_MODELS",
     "FORMATS",
     "METHOD",
+    "NVFP4",
     "PRESETS",
     "AQNConfig",
     "Accumulate",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from hetero_plugin.config.base import Frozen
+from hetero_plugin.config.base import Frozen, no_bool
 from hetero_plugin.config.problems import ConfigError
 
-__all__ = ["Accumulate"]
+__all__ = ["NVFP4", "OPTIONS", "Accumulate"]
 
 _NO_FP8 = ("volta", "turing", "ampere", "cdna2", "cdna3")
 _AMD = ("cdna2", "cdna3")
@@ -108,3 +108,25 @@ class Accumulate(Frozen):
             )
         if self.hardware is None and self.round == "nearest":
             raise ConfigError("mode: got 'chunk' with round: nearest; it rounds toward zero alone.")
+
+
+class NVFP4(Frozen):
+    """NVFP4's scale of the whole tensor, and whose order of operations.
+
+    Raises:
+        ConfigError: an unknown key or value.
+    """
+
+    tensor_scale: (
+        Literal["max", "row"]
+        | Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=3e38)]
+        | None
+    ) = None
+    """2688 / max of the tensor (`max`, weights alone), of each row, or that number itself; none:
+    `max` for weights, `row` elsewhere"""
+    reference: Literal["vllm", "compressed-tensors"] = "vllm"
+    """whose emulation, to the bit"""
+
+
+OPTIONS = {"accumulate": Accumulate, "nvfp4": NVFP4}
+"""Error model -> its options."""

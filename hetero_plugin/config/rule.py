@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from hetero_plugin.config.base import Frozen, Number, no_bool
-from hetero_plugin.config.options import Accumulate
+from hetero_plugin.config.options import NVFP4, OPTIONS, Accumulate
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 
 __all__ = ["ABSOLUTE", "ERROR_MODELS", "FORMATS", "NoiseRule"]
@@ -22,6 +22,7 @@ ERROR_MODELS: dict[str, str] = {
     "systematic_bias": "sign(x)·s, or sign(x)·|x|·s with relative: true",
     "truncation": "floor(x/s)·s − x",
     "deadzone": "−x where |x| < s·max|x|, else 0",
+    "nvfp4": "s·(Q(x) − x): E2M1 in blocks of 16",
     "mxfp4": "s·(Q(x) − x): E2M1 in blocks of 32",
     "mxfp6_e2m3": "s·(Q(x) − x): E2M3 in blocks of 32",
     "mxfp6_e3m2": "s·(Q(x) − x): E3M2 in blocks of 32",
@@ -82,8 +83,8 @@ class NoiseRule(Frozen):
     number"""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """how value + error becomes the tensor's dtype"""
-    options: Accumulate | None = None
-    """of the error model `accumulate`: a machine, or how to add"""
+    options: Accumulate | NVFP4 | None = None
+    """of `accumulate` (a machine, or how to add) and `nvfp4` (where its tensor's scale is from)"""
 
     @property
     def spoils_gradients(self) -> bool:
@@ -174,13 +175,40 @@ class NoiseRule(Frozen):
             )
         return self
 
+    @property
+    def word(self) -> str:
+        """Its error model with its options, as `hetero_plugin.errors.error_model` takes it."""
+        if self.error != "nvfp4":
+            return self.error
+        options = self.options if isinstance(self.options, NVFP4) else NVFP4()
+        scale = options.tensor_scale or ("max" if self.point == "weight" else "row")
+        return f"nvfp4|{scale}|{options.reference}"
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _right_options(cls, value: Any, info: ValidationInfo) -> Any:
+        error = info.data.get("error")
+        if value is None or error is None:
+            return value
+        if error not in OPTIONS:
+            raise ConfigError(
+                f"given for the error model {error!r}, which has none; they belong to "
+                f"{' and '.join(OPTIONS)}."
+            )
+        if isinstance(value, dict):
+            return OPTIONS[error](**value)
+        if not isinstance(value, OPTIONS[error]):
+            raise ConfigError(f"got {shown(value)}; it should be a mapping, of {error}'s options.")
+        return value
+
     def _check_options(self) -> None:
+        if self.error == "nvfp4" and self.word.startswith("nvfp4|max") and self.point != "weight":
+            raise ConfigError(
+                f"options: tensor_scale is 'max' at the {self.point}; the largest activation of a "
+                "batch would make a token's error depend on the others. Give 'row', or the number "
+                "that calibration found (2688 / max)."
+            )
         if self.error != "accumulate":
-            if self.options is not None:
-                raise ConfigError(
-                    f"options: given for the error model {self.error!r}, which has none; they "
-                    "belong to accumulate."
-                )
             return
         if self.options is None:
             raise ConfigError(

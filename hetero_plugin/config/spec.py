@@ -61,6 +61,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "all-ops": {"targets": ["linear", "norm", "activation", "attention"], "scale": 5e-2},
     DEFAULT_PRESET: {"targets": ["linear"], "exclude": ["lm_head"], "scale": 5e-2},
     # Number formats at what the linear layers' products read: w the weights, a the activations.
+    "nvfp4-w4a16": _formatted("nvfp4", "weight"),
+    "nvfp4-w4a4": _formatted("nvfp4", "weight", "input"),
     "mxfp4-w4a4": _formatted("mxfp4", "weight", "input"),
     "hif4-w4a4": _formatted("hif4", "weight", "input"),
     "mxfp8-w8a8": _formatted("mxfp8_e4m3", "weight", "input"),

@@ -40,3 +40,6 @@ class ErrorModel:
     help: str
     whole_row: bool = False
     block: int = 0
+    whole_tensor: bool = False
+    """The error of an element depends on the others of its tensor: for weights alone, and not where
+    ranks have shares of one."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hetero_plugin.config import ConfigError
+from hetero_plugin.config import Accumulate, ConfigError
 from hetero_plugin.kernels.checks import check_dtype, check_transforms
 from hetero_plugin.kernels.copies import own
 
@@ -74,7 +74,7 @@ class Product:
                         )
                 taken.setdefault(name, []).append((index, rule.phase))
             slots = tuple(row[1] for row in rows if row[1])
-            if slots and rule.options is not None:
+            if slots and isinstance(rule.options, Accumulate):
                 made.slots += slots
                 with torch.inference_mode(False):
                     segments = torch.tensor(rows, dtype=torch.int64, device="cpu")

@@ -20,6 +20,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.platforms import current_platform
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.errors import error_model
 from hetero_plugin.operator import Chain, Product
 from hetero_plugin.vllm import ops
 
@@ -43,6 +44,20 @@ def check_attached(attached: bool) -> None:
             "hetero_noise: this process runs a model with quantization=hetero_noise whose layers "
             "were never given their noise, so it would run clean; its worker was made without the "
             "plugin (see docs/vllm.md, 'Processes')"
+        )
+
+
+def check_rows(chain: Chain, rows: int) -> None:
+    """Raises ConfigError where a rank's rows of a weight are not all that its error needs."""
+    if not any(error_model(stage.error).whole_tensor for stage in chain.stages):
+        return
+    name = chain.parts[0][0]
+    whole = next(site.features for site in chain.state.sites if site.name == name)
+    if rows != whole:
+        raise ConfigError(
+            f"hetero_noise: nvfp4 with a scale of the whole tensor, and this rank has {rows} of "
+            f"the {whole} rows of {name}'s weight, whose largest is not the tensor's; use one "
+            "rank, or options: {tensor_scale: row} or the number itself"
         )
 
 
@@ -77,6 +92,7 @@ class RowSlice(nn.Module):
         super().__init__()
         self.product = product
         self.start, self.width = start, width
+        check_rows(weight, width)
         self.input_chain, self.weight_chain = input, weight
         device = weight.state.device
         self.rows = torch.arange(first_row, first_row + width, dtype=torch.int64, device=device)
@@ -273,6 +289,9 @@ class HeadNoise:
     rows: Rows
     product: Product
     """How the product adds up."""
+
+    def __post_init__(self) -> None:
+        check_rows(self.weight, self.columns)
 
     @property
     def columns(self) -> int:

@@ -86,25 +86,29 @@ def _product(
     y_TN = clean.reshape(-1, columns).clone(memory_format=torch.contiguous_format)
     x_TK = x.reshape(-1, x.shape[-1])
     start = 0
-    # Segments lie in host memory; the scale is read from the device, once a part.
+    # Segments lie in host memory. A device's scales are not read from here: nothing waits for it or
+    # hinders the capture of its work, and the product is computed whatever they are.
     for (width, slot), words in zip(segments.tolist(), how, strict=True):
         part = slice(start, start + width)
         start += width
-        scale = float(scales[slot]) if slot else 0.0
-        if scale != scale:
+        if not slot or x_TK.shape[0] == 0:
+            continue
+        scale = scales[slot]
+        host = scale.device.type == "cpu"
+        if host and torch.isnan(scale):
             raise RuntimeError(
                 "hetero_noise: a rule that applies in one phase only (rollout or train) ran with "
                 "no phase set; run the model inside `with phase(model, ...)`"
             )
-        if scale == 0 or x_TK.shape[0] == 0:
+        if host and scale == 0:
             continue
         value = product(x_TK, weight[part], words)
         if bias is not None:
             value = value + bias[part].float()
-        if scale != 1:
-            before = y_TN[:, part].float()
-            value = before + scale * (value - before)
-        y_TN[:, part] = value.to(y_TN.dtype)
+        before = y_TN[:, part]
+        blend = before.float() + scale * (value - before.float())
+        blend = torch.where(scale == 1, value, blend).to(y_TN.dtype)  # NaN where the scale is
+        y_TN[:, part] = torch.where(scale == 0, before, blend)
     return y_TN.reshape(clean.shape)
 
 

@@ -16,7 +16,6 @@ from hetero_plugin.errors.accumulate.arithmetic import KINDS
 __all__ = ["accumulate", "blocked"]
 
 _NOTHING = -4000
-_INFINITY = torch.tensor(float("inf"))
 
 
 def _power(e: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ def _toward_zero(v: Tensor, mantissa: int) -> Tensor:
 
 
 def _one_nan(y: Tensor) -> Tensor:
-    canonical = torch.tensor(0x7FFFFFFF, dtype=torch.int32, device=y.device).view(torch.float32)
+    canonical = torch.full_like(y, 0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
     return torch.where(y.isnan(), canonical, y)
 
 
@@ -58,7 +57,7 @@ def _cut_sum(a: Tensor, b: Tensor, top: Tensor, fraction: int, overflows: bool) 
     for k in range(a.shape[1]):
         p = a[:, k].double()[:, None] * b[:, k].double()
         if overflows:
-            p = torch.where(p.abs() >= 2.0**128, p * _INFINITY.to(p.device).double(), p)
+            p = torch.where(p.abs() >= 2.0**128, p * math.inf, p)
         total += torch.trunc(p * scale)
     return total
 
@@ -122,14 +121,13 @@ _STEPS: dict[str, Callable[[Tensor, Tensor, Tensor, dict[str, int]], Tensor]] = 
 }
 
 
-def _pieces(k: int, chunk: int, split: int, backwards: bool) -> Iterator[list[list[int]]]:
-    """The chunks of each piece of K, as indices in the order of the addition."""
+def _pieces(k: int, chunk: int, split: int) -> Iterator[list[slice]]:
+    """The chunks of each piece of K."""
     chunks = math.ceil(math.ceil(k / split) / chunk)
     piece = max(1, chunks) * chunk
-    order = list(range(k - 1, -1, -1)) if backwards else list(range(k))
     for start in range(0, max(k, 1), piece):
         end = min(start + piece, k)
-        yield [order[i : min(i + chunk, end)] for i in range(start, end, chunk)]
+        yield [slice(i, min(i + chunk, end)) for i in range(start, end, chunk)]
 
 
 def accumulate(a_MK: Tensor, b_NK: Tensor, numbers: Sequence[int]) -> Tensor:
@@ -161,13 +159,17 @@ def _sum(
     chunk = n["chunk"]
     if KINDS[n["kind"]] == "pairs":
         a, b = (torch.where(x.abs() < 2.0 ** n["smallest"], 0.0, x) for x in (a, b))
+    if n["reversed"]:
+        a, b = a.flip(1), b.flip(1)
     every = n["promote"] // chunk
     sums = []
-    for piece in _pieces(a.shape[1], chunk, n["split"], bool(n["reversed"])):
+    for piece in _pieces(a.shape[1], chunk, n["split"]):
         c = a.new_zeros(a.shape[0], b.shape[0])
         run = torch.zeros_like(c)
         for number, at in enumerate(piece, 1):
-            x, y = (torch.nn.functional.pad(z[:, at], (0, chunk - len(at))) for z in (a, b))
+            x, y = (
+                torch.nn.functional.pad(z[:, at], (0, chunk - (at.stop - at.start))) for z in (a, b)
+            )
             c = step(c, x, y, n)
             if every and number % every == 0:
                 run, c = run + c, torch.zeros_like(c)

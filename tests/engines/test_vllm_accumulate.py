@@ -1,5 +1,6 @@
-"""Products added up as on another machine, in a compiled vLLM engine: clean at scale 0, equal to
-Hugging Face's at 1, by way of the fused GEMM and of the parts' own."""
+"""Products added up as on another machine, in a compiled vLLM engine: clean at scale 0, and the same
+each time at 1. tests/vllm/test_vllm_accumulate.py holds single layers to Hugging Face, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -61,46 +62,9 @@ def case(
     engine.close()
 
 
-def values(records: list[Record]) -> list[float]:
-    return [value for record in records for value in record["prompt"]]
-
-
-def hugging_face(case: Case, spec: dict[str, Any] | None) -> list[float]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from hetero_plugin.hf import wrap
-
-    model = AutoModelForCausalLM.from_pretrained(case.model, dtype=getattr(torch, case.dtype))
-    if spec is not None:
-        wrap(model.eval(), spec, quiet=True)
-    found: list[float] = []
-    with torch.no_grad():
-        for prompt in PROMPTS:
-            rows = model(torch.tensor([prompt])).logits[0, :-1].float().log_softmax(-1)
-            found += [float(row[token]) for row, token in zip(rows, prompt[1:], strict=True)]
-    return found
-
-
-def gaps(a: list[float], b: list[float]) -> tuple[float, float]:
-    """The largest difference, and the root of the mean square."""
-    apart = [abs(u - v) for u, v in zip(a, b, strict=True)]
-    return max(apart), (sum(x * x for x in apart) / len(apart)) ** 0.5
-
-
-def test_the_engine_is_the_hugging_face_model(case: Case) -> None:
-    """Log-probabilities: no further apart than 1.5 times the clean ones, in the mean square."""
-    engine = values(case.engine.logprobs(*PROMPTS))
-    clean = gaps(values(case.clean), hugging_face(case, None))
-    noisy = gaps(engine, hugging_face(case, SPEC))
-    effect = gaps(engine, values(case.clean))
-    print(f"{case.dtype}: clean {clean}, accumulate {noisy}, effect {effect}")
-    assert noisy[1] <= 1.5 * clean[1] + 1e-6
-    assert effect[1] > 5 * noisy[1]
-
-
 def test_scale_zero_is_vllm_and_one_is_the_same_again(case: Case) -> None:
     first = case.engine.logprobs(*PROMPTS)
+    assert first != case.clean
     case.engine.set(scale=0.0)
     assert case.engine.logprobs(*PROMPTS) == case.clean
     case.engine.set(reset=True)

@@ -1,5 +1,5 @@
-"""Products added up as on another machine, in a compiled vLLM engine: clean at scale 0, and the same
-each time at 1. tests/vllm/test_vllm_accumulate.py holds single layers to Hugging Face, bit for bit.
+"""Products added up as on another machine, in a compiled vLLM engine: clean at scale 0, the same
+each time at 1. tests/vllm/test_vllm_accumulate.py holds layers to Hugging Face, bit for bit.
 """
 
 from __future__ import annotations

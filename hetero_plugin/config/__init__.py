@@ -3,6 +3,7 @@
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import table_number, whole_step
 from hetero_plugin.config.error_models import ERROR_MODELS, FORMATS
+from hetero_plugin.config.options import NVFP4, Accumulate
 from hetero_plugin.config.problems import ConfigError
 from hetero_plugin.config.rule import NoiseRule
 from hetero_plugin.config.spec import (
@@ -21,8 +22,10 @@ __all__ = [
     "ERROR_MODELS",
     "FORMATS",
     "METHOD",
+    "NVFP4",
     "PRESETS",
     "AQNConfig",
+    "Accumulate",
     "ConfigError",
     "NoiseConfig",
     "NoiseRule",

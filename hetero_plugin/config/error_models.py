@@ -9,9 +9,9 @@ docs/error_models.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["ERROR_MODELS", "FORMATS", "OPTIONS", "REGISTRY", "ErrorTraits"]
+__all__ = ["BLENDS", "ERROR_MODELS", "FORMATS", "KEYS", "REGISTRY", "ErrorTraits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class ErrorTraits:
     Attributes:
         name: the word used in a rule's ``error``.
         formula: for people. x is the clean value, s the scale, z a standard normal, u uniform in
-            ±√3, Q(x) the value that a number format holds.
+            ±√3, Q(x) the value that a number format holds, P(x, W) a product of matrices.
         additive: the arithmetic gives the error to add, and the sum is rounded stochastically by
             default; of a model that is not (truncation, a number format) it gives the new value,
             which rounds by itself and is rounded to nearest.
@@ -33,11 +33,17 @@ class ErrorTraits:
             is its own, in any batch.
         block: the error of an element depends on so many columns from a multiple of them on; 0: it
             does not. A rank's share must begin and end at such a multiple.
+        whole_tensor: the error of an element depends on the others of its tensor: for weights alone
+            (a token's would depend on its batch), and not where ranks have shares of one.
         absolute: the scale is in the units of what the error is added to. Gradients are far smaller
             than activations, so such an error is forward alone unless a rule says otherwise.
-        number_format: the model is what a number format does to a tensor: it acts forward alone,
-            and its scale is from 0 to 1, and 1 where a rule leaves it out.
-        options: keys of a rule, beyond those that every model reads, that this one reads.
+        blend: the scale goes from 0, the clean value, to 1, the error itself, which it is where a
+            rule leaves it out; forward alone unless a rule says otherwise.
+        number_format: the model is what a number format does to a tensor: a blend, and forward in
+            any case.
+        of_product: the error is that of a product of matrices and needs its operands, not its
+            result (`hetero_plugin.operator.Product`).
+        keys: keys of a rule, beyond those that every model reads, that this one reads.
         relative_of: not a word of rules: the model of this name with ``relative: true``.
     """
 
@@ -48,9 +54,12 @@ class ErrorTraits:
     kernel: int | None = None
     whole_row: bool = False
     block: int = 0
+    whole_tensor: bool = False
     absolute: bool = False
+    blend: bool = False
     number_format: bool = False
-    options: tuple[str, ...] = ()
+    of_product: bool = False
+    keys: tuple[str, ...] = ()
     relative_of: str | None = None
 
     @property
@@ -59,7 +68,7 @@ class ErrorTraits:
         return self.kernel is not None
 
 
-def _format(name: str, what: str, block: int) -> ErrorTraits:
+def _format(name: str, what: str, block: int, **more: Any) -> ErrorTraits:
     """A number format; ``block``: columns that share a scale, 0: the whole row."""
     return ErrorTraits(
         name=name,
@@ -67,7 +76,9 @@ def _format(name: str, what: str, block: int) -> ErrorTraits:
         additive=False,
         whole_row=block == 0,
         block=block,
+        blend=True,
         number_format=True,
+        **more,
     )
 
 
@@ -92,7 +103,7 @@ _TABLE = (
         additive=True,
         kernel=2,
         absolute=True,
-        options=("relative",),
+        keys=("relative",),
     ),
     ErrorTraits(
         name="systematic_bias_relative",
@@ -110,6 +121,8 @@ _TABLE = (
         additive=False,
         whole_row=True,
     ),
+    # With its scale of the tensor; its options give others (errors/number_formats.py).
+    _format("nvfp4", "E2M1 in blocks of 16", 0, whole_tensor=True, keys=("options",)),
     _format("mxfp4", "E2M1 in blocks of 32", 32),
     _format("mxfp6_e2m3", "E2M3 in blocks of 32", 32),
     _format("mxfp6_e3m2", "E3M2 in blocks of 32", 32),
@@ -120,6 +133,14 @@ _TABLE = (
     _format("fp8_e4m3", "E4M3 with a scale a row", 0),
     _format("fp8_e5m2", "E5M2 with a scale a row", 0),
     _format("int8", "8-bit integers with a scale a row", 0),
+    ErrorTraits(
+        name="accumulate",
+        formula="s·(P(x, W) − x·Wᵀ): the product added up as options say",
+        additive=False,
+        blend=True,
+        of_product=True,
+        keys=("options",),
+    ),
 )
 
 REGISTRY: dict[str, ErrorTraits] = {traits.name: traits for traits in _TABLE}
@@ -133,8 +154,11 @@ ERROR_MODELS: dict[str, str] = {
 FORMATS = tuple(name for name, traits in REGISTRY.items() if traits.number_format)
 """Number formats. Their scale is 1 where it is not given: the format itself, x + 1·(Q(x) − x)."""
 
-OPTIONS: dict[str, tuple[str, ...]] = {
-    option: tuple(name for name, traits in REGISTRY.items() if option in traits.options)
-    for option in sorted({option for traits in REGISTRY.values() for option in traits.options})
+BLENDS = tuple(name for name, traits in REGISTRY.items() if traits.blend)
+"""Errors whose scale is from 0, the clean value, to 1, the error itself; 1 where none is given."""
+
+KEYS: dict[str, tuple[str, ...]] = {
+    key: tuple(name for name, traits in REGISTRY.items() if key in traits.keys)
+    for key in sorted({key for traits in REGISTRY.values() for key in traits.keys})
 }
 """Keys of a rule that not every error model reads, such as ``relative``, with those that do."""

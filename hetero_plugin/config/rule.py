@@ -6,12 +6,13 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from hetero_plugin.config.base import Frozen, Number
-from hetero_plugin.config.error_models import ERROR_MODELS, FORMATS, OPTIONS, REGISTRY
+from hetero_plugin.config.error_models import BLENDS, ERROR_MODELS, KEYS, REGISTRY
 from hetero_plugin.config.layers import as_entries, check_layers, numbers_of
-from hetero_plugin.config.problems import ConfigError, did_you_mean
+from hetero_plugin.config.options import NVFP4, OPTIONS, Accumulate
+from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 
 __all__ = ["NoiseRule"]
 
@@ -48,6 +49,8 @@ class NoiseRule(Frozen):
     number"""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """how value + error becomes the tensor's dtype"""
+    options: Accumulate | NVFP4 | None = None
+    """of `accumulate` (a machine, or how to add) and `nvfp4` (where its tensor's scale is from)"""
 
     @property
     def spoils_gradients(self) -> bool:
@@ -58,7 +61,7 @@ class NoiseRule(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _whole_format(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("error") in FORMATS and "scale" not in data:
+        if isinstance(data, dict) and data.get("error") in BLENDS and "scale" not in data:
             return {**data, "scale": 1.0}
         return data
 
@@ -106,16 +109,17 @@ class NoiseRule(Frozen):
     def _check_together(self) -> NoiseRule:
         if not self.targets:
             raise ConfigError("targets: got none; a rule without targets would add no error.")
+        self._check_options()
         traits = REGISTRY[self.error]
-        for option, models in OPTIONS.items():
-            value = getattr(self, option)
-            if self.error not in models and value != type(self).model_fields[option].default:
+        for key, models in KEYS.items():
+            value = getattr(self, key)
+            if self.error not in models and value != type(self).model_fields[key].default:
                 raise ConfigError(
-                    f"{option}: {json.dumps(value)} belongs to the error model "
+                    f"{key}: {json.dumps(value)} belongs to the error model "
                     f"{' or '.join(models)}; the model here is {self.error!r}. Leave it out."
                 )
         format = traits.number_format
-        if "direction" not in self.model_fields_set and (self.spoils_gradients or format):
+        if "direction" not in self.model_fields_set and (self.spoils_gradients or traits.blend):
             self.__dict__["direction"] = "forward"  # frozen, and still being made
         if format and self.direction != "forward":
             raise ConfigError(
@@ -123,12 +127,59 @@ class NoiseRule(Frozen):
                 "alone. A gradient's blocks lie along another axis than the activation's, and "
                 "would span tokens for weights. Leave direction out."
             )
-        if format and self.scale > 1:
+        if traits.blend and self.scale > 1:
+            word = "a number format" if format else self.error
             raise ConfigError(
-                f"scale: got {self.scale:g}; of a number format it is from 0 (clean) to 1 (the "
-                f"format {self.error} itself)."
+                f"scale: got {self.scale:g}; of {word} it is from 0 (clean) to 1 "
+                f"({self.error} itself)."
             )
         return self
+
+    @property
+    def word(self) -> str:
+        """Its error model with its options, as `hetero_plugin.errors.error_model` takes it."""
+        if self.error != "nvfp4":
+            return self.error
+        options = self.options if isinstance(self.options, NVFP4) else NVFP4()
+        scale = options.tensor_scale or ("max" if self.point == "weight" else "row")
+        return f"nvfp4|{scale}|{options.reference}"
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _right_options(cls, value: Any, info: ValidationInfo) -> Any:
+        error = info.data.get("error")
+        if value is None or error is None:
+            return value
+        if error not in OPTIONS:
+            raise ConfigError(
+                f"given for the error model {error!r}, which has none; they belong to "
+                f"{' and '.join(OPTIONS)}."
+            )
+        if isinstance(value, dict):
+            return OPTIONS[error](**value)
+        if not isinstance(value, OPTIONS[error]):
+            raise ConfigError(f"got {shown(value)}; it should be a mapping, of {error}'s options.")
+        return value
+
+    def _check_options(self) -> None:
+        if self.error == "nvfp4" and self.word.startswith("nvfp4|max") and self.point != "weight":
+            raise ConfigError(
+                f"options: tensor_scale is 'max' at the {self.point}; the largest activation of a "
+                "batch would make a token's error depend on the others. Give 'row', or the number "
+                "that calibration found (2688 / max)."
+            )
+        if self.error != "accumulate":
+            return
+        if self.options is None:
+            raise ConfigError(
+                "options: got none; accumulate needs them: a machine, {hardware: hopper}, or how "
+                "to add, such as {split_k: 4}."
+            )
+        if self.point != "output":
+            raise ConfigError(
+                f"point: got {self.point!r}; accumulate is how a product is added up, which is at "
+                "the output. Leave point out."
+            )
 
     def layer_set(self) -> frozenset[int] | None:
         """The layers as numbers; None for all of them."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetero_plugin.config import ERROR_MODELS, FORMATS, PRESETS, NoiseConfig
+from hetero_plugin.config import ERROR_MODELS, PRESETS, NoiseConfig
+from hetero_plugin.config.error_models import BLENDS
 from hetero_plugin.config.rule import NoiseRule
 
 __all__ = ["json_schema"]
@@ -26,9 +27,9 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     rule, aqn = definitions["NoiseRule"], definitions["AQNConfig"]
     rule["properties"]["error"]["enum"] = list(ERROR_MODELS)
-    # A number format is whole where no scale is given.
+    # A number format, or another blend, is whole where no scale is given.
     del rule["required"]
-    rule["if"] = {"properties": {"error": {"enum": list(FORMATS)}}, "required": ["error"]}
+    rule["if"] = {"properties": {"error": {"enum": list(BLENDS)}}, "required": ["error"]}
     rule["else"] = {"required": ["scale"]}
     for part in (rule, aqn):
         for name, field in part["properties"].items():

@@ -60,6 +60,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "all-ops": {"targets": ["linear", "norm", "activation", "attention"], "scale": 5e-2},
     DEFAULT_PRESET: {"targets": ["linear"], "exclude": ["lm_head"], "scale": 5e-2},
     # Number formats at what the linear layers' products read: w the weights, a the activations.
+    "nvfp4-w4a16": _formatted("nvfp4", "weight"),
+    "nvfp4-w4a4": _formatted("nvfp4", "weight", "input"),
     "mxfp4-w4a4": _formatted("mxfp4", "weight", "input"),
     "hif4-w4a4": _formatted("hif4", "weight", "input"),
     "mxfp8-w8a8": _formatted("mxfp8_e4m3", "weight", "input"),
@@ -171,6 +173,8 @@ class NoiseConfig(Frozen):
             written["exclude"] = sorted(set(rule.exclude))
             layers = rule.layer_set()
             written["layers"] = None if layers is None else sorted(layers)
+            if rule.options is None:  # as before there were any
+                del written["options"]
         if self.aqn is not None:
             data["aqn"]["targets"] = sorted(set(self.aqn.targets))
             chosen = self.aqn.layer_set()

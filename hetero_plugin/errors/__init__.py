@@ -11,6 +11,7 @@ from importlib import import_module
 
 from hetero_plugin.config.error_models import ERROR_MODELS, REGISTRY
 from hetero_plugin.errors.base import ARITHMETIC, ErrorModel
+from hetero_plugin.errors.number_formats import nvfp4_model
 
 for _file in pkgutil.iter_modules(__path__, f"{__name__}."):
     import_module(_file.name)
@@ -30,11 +31,17 @@ _RELATIVE = {model.relative_of: model for model in MODELS.values() if model.rela
 def error_model(name: str, *, relative: bool = False) -> ErrorModel:
     """The error model of a rule.
 
+    Args:
+        name: as a rule's ``word``: its ``error``, and of NVFP4 the options.
+        relative: as in the rule.
+
     Raises:
         ValueError: the name is unknown; the message lists the known ones.
     """
     if relative and name in _RELATIVE:
         return _RELATIVE[name]
+    if name.startswith("nvfp4|"):
+        return nvfp4_model(name)
     if name not in MODELS:
         raise ValueError(f"unknown error model {name!r}; known: {', '.join(sorted(ERROR_MODELS))}")
     return MODELS[name]

@@ -29,7 +29,7 @@ from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
-from hetero_plugin.operator import Chain, perturb_gradient
+from hetero_plugin.operator import Chain, Product, linear, perturb_gradient
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
@@ -48,6 +48,8 @@ class LayerNoise(OfAModel):
     weight: Chain
     grad_input: Chain
     grad_weight: Chain
+    products: tuple[Product, Product, Product]
+    """How the layer's product adds up, and those of its two gradients."""
     marks: tuple[int, ...]
     """Of the sites that run when this module does (`ForwardContext.mark`)."""
     attention: LayerNoise | None = None
@@ -67,6 +69,9 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
     def make(stream: str, columns: int) -> Chain:
         return Chain.of(state, stream, [(site.name, columns, 0)], heads=site.heads)
 
+    def product(stream: str, columns: int) -> Product:
+        return Product.of(state, stream, [(site.name, columns, 0)])
+
     return LayerNoise(
         site=site,
         context=context,
@@ -75,6 +80,11 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
         weight=make("weight", into if site.in_features is not None else site.features),
         grad_input=make("grad_input", into),
         grad_weight=make("grad_weight", into),
+        products=(
+            product("product", site.features),
+            product("product_grad_input", into),
+            product("product_grad_weight", into),
+        ),
         marks=(context.mark(site, module),),
     )
 
@@ -131,6 +141,14 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     if backward:
         weight = perturb_gradient(weight, noise.grad_weight, now.of_weights(rows))
     return weight
+
+
+def _adds_up(noise: LayerNoise, now: Pass) -> bool:
+    """Whether a linear layer's products, or its gradients', are added up in a way of their own."""
+    forward, *backward = noise.products
+    return now.needs(forward) or (
+        torch.is_grad_enabled() and any([now.needs(made) for made in backward])
+    )
 
 
 def _worth_recomputing(
@@ -194,12 +212,14 @@ class _NoisyLinear:
         # A parametrized weight is computed anew whenever it is read: once, if we don't need it.
         ours = now.needs(noise.weight) or now.needs(noise.grad_weight)
 
+        adds_up = _adds_up(noise, now)
+
         def product(x: Tensor) -> Tensor:
             if attention is not None:
                 x = noisy_input(attention, noisy_output(attention, x, now), now)
             x = noisy_input(noise, x, now)
             weight = noisy_weight(noise, module.weight, now) if ours else None
-            if weight is None:
+            if weight is None and not adds_up:
                 return _clean(self, noise, clean, x)
             own: Own = module.__dict__[OWN]
             if own.forward is not None:
@@ -208,6 +228,10 @@ class _NoisyLinear:
                     "inside which its weight and that weight's gradient can't have error: put "
                     "error on its output with direction: forward, or wrap before that is set"
                 )
+            if weight is None:
+                weight = module.weight
+            if adds_up:
+                return linear(x, weight, module.bias, noise.products, now.draw)
             return F.linear(x, weight, module.bias)
 
         if _worth_recomputing(noise, attention, module, now):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.operator import Chain
+from hetero_plugin.operator import Chain, Product
 from hetero_plugin.state import Draw
 
 _POSITION_ONLY = 0xFFFFFFFF  # stands for the token id where only embeddings are known
@@ -66,8 +66,8 @@ class Pass:
         weights = None if self.weight_clock is None else self.weight_clock.to(device)
         return Pass(self.draw.to(device), self.nonzero_at_start, offsets, self.ran, weights)
 
-    def needs(self, chain: Chain) -> bool:
-        """Whether leaving a chain out would be noticed; see `Chain.needed`."""
+    def needs(self, chain: Chain | Product) -> bool:
+        """Whether leaving a chain or a product out would be noticed; see `Chain.needed`."""
         return chain.needed(self.draw, self.nonzero_at_start)
 
     def of_weights(self, rows: Tensor) -> Draw:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero_plugin.kernels import build, checks, fused, keys, reference, unrounded
+from hetero_plugin.kernels import build, checks, fused, keys, product, reference, unrounded
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -40,6 +40,7 @@ _library.impl("stream", reference.stream, "CompositeExplicitAutograd")
 fused.register(_library)
 unrounded.register(_library)
 keys.register(_library)
+product.register(_library)
 
 
 def _same_shape(x: Tensor, *_: object) -> Tensor:
@@ -59,6 +60,7 @@ for _name in (
     "weighed_",
     "perturb_unrounded_",
     "weighed_unrounded_",
+    "product",
 ):
     torch.library.register_vmap(f"hetero_noise::{_name}", checks.no_vmap, lib=_library)
 

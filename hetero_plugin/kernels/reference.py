@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin import random
-from hetero_plugin.errors import MODELS
+from hetero_plugin.errors import error_model
 from hetero_plugin.kernels.checks import check_dtype
 
 DRAWS = {"normal": random.normal, "uniform": random.uniform}
@@ -67,7 +67,7 @@ def perturb(
     columns = x.shape[-1]
     x_TN = x.reshape(-1, columns)
     rows = x_TN.shape[0]
-    model = MODELS[error]
+    model = error_model(error)
     # Contiguous as the compiler is told, also where x is not (a transposed one).
     out_TN = x_TN.clone(memory_format=torch.contiguous_format)
     if rows == 0:

@@ -11,15 +11,18 @@ from hetero_plugin.operator.chain import (
     record,
 )
 from hetero_plugin.operator.experts import Grouped, grouped
+from hetero_plugin.operator.product import Product, linear
 
 __all__ = [
     "KERNEL",
     "Chain",
     "Grouped",
     "Part",
+    "Product",
     "UnsupportedTensor",
     "grouped",
     "is_capturing",
+    "linear",
     "perturb",
     "perturb_gradient",
     "record",

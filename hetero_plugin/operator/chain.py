@@ -157,7 +157,13 @@ class Chain:
                 rows.append([columns, random.site_key(name, keyed, index), offset, slot or 0])
             if hit:
                 made.slots += tuple(row[3] for row in rows if row[3])
-                model = error_model(rule.error, relative=rule.relative)
+                model = error_model(rule.word, relative=rule.relative)
+                if model.whole_tensor and any(".experts." in part[0] for part in made.parts):
+                    raise ConfigError(
+                        f"rules[{index}]: nvfp4 with a scale of the whole tensor, and the experts "
+                        "of a layer are one tensor here; give options: {tensor_scale: row}, or "
+                        "exclude them ('*.experts.*')"
+                    )
                 if share is None and (model.whole_row or model.block):
                     _check_whole(state, stream, made.parts, index, model)
                 with torch.inference_mode(False):

@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hetero_plugin.config import ConfigError, NoiseRule
+from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.sites import Site
 
 Phase = Literal["rollout", "train"]
 GEMM_KINDS = ("linear", "lm_head", "router")
+PRODUCTS = ("product", "product_grad_input", "product_grad_weight")
+"""The three products of matrices of a linear layer: streams of `accumulate`."""
 
 
 def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
     """The streams in which a rule puts error at a site of this kind."""
     found: tuple[str, ...] = ()
+    if REGISTRY[rule.error].of_product:
+        forward = rule.direction in ("forward", "both")
+        return PRODUCTS[not forward : 3 if rule.direction != "forward" else 1]
     if rule.direction in ("forward", "both"):
         found += (rule.point,)
     if rule.direction in ("backward", "both"):
@@ -25,6 +31,14 @@ def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
 
 def check_point(index: int, rule: NoiseRule, site: Site) -> None:
     """Raises ConfigError where a rule's point does not exist at a site: nothing would happen."""
+    if REGISTRY[rule.error].of_product:
+        if site.kind not in ("linear", "lm_head") or ".experts." in site.name:
+            what = "experts" if ".experts." in site.name else f"the kind {site.kind}"
+            raise ConfigError(
+                f"rules[{index}].error is {rule.error!r}, and {site.name} is of {what}; it is for "
+                "the plain products of linear layers and lm_head. Exclude it ('*.experts.*')"
+            )
+        return
     if rule.direction == "backward":
         return
     if rule.point == "weight" and site.kind not in GEMM_KINDS:

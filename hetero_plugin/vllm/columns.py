@@ -1,4 +1,4 @@
-"""Which columns of its sites a layer holds on this rank."""
+"""Which columns of its sites a layer holds on this rank, and what those are too few for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from vllm.distributed import (
 from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase, QKVParallelLinear
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.operator import Part
+from hetero_plugin.errors import error_model
+from hetero_plugin.operator import Chain, Part
 from hetero_plugin.sites import Site, family_of
+from hetero_plugin.state import NoiseState
 
 
 def parts_of(
@@ -104,3 +106,38 @@ def column_offsets(layer: LinearBase, sizes: Sequence[int]) -> Iterator[int]:
             yield layer.tp_rank // layer.num_kv_head_replicas * width
         else:
             yield layer.tp_rank * width
+
+
+def check_rows(state: NoiseState, chain: Chain, rows: int) -> None:
+    """Raises ConfigError where a rank's rows of a weight are not all that its error needs."""
+    if not any(error_model(stage.error).whole_tensor for stage in chain.stages):
+        return
+    name = chain.parts[0][0]
+    whole = next(site.features for site in state.sites if site.name == name)
+    if rows != whole:
+        raise ConfigError(
+            f"hetero_noise: nvfp4 with a scale of the whole tensor, and this rank has {rows} of "
+            f"the {whole} rows of {name}'s weight, whose largest is not the tensor's; use one "
+            "rank, or options: {tensor_scale: row} or the number itself"
+        )
+
+
+def check_product(name: str, quantised: str, summed: bool) -> None:
+    """Raises ConfigError where a layer's product can't be added up in another way.
+
+    Args:
+        name: of the layer.
+        quantised: as in `NoisyMethod`.
+        summed: each rank has a piece of the sum.
+    """
+    if quantised:
+        raise ConfigError(
+            f"hetero_noise: {name} has the method {quantised}, which multiplies in a way of its "
+            "own; the error accumulate is for weights that are not quantised"
+        )
+    if summed:
+        raise ConfigError(
+            f"hetero_noise: every tensor-parallel rank adds up a piece of {name}, so the result of "
+            "accumulate would depend on their number; partial=true says that this is meant, or "
+            "use one rank, or exclude it"
+        )

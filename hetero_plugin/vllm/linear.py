@@ -21,9 +21,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.platforms import current_platform
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.operator import Chain, Part
+from hetero_plugin.operator import Chain, Part, Product
 from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
+from hetero_plugin.vllm.columns import check_product, check_rows
 
 if TYPE_CHECKING:
     from hetero_plugin.vllm.rows import Rows
@@ -48,6 +49,12 @@ def check_attached(attached: bool) -> None:
         )
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 class RowSlice(nn.Module):
     """The rows of a weight that belong to one site, as a GEMM of its own.
 
@@ -59,6 +66,7 @@ class RowSlice(nn.Module):
         first_row: global index of the first of them.
         input, weight: the chains of these points.
         device: where the model computes.
+        product: how its product adds up; None: as vLLM does.
     """
 
     def __init__(
@@ -69,8 +77,10 @@ class RowSlice(nn.Module):
         input: Chain,
         weight: Chain,
         device: torch.device,
+        product: Product | None = None,
     ) -> None:
         super().__init__()
+        self.product = product
         self.start, self.width = start, width
         self.input_chain, self.weight_chain = input, weight
         self.rows = torch.arange(first_row, first_row + width, dtype=torch.int64, device=device)
@@ -110,15 +120,18 @@ class LinearNoise:
     slices: list[RowSlice] = field(default_factory=list)
     outside: bool = False
     """The output's error comes in the layer (after an all-reduce, say), not in the method."""
+    product: Product | None = None
+    """How the product adds up; None where the `slices` say."""
     entries: Tensor = field(init=False)
     """int64: those of the scale table that decide whether the slices are in use."""
 
     def __post_init__(self) -> None:
-        chains = (chain for part in self.slices for chain in (part.input_chain, part.weight_chain))
-        self.entries = ops.entries_of(self.state, *chains)
+        held = [(one.input_chain, one.weight_chain, one.product) for one in self.slices]
+        read = (one for held_by in held for one in held_by if one is not None)
+        self.entries = ops.entries_of(self.state, *read)
 
     def __bool__(self) -> bool:
-        return bool(self.output or self.input or self.slices)
+        return bool(self.output or self.input or self.slices or self.product)
 
 
 class NoisyMethod:
@@ -187,7 +200,10 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         if noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
-            y_TN = super().apply(layer, noise.input(x, draw) if noise.input else x, bias)
+            x_TK = noise.input(x, draw) if noise.input else x
+            y_TN = super().apply(layer, x_TK, bias)
+            if noise.product:
+                y_TN = noise.product(x_TK, _weight(layer), bias, y_TN, draw)
         if noise.output and not noise.outside:
             y_TN = noise.output(y_TN, draw, in_place=True)
         return y_TN
@@ -204,12 +220,17 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
         for part in noise.slices:
             x_TK = part.noisy_input(x, draw)
             part_bias = None if bias is None else part.bias
+            weight: Tensor = part.weight
             if part.weight_chain:
                 # vLLM keeps the bias of its CPU GEMM in float32.
                 part_bias = None if part_bias is None else part_bias.to(x_TK.dtype)
-                parts.append(F.linear(x_TK, part.noisy_weight(draw), part_bias))
+                weight = part.noisy_weight(draw)
+                y_Tn = F.linear(x_TK, weight, part_bias)
             else:
-                parts.append(super().apply(part, x_TK, part_bias))
+                y_Tn = super().apply(part, x_TK, part_bias)
+            if part.product:
+                y_Tn = part.product(x_TK, weight, part_bias, y_Tn, draw)
+            parts.append(y_Tn)
         fused_TN = super().apply(layer, x, bias)
         return ops.choose(fused_TN, parts, draw, noise.entries)
 
@@ -232,7 +253,8 @@ def linear_noise(
         method: its method.
 
     Raises:
-        ConfigError: its weights are to have error, and are kept in another form.
+        ConfigError: its weights are to have error, or its product to be added up, and this layer
+            or this rank can't.
     """
     k = int(getattr(layer, "input_size_per_partition", layer.input_size))
     first = layer.tp_rank * k if isinstance(layer, RowParallelLinear) else 0
@@ -241,16 +263,22 @@ def linear_noise(
     weights = [Chain.of(state, "weight", [(one, k, first)]) for one, *_ in outputs]
     share = layer.tp_rank if is_summed(layer) and state.config.partial else None
     output = Chain.of(state, "output", outputs, share=share)
+    product = Product.of(state, "product", outputs)
+    if product:
+        check_product(name, method.quantised, is_summed(layer) and share is None)
     if any(weights) and method.quantised:
         raise ConfigError(
             f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
             "would have to be put on what they were before it; use the point output or input"
         )
     if not (any(weights) or (len(names) > 1 and any(inputs))):
-        return LinearNoise(state, output, inputs[0])
+        return LinearNoise(state, output, inputs[0], product=product)
     slices, start = [], 0
-    for (_, width, offset), x, w in zip(outputs, inputs, weights, strict=True):
-        slices.append(RowSlice(start, width, offset, x, w, state.device))
+    for part, x, w in zip(outputs, inputs, weights, strict=True):
+        _, width, offset = part
+        check_rows(state, w, width)
+        own = Product.of(state, "product", [part])
+        slices.append(RowSlice(start, width, offset, x, w, state.device, own))
         if not method.quantised:
             slices[-1].follow(layer)
         start += width
@@ -289,14 +317,17 @@ class HeadNoise:
     weight_rows: Tensor
     """int64 [columns]: which words this rank has."""
     rows: Rows
+    product: Product
+    """How the product adds up."""
     entries: Tensor = field(init=False)
     """int64: those of the scale table that decide whether the noisy weight is in use."""
 
     def __post_init__(self) -> None:
+        check_rows(self.state, self.weight, self.columns)
         self.entries = ops.entries_of(self.state, self.weight)
 
     def __bool__(self) -> bool:
-        return bool(self.output or self.input or self.weight)
+        return bool(self.output or self.input or self.weight or self.product)
 
     @property
     def columns(self) -> int:
@@ -324,15 +355,17 @@ class NoisyHeadMethod(UnquantizedEmbeddingMethod):
         words = noise.columns
         x_TK = noise.input(x, picked) if noise.input else x
         y_TN = super().apply(layer, x_TK, bias)
-        if not (noise.output or noise.weight):
+        if not (noise.output or noise.weight or noise.product):
             return y_TN
         y_TW = y_TN[..., :words].contiguous()
+        weight = _weight(layer)[:words]
+        word_bias = None if bias is None else bias[:words]
         if noise.weight:
-            whole = layer.weight
-            assert isinstance(whole, Tensor)
-            weight = noise.weight(whole[:words], draw.of(noise.weight_rows))
-            noisy_TW = F.linear(x_TK, weight, None if bias is None else bias[:words])
+            weight = noise.weight(weight, draw.of(noise.weight_rows))
+            noisy_TW = F.linear(x_TK, weight, word_bias)
             y_TW = ops.choose(y_TW, [noisy_TW], draw, noise.entries)
+        if noise.product:
+            y_TW = noise.product(x_TK, weight, word_bias, y_TW, draw)
         if noise.output:
             y_TW = noise.output(y_TW, picked, in_place=True)
         if y_TW.shape == y_TN.shape:

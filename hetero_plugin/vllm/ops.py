@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.kernels.fused import ACTIVATIONS, pick
-from hetero_plugin.operator import Chain
+from hetero_plugin.operator import Chain, Product
 from hetero_plugin.state import Draw, NoiseState
 
 _NOTHING = torch.empty(0, 4, dtype=torch.int64, device="cpu")
@@ -44,7 +44,7 @@ def choose(clean: Tensor, parts: list[Tensor], draw: Draw, entries: Tensor) -> T
     return torch.ops.hetero_noise_vllm.choose(clean, parts, draw.scales, entries)
 
 
-def entries_of(state: NoiseState, *chains: Chain) -> Tensor:
+def entries_of(state: NoiseState, *chains: Chain | Product) -> Tensor:
     """Those of the scale table that the chains read, int64 [n] where the model computes.
 
     Made once, when noise is attached: a captured graph goes on reading this tensor.

@@ -26,7 +26,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.operator import Chain, Part
+from hetero_plugin.operator import Chain, Part, Product
 from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.columns import (
@@ -251,6 +251,7 @@ class Walker:
             weight=self.chain("weight", [(name, k, 0)]),
             weight_rows=torch.arange(first, end, dtype=torch.int64, device=self.state.device),
             rows=self.rows,
+            product=Product.of(self.state, "product", [(name, end - first, first)]),
         )
         if noise:
             method.noise = noise

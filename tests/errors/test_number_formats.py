@@ -73,6 +73,57 @@ def test_what_a_rule_says_of_itself() -> None:
         NoiseConfig(error="truncation")
 
 
+# ---- NVFP4's scale of the tensor ----
+
+
+def nvfp4(**options: Any) -> str:
+    point = "weight" if options.get("tensor_scale") == "max" else "input"
+    return NoiseConfig(error="nvfp4", point=point, options=options).rules[0].word
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nvfp4_is_vllms(dtype: torch.dtype) -> None:
+    """Its emulation, to the bit: with the tensor's scale, with a row's, with a number."""
+    pytest.importorskip("vllm")
+    from vllm.model_executor.layers.quantization.utils import nvfp4_emulation_utils as theirs
+
+    x = values(dtype) * torch.logspace(-3, 3, 16)[:, None].to(dtype)
+    wide = x.float()
+
+    def right(part: Tensor, g: Tensor | float) -> Tensor:
+        scale = torch.as_tensor(g, dtype=torch.float32).reshape(1)
+        return theirs.ref_nvfp4_quant_dequant(part.clone(), scale, 16).to(dtype)
+
+    whole = apply(nvfp4(tensor_scale="max"), x, 1.0)
+    assert torch.equal(whole, right(wide, 2688.0 / wide.abs().max()))
+    assert torch.equal(whole, apply("nvfp4", x, 1.0))
+    assert torch.equal(apply(nvfp4(tensor_scale=3.5), x, 1.0), right(wide, 3.5))
+    rows = [right(row[None], 2688.0 / row.abs().max()) for row in wide]
+    got = apply(nvfp4(tensor_scale="row"), x, 1.0)
+    assert torch.equal(got, torch.cat(rows))
+    assert torch.equal(apply(nvfp4(tensor_scale="row"), x[3:5], 1.0), got[3:5])
+    ones = arithmetic.micro.nvfp4(wide, 3.5, "compressed-tensors").to(dtype)
+    other = nvfp4(tensor_scale=3.5, reference="compressed-tensors")
+    assert torch.equal(apply(other, x, 1.0), ones)
+
+
+def test_what_nvfp4_does_not_take() -> None:
+    for point in ("input", "output"):
+        with pytest.raises(ConfigError, match="largest activation of a batch"):
+            NoiseConfig(error="nvfp4", point=point, options={"tensor_scale": "max"})
+    for bad in ("tensor", 0, -1.0, True, float("nan"), "inf"):
+        with pytest.raises(ConfigError, match="tensor_scale"):
+            NoiseConfig(error="nvfp4", point="weight", options={"tensor_scale": bad})
+    with pytest.raises(ConfigError, match="they belong to accumulate and nvfp4"):
+        NoiseConfig(error="mxfp4", options={"tensor_scale": "row"})
+    with pytest.raises(ConfigError, match="experts"):
+        wrap(make_family("qwen3_moe"), "nvfp4-w4a16", quiet=True)
+    assert [rule.word for rule in NoiseConfig.parse("nvfp4-w4a4").rules] == [
+        "nvfp4|max|vllm",
+        "nvfp4|row|vllm",
+    ]
+
+
 # ---- shards ----
 
 
@@ -104,7 +155,7 @@ def test_a_share_of_the_columns(name: str) -> None:
 # ---- models ----
 
 
-@pytest.mark.parametrize("preset", ["mxfp4-w4a4", "int8-w8a8", "int4-w4a16-g128"])
+@pytest.mark.parametrize("preset", ["nvfp4-w4a16", "mxfp4-w4a4", "int8-w8a8", "int4-w4a16-g128"])
 def test_a_layer_and_its_gradients(preset: str) -> None:
     """Of down_proj, against float64: y = Q(x)·Q(W)ᵀ, dx = g·Q(W), dW = gᵀ·Q(x)."""
     model: Any = wrap(make_family("qwen2"), preset, quiet=True)

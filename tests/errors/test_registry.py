@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hetero_plugin.config.error_models import OPTIONS, REGISTRY
+from hetero_plugin.config.error_models import KEYS, REGISTRY
+from hetero_plugin.config.options import OPTIONS
 from hetero_plugin.config.rule import NoiseRule
 from hetero_plugin.errors import MODELS, error_model
 from hetero_plugin.errors.base import ARITHMETIC, arithmetic
@@ -38,7 +39,9 @@ def test_each_entry_has_arithmetic_and_each_arithmetic_an_entry() -> None:
             traits.relative_of is None
             or error_model(traits.relative_of, relative=True).name == name
         )
-    assert set(OPTIONS) <= set(NoiseRule.model_fields)
+    assert set(KEYS) <= set(NoiseRule.model_fields)
+    assert set(KEYS["options"]) == set(OPTIONS)
+    assert all(traits.blend for traits in REGISTRY.values() if traits.number_format)
 
 
 def test_arithmetic_without_an_entry_or_a_second_one_is_refused() -> None:

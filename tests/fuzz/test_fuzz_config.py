@@ -64,6 +64,7 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
     "phase": st.sampled_from(["rollout", "train", "both", "eval"]),
     "layers": LAYER | st.lists(LAYER, max_size=3),
     "rounding": st.sampled_from(["stochastic", "nearest", "floor"]),
+    "options": st.sampled_from([{"hardware": "hopper"}, {"split_k": 4}, {"chunk": 4}, {}]) | JUNK,
 }
 RULE = st.fixed_dictionaries({}, optional=GOOD)
 AQN = st.fixed_dictionaries(

@@ -343,6 +343,7 @@ at::Tensor stream(const at::Tensor& clock, const at::Tensor& site, const at::Ten
 
 }  // namespace hetero
 
+#include "accumulate.h"
 #include "fused.h"
 
 TORCH_LIBRARY_IMPL(hetero_noise, CPU, m) {
@@ -351,4 +352,5 @@ TORCH_LIBRARY_IMPL(hetero_noise, CPU, m) {
   m.impl("stream", hetero::stream);
   m.impl("gated_", hetero::gated_);
   m.impl("weighed_", hetero::weighed_);
+  m.impl("accumulate", hetero::accumulate);
 }

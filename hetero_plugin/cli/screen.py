@@ -97,29 +97,60 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
     )
 
 
-def print_levels(document: Mapping[str, Any], margin: float) -> None:
+def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = False) -> None:
     """Accuracy by level, and each noisy level against the clean one."""
-    from hetero_plugin.evaluation import results
-    from hetero_plugin.evaluation.report.words import interval, p_value, percent, points
+    from hetero_plugin.evaluation import power, results, stats
+    from hetero_plugin.evaluation.report.words import (
+        interval,
+        p_value,
+        percent,
+        points,
+        verdict,
+        within_sentence,
+    )
 
-    pairs = {row["level"]: row for row in results.within(document, margin)}
+    rows = results.within(document, margin)
+    for row, p in zip(rows, stats.holm([row["mcnemar_p"] for row in rows]), strict=True):
+        row["p_adjusted"] = p
+    pairs = {row["level"]: row for row in rows}
     table = Table(title=f"n = {document['header']['n']:,}", title_justify="left")
-    for heading in ("error", "accuracy", "95 % interval", "against none", "McNemar", "equivalent"):
+    headings = ("error", "accuracy", "95 % interval", "cut off", "tokens", "against none", "flips")
+    for heading in (*headings, "McNemar", "verdict"):
         table.add_column(heading, justify="left" if heading == "error" else "right")
     for row in document["levels"]:
         accuracy, pair = row["accuracy"], pairs.get(row["level"])
+        also = "".join(
+            f"\n{rule} {percent(other['accuracy']['value'])}"
+            for rule, other in (row.get("also") or {}).items()
+        )
+        cut, length = row.get("truncated_share"), row.get("mean_tokens")
         table.add_row(
             percent(row["level"], 1),
-            percent(accuracy["value"]),
+            percent(accuracy["value"]) + also,
             f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
+            "–" if cut is None else percent(cut),
+            "–" if length is None else f"{length:.0f}",
             f"{points(pair['difference'])} {interval(pair)}" if pair else "",
-            p_value(pair["mcnemar_p"]) if pair else "",
-            ("yes" if pair["equivalence"]["equivalent"] else "not shown") if pair else "",
+            f"{pair['only_first']} lost, {pair['only_second']} won" if pair else "",
+            p_value(pair["p_adjusted"]) if pair else "",
+            verdict(pair) if pair else "",
         )
     console = stdout()
     console.print(table)
+    for row in rows:
+        console.print(within_sentence("the model", row, margin), highlight=False)
+        if legacy:
+            old, psi = row["legacy"], max(row["discordance"], 0.03)
+            rates = [power.legacy_rates(d, psi, old["n"])["robust"] for d in (0.0, -0.03)]
+            console.print(
+                f"  the old rule on {old['n']} questions: {points(old['difference'])} points, "
+                f"{old['word']}; it calls robust {percent(rates[0])} of equal models and "
+                f"{percent(rates[1])} of those that lose 3 points",
+                highlight=False,
+            )
     console.print(
-        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; p unadjusted",
+        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; McNemar's p adjusted "
+        f"by Holm over {len(rows)} level(s)",
         highlight=False,
     )
     found = results.problems(document)

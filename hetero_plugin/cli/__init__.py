@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "eval": "Evaluate a checkpoint at several noise levels.",
     "attest": "Prove that each site perturbs the output.",
     "report": "Make the report of a run anew.",
+    "power": "Say what a number of questions can show.",
+    "compare": "Compare two runs of anybody's harness, paired.",
     "random": "Write the generator's stream, for test batteries.",
     "bench": "Measure the cost of the noise.",
     "sensitivity": "Measure what error at each site alone does.",

@@ -157,3 +157,91 @@ def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = F
     console.print(
         f"UNATTESTED: {'; '.join(found)}" if found else "every level attested", highlight=False
     )
+
+
+def print_outlook(found: Mapping[str, Any], *, legacy: bool = False) -> None:
+    """What a number of questions can show (``evaluation.power.outlook``)."""
+    from hetero_plugin.evaluation.power import LEGACY_QUESTIONS
+    from hetero_plugin.evaluation.report.words import percent
+
+    margin = 100 * found["margin"]
+    table = Table(
+        title=f"{found['n']:,} questions, {percent(found['discordance'])} of answers flipped",
+        title_justify="left",
+    )
+    headings = ["true loss", "DEGRADED", f"EQUIVALENT ±{margin:g}", "questions to decide"]
+    if legacy:
+        headings += [f"old rule, {LEGACY_QUESTIONS}: robust", "moderately", "not"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in found["losses"]:
+        needed = row["to_decide"]
+        cells = [f"{100 * row['loss']:g} points", percent(row["degraded"])]
+        cells += [percent(row["equivalent"]), "never" if needed is None else f"{needed:,}"]
+        if legacy:
+            cells += [percent(rate) for rate in row["legacy"].values()]
+        table.add_row(*cells)
+    console = stdout()
+    console.print(table)
+    seen, seeds = found["detectable"], found["seeds"]
+    least = "no difference is" if seen is None else f"a difference of {100 * seen:.1f} points is"
+    lines = [
+        f"{least} found with 80 % probability (McNemar, 5 %); two equal systems are called "
+        f"EQUIVALENT within ±{margin:g} points with 80 % from {found['for_equivalence']:,} "
+        "questions on; one comparison, unadjusted"
+    ]
+    if seeds is not None:
+        lines.append(
+            f"{seeds['seeds']} training seeds of each method, {100 * seeds['seed_sd']:g} points "
+            f"standard deviation between them: {100 * seeds['detectable']:.1f} points between the "
+            "methods are found with 80 % probability (t test, 5 %)"
+        )
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
+    """Two runs, paired (``evaluation.harness.compare``)."""
+    from hetero_plugin.evaluation.report.words import percent, points
+
+    row = found["comparison"]
+    table = Table(title=f"{row['n']:,} items, by {found['metric']}", title_justify="left")
+    table.add_column("run", overflow="fold")
+    for heading in ("harness", "right", "95 % interval", "cut off", "characters"):
+        table.add_column(heading, justify="right")
+    for run in found["runs"]:
+        accuracy, cut, length = run["accuracy"], run["truncated"], run["mean_characters"]
+        table.add_row(
+            run["name"],
+            run["kind"],
+            percent(accuracy["value"]),
+            f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
+            "–" if cut is None else percent(cut),
+            "–" if length is None else f"{length:.0f}",
+        )
+    console = stdout()
+    console.print(table)
+    lines = [
+        f"{row['only_first']} became wrong, {row['only_second']} became right; "
+        + (f"{percent(row['changed_texts'])} of texts changed" if "changed_texts" in row else ""),
+        found["sentence"],
+        *(
+            f"the runs differ in {d['field']}: {d['values'][0]} and {d['values'][1]}"
+            for d in found["differences"]
+        ),
+        *(f"these files don't tell {what}" for what in found["unknown"]),
+    ]
+    if any(found["left_out"]):
+        one, two = found["left_out"]
+        lines.append(f"left out, for the other lacks them: {one} items and {two}")
+    for text in lines:
+        console.print(text.rstrip("; "), highlight=False)
+    print_outlook(found["power"])
+    if legacy:
+        old = found["legacy"]
+        console.print(
+            f"the old rule on {old['n']} items: {points(old['difference'])} points, {old['word']}; "
+            f"it calls robust {percent(old['equal_called_robust'])} of equal models and "
+            f"{percent(old['loser_called_robust'])} of those that lose 3 points",
+            highlight=False,
+        )

@@ -7,6 +7,7 @@ systems disagree, ``difference`` second minus first, both as fractions of all qu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,47 +76,25 @@ def questions_for_equivalence(
 
 
 def power_of_mcnemar(n: int, difference: float, discordance: float, alpha: float = 0.05) -> float:
-    """Probability that the exact McNemar test shows a true ``difference``, exactly.
+    """Probability that the exact McNemar test shows a true ``difference``, in either direction.
 
-    The number of flips is binomial, and given it the number in one direction too; both are summed
-    over all but a billionth of their probability.
+    Exact: summed over all tables but a billionth of their probability.
 
     Raises:
         ValueError: not ``|difference| <= discordance <= 1``, or ``n`` under 1.
     """
-    _check(n, difference, discordance)
-    stats, _ = _scipy()
-    if discordance == 0.0:
-        return 0.0
-    up = (discordance + difference) / (2 * discordance)  # of a flip to be wrong -> right
-    flips = stats.binom(n, discordance)
-    total = 0.0
-    for m in range(int(flips.ppf(1e-10)), int(flips.isf(1e-10)) + 1):
-        # The largest k with 2 P(X <= k) < alpha, X binomial(m, 1/2): reject at <= k and >= m - k.
-        k = int(stats.binom.ppf(alpha / 2, m, 0.5))
-        while k >= 0 and 2 * stats.binom.cdf(k, m, 0.5) >= alpha:
-            k -= 1
-        if k >= 0:
-            rejected = stats.binom.cdf(k, m, up) + stats.binom.sf(m - k - 1, m, up)
-            total += float(flips.pmf(m)) * float(rejected)
-    return total
+    return _probability(n, difference, discordance, shown=(True, True), alpha=alpha)
 
 
 def power_of_equivalence(
     n: int, difference: float, discordance: float, margin: float, alpha: float = 0.05
 ) -> float:
-    """Probability that TOST accepts a true ``difference`` within ±``margin`` (normal form)."""
-    _check(n, difference, discordance)
-    stats, _ = _scipy()
-    spread = math.sqrt(max(discordance - difference**2, 0.0) / n)
-    if spread == 0.0:
-        return float(abs(difference) < margin)
-    z = float(stats.norm.isf(alpha))
-    inside = margin / spread - z
-    if inside <= 0:
-        return 0.0
-    shift = difference / spread
-    return float(stats.norm.cdf(inside - shift) - stats.norm.cdf(-inside - shift))
+    """Probability that TOST by Tango's score accepts a true ``difference``; exact, as above.
+
+    Raises:
+        ValueError: see ``power_of_mcnemar``.
+    """
+    return _probability(n, difference, discordance, margin=margin, alpha=alpha)
 
 
 def questions_to_decide(
@@ -123,39 +102,120 @@ def questions_to_decide(
 ) -> int | None:
     """Questions with which, were the observed difference the true one, a verdict comes out.
 
-    A verdict is a difference shown by McNemar's test, in its own direction, or equivalence; normal
-    forms of both. Four verdicts in five are asked for.
+    A verdict is a difference shown by McNemar's test, in its own direction, or equivalence. It
+    comes out in four studies of five: by the normal form first, then by exact steps of 1 %.
 
     Returns:
         The number; None: over a thousand million.
+
+    Raises:
+        ValueError: not ``|difference| <= discordance <= 1``.
     """
     _check(1, difference, discordance)
-    stats, _ = _scipy()
     if discordance == 0.0:
         return None
+    n = _normal_start(abs(difference), discordance, margin, alpha, power)
+    shown = (difference < 0, difference > 0)
+    while n <= _MOST:
+        found = _probability(n, difference, discordance, shown=shown, margin=margin, alpha=alpha)
+        if found >= power:
+            return n
+        n = max(n + 1, math.ceil(1.01 * n))
+    return None
+
+
+def _normal_start(size: float, psi: float, margin: float, alpha: float, power: float) -> int:
+    """The sample size by normal forms of both tests; a little under the exact one."""
+    stats, _ = _scipy()
     z_shown, z_equal = float(stats.norm.isf(alpha / 2)), float(stats.norm.isf(alpha))
 
     def decided(n: int) -> bool:
-        spread = math.sqrt(max(discordance - difference**2, 1e-12) / n)
-        shown = z_shown * math.sqrt(discordance / n)
-        equal = margin - z_equal * math.sqrt(discordance / n)
-        cdf, size = stats.norm.cdf, abs(difference)
-        far = stats.norm.sf((shown - size) / spread) if size else 0.0  # in its own direction
+        spread = math.sqrt(max(psi - size * size, 1e-12) / n)
+        shown, equal = z_shown * math.sqrt(psi / n), margin - z_equal * math.sqrt(psi / n)
+        cdf = stats.norm.cdf
+        far = float(cdf((size - shown) / spread)) if size else 0.0  # in its own direction
         if equal <= 0:
-            return bool(far >= power)
-        near = cdf((equal - size) / spread) - cdf((-equal - size) / spread)
-        both = cdf((equal - size) / spread) - cdf((shown - size) / spread) if size else 0.0
-        return bool(far + near - max(both, 0.0) >= power)
+            return far >= power
+        near = float(cdf((equal - size) / spread) - cdf((-equal - size) / spread))
+        both = float(cdf((equal - size) / spread) - cdf((shown - size) / spread)) if size else 0.0
+        return far + near - max(both, 0.0) >= power
 
     low, high = 1, 2
-    while not decided(high):
+    while not decided(high) and high <= _MOST:
         low, high = high, high * 2
-        if high > _MOST:
-            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if decided(middle) else (middle, high)
     return high
+
+
+def _probability(
+    n: int,
+    difference: float,
+    discordance: float,
+    *,
+    shown: tuple[bool, bool] = (False, False),
+    margin: float | None = None,
+    alpha: float = 0.05,
+) -> float:
+    """Probability of the verdicts asked for: a loss and a gain ``shown``, equivalence in a margin.
+
+    Given the number m of flips, each verdict is a range of the number c of gains.
+    """
+    import numpy as np
+
+    _check(n, difference, discordance)
+    stats, _ = _scipy()
+    if discordance == 0.0:
+        equal = margin is not None and _score(np.array([0.0]), np.array([0.0]), n, -margin)
+        return float(bool(equal and equal > stats.norm.isf(alpha)))
+    up = (discordance + difference) / (2 * discordance)  # of a flip to be wrong -> right
+    flips = stats.binom(n, discordance)
+    m = np.arange(int(flips.ppf(1e-10)), int(flips.isf(1e-10)) + 1)
+    # The largest k with 2 P(X <= k) < alpha, X binomial(m, 1/2): shown at c <= k and c >= m - k.
+    k = stats.binom.ppf(alpha / 2, m, 0.5)
+    k = np.where(2 * stats.binom.cdf(k, m, 0.5) < alpha, k, k - 1)
+    total = np.zeros(len(m))
+    if shown[0]:
+        total += stats.binom.cdf(k, m, up)
+    if shown[1]:
+        total += stats.binom.sf(m - k - 1, m, up)
+    if margin is not None:
+        low, high = _accepted(m, n, margin, float(stats.norm.isf(alpha)))
+        if shown[0]:
+            low = np.maximum(low, k + 1)  # counted already
+        if shown[1]:
+            high = np.minimum(high, m - k - 1)
+        inside = stats.binom.cdf(high, m, up) - stats.binom.cdf(low - 1, m, up)
+        total += np.where(high >= low, inside, 0.0)
+    return float((flips.pmf(m) * total).sum())
+
+
+def _accepted(m: Any, n: int, margin: float, z: float) -> tuple[Any, Any]:
+    """For each number of flips, the smallest and largest number of gains that TOST accepts."""
+    import numpy as np
+
+    # The score grows with the gains: bisection for the first c with score(-margin) > z.
+    below, above = np.full(len(m), -1.0), m + 1.0
+    while np.any(above - below > 1):
+        middle = np.floor((below + above) / 2)
+        good = _score(m - middle, middle, n, -margin) > z
+        open_ = above - below > 1
+        above, below = np.where(open_ & good, middle, above), np.where(open_ & ~good, middle, below)
+    return above, m - above  # the other test is its mirror image
+
+
+def _score(b: Any, c: Any, n: int, difference: float) -> Any:
+    """``stats.score_z`` of arrays (a test holds the two equal)."""
+    import numpy as np
+
+    d = -difference
+    big_b = -b - c + (2 * n - b + c) * d
+    root = np.maximum(big_b * big_b + 8 * n * c * d * (1 - d), 0.0)
+    q = (np.sqrt(root) - big_b) / (4 * n)
+    variance = n * (2 * q + d * (1 - d))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(variance > 0, (c - b + n * d) / np.sqrt(variance), 0.0)
 
 
 def seeds_detectable(
@@ -189,6 +249,67 @@ def seeds_detectable(
     return float(effect) * sd
 
 
+def outlook(
+    n: int,
+    discordance: float,
+    margin: float,
+    *,
+    losses: Sequence[float],
+    seeds: int | None = None,
+    seed_sd: float = 0.005,
+) -> dict[str, Any]:
+    """What ``n`` questions can show, as data: the page of ``hetero-noise power``.
+
+    Args:
+        n: questions.
+        discordance: share of questions on which the two systems disagree.
+        margin: of equivalence.
+        losses: true losses to look at; each at most ``discordance``.
+        seeds: training runs of each method; None: methods are not compared.
+        seed_sd: see ``seeds_detectable``.
+
+    Returns:
+        ``detectable``, ``for_equivalence``, ``seeds`` and ``losses``: of each ``degraded`` and
+        ``equivalent`` (probabilities of these verdicts), ``to_decide``, and ``legacy`` (rates).
+        What no number of questions shows is None.
+
+    Raises:
+        ValueError: a loss that is negative or over ``discordance``.
+    """
+    rows = []
+    for loss in losses:
+        if not 0 <= loss <= discordance:
+            raise ValueError(
+                f"a loss of {loss:g} can't be, with {discordance:g} of answers flipped"
+            )
+        rows.append(
+            {
+                "loss": loss,
+                # Of equal systems half of what is shown by chance is a loss.
+                "degraded": power_of_mcnemar(n, -loss, discordance) * (1.0 if loss else 0.5),
+                "equivalent": power_of_equivalence(n, -loss, discordance, margin),
+                "to_decide": questions_to_decide(-loss, discordance, margin),
+                "legacy": legacy_rates(-loss, discordance),
+            }
+        )
+    seen = minimum_detectable_effect(n, discordance)
+    return {
+        "n": n,
+        "discordance": discordance,
+        "margin": margin,
+        "detectable": seen if math.isfinite(seen) else None,
+        "for_equivalence": questions_for_equivalence(margin, discordance),
+        "losses": rows,
+        "seeds": None
+        if seeds is None
+        else {
+            "seeds": seeds,
+            "seed_sd": seed_sd,
+            "detectable": seeds_detectable(seeds, seed_sd, n, discordance),
+        },
+    }
+
+
 @dataclass(frozen=True)
 class Legacy:
     """The old rule: 200 questions, and the observed difference alone."""
@@ -201,7 +322,7 @@ class Legacy:
         return asdict(self)
 
 
-def legacy(first: list[int], second: list[int]) -> Legacy:
+def legacy(first: Sequence[int], second: Sequence[int]) -> Legacy:
     """The old rule's word on the first 200 questions: under 1, 1 to 3, over 3 points."""
     n = min(LEGACY_QUESTIONS, len(first))
     difference = (sum(second[:n]) - sum(first[:n])) / n

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hetero_plugin.cli.checkpoint import fetched
-from hetero_plugin.cli.options import spec_from_options
+from hetero_plugin.cli.options import numbers, spec_from_options
 from hetero_plugin.config import ConfigError
 
 
@@ -73,7 +73,7 @@ def command(
             document = evaluate(
                 fetched(model),
                 data,
-                levels=_numbers(levels),
+                levels=numbers("--levels", levels),
                 spec=spec_from_options(preset, config, None),
                 n=n,
                 seed=seed,
@@ -95,15 +95,6 @@ def command(
     print_levels(document, margin, legacy=legacy_verdict)
     print(out)
     print(f"a page of it: hetero-noise report {shlex.quote(str(out))}", file=sys.stderr)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ConfigError(
-            f"--levels {text!r}: expected numbers with commas between, such as 0,0.05,0.10"
-        ) from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

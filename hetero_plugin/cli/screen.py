@@ -245,3 +245,33 @@ def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
             f"{percent(old['loser_called_robust'])} of those that lose 3 points",
             highlight=False,
         )
+
+
+def print_fidelity(found: Mapping[str, Any]) -> None:
+    """The fidelity panels of a text, level by level, and their floor."""
+    panels = [(f"{100 * row['level']:g} % error", row) for row in found["levels"]]
+    panels.append(("floor: clean, one window at a time", found["floor"]))
+    floor = found["floor"]
+    table = Table(
+        title=f"{floor['tokens']:,} tokens in {floor['windows']} windows, {found['engine']}, "
+        f"{found['dtype']}",
+        title_justify="left",
+    )
+    table.add_column("measure")
+    for label, _ in panels:
+        table.add_column(label, justify="right")
+    for name in floor["measures"]:
+        cells = []
+        for _, panel in panels:
+            row = panel["measures"][name]
+            span = "" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"
+            cells.append(f"{row['value']:.4g}{span}")
+        table.add_row(name, *cells)
+    console = stdout()
+    console.print(table)
+    record = found["attestation"]
+    console.print(
+        f"nats; brackets: 95 % by bootstrap over windows; {record['seen']} of {record['of']} sites "
+        "attested",
+        highlight=False,
+    )

@@ -114,24 +114,24 @@ def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = F
         row["p_adjusted"] = p
     pairs = {row["level"]: row for row in rows}
     table = Table(title=f"n = {document['header']['n']:,}", title_justify="left")
-    headings = ("error", "accuracy", "95 % interval", "cut off", "tokens", "against none", "flips")
+    headings = ("error", "right", "95 %", "cut off", "tokens", "against none", "lost, won")
     for heading in (*headings, "McNemar", "verdict"):
         table.add_column(heading, justify="left" if heading == "error" else "right")
     for row in document["levels"]:
         accuracy, pair = row["accuracy"], pairs.get(row["level"])
         also = "".join(
-            f"\n{rule} {percent(other['accuracy']['value'])}"
+            f"\n{rule}\n{percent(other['accuracy']['value'])}"
             for rule, other in (row.get("also") or {}).items()
         )
         cut, length = row.get("truncated_share"), row.get("mean_tokens")
         table.add_row(
             percent(row["level"], 1),
             percent(accuracy["value"]) + also,
-            f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
+            f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}",
             "–" if cut is None else percent(cut),
             "–" if length is None else f"{length:.0f}",
             f"{points(pair['difference'])} {interval(pair)}" if pair else "",
-            f"{pair['only_first']} lost, {pair['only_second']} won" if pair else "",
+            f"{pair['only_first']}, {pair['only_second']}" if pair else "",
             p_value(pair["p_adjusted"]) if pair else "",
             verdict(pair) if pair else "",
         )

@@ -153,11 +153,11 @@ def evaluate(
         if realised and document.get("realised") is None and any(level > 0 for level in wanted):
             from hetero_plugin.evaluation.realised import measure_checkpoint
 
-            _tell(progress, "measuring realised error", 0, 1)
             lowest = min(level for level in wanted if level > 0)
             document["realised"] = measure_checkpoint(
-                model_path, config, task, scale=lowest, step=step
-            )
+                model_path, config, task, scale=lowest, step=step,
+                progress=lambda done, of: _tell(progress, "measuring realised error", done, of),
+            )  # fmt: skip
         results.write_json(out, document)
         return document
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy import NAMES, simulate_run
+from toy import NAMES, simulate_result, simulate_run
 
 from hetero_plugin.cli import _run
+from hetero_plugin.cli.screen import print_levels
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import vllm_eval
 from tests import forked
@@ -303,3 +304,16 @@ def test_doctor_names_a_cache_that_is_not_safe(doctor: Doctor, tmp_path: Path) -
         line.startswith(f"!!  kernel cache: others can write to {tmp_path / 'c'}") for line in lines
     ), lines
     assert any(line.startswith("!!  kernel: reference") for line in lines), lines
+
+
+def test_the_levels_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Truncation, length, flips and the verdict, and the old rule only when asked for."""
+    document = simulate_result(seed=1, accuracies={0.0: 0.6, 0.05: 0.58, 0.1: 0.4})
+    document["levels"][2]["truncated_share"] = 0.3
+    print_levels(document, 0.02, legacy=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NO VERDICT: 30.0 % of the noisy answers were cut off" in said
+    assert "the model at 5 % error: −2.0 points" in said and "DEGRADED: a loss is shown" in said
+    assert "the old rule on 200 questions" in said and "every level attested" in said
+    print_levels(document, 0.02)
+    assert "old rule" not in capsys.readouterr().out

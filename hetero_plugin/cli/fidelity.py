@@ -33,7 +33,7 @@ def command(
     In Hugging Face in eager mode, attested first: exits with 1 and REFUSED if a site can't be
     shown to act.
     """
-    from hetero_plugin.attestation.attest import Refused
+    from hetero_plugin.attestation import Refused
     from hetero_plugin.cli.screen import Bars, print_fidelity
     from hetero_plugin.evaluation.fidelity.hf import measure_checkpoint
 

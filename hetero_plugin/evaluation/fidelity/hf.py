@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetero_plugin.attestation import attest
+from hetero_plugin import attestation
 from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import checkpoints, files
 from hetero_plugin.evaluation.fidelity.panel import Rows, summarise, token_rows
@@ -81,11 +81,11 @@ def measure_checkpoint(
     from hetero_plugin.hf.probe import HFProbe
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).eval()
-    record = attest.attest(
+    record = attestation.attest(
         HFProbe.wrapping(model, config),
         progress=lambda done, of: _tell(progress, "attesting", done, of),
     )
-    attest.require(record, config.fingerprint)
+    attestation.require(record, config.fingerprint)
     found = measure(model, windows, wanted, step=step, progress=progress)
     document = {
         "format": FORMAT,
@@ -101,7 +101,7 @@ def measure_checkpoint(
         "step": step,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "attestation": record,
-        "versions": attest.versions(),
+        "versions": attestation.versions(),
         **found,
     }
     if out is not None:

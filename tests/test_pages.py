@@ -106,6 +106,8 @@ def _has(module: str, name: str) -> bool:
     if (path / f"{name}.py").is_file() or (path / name / "__init__.py").is_file():
         return True
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if source.with_suffix(".pyi").is_file():
+        source = source.with_suffix(".pyi")  # of the package itself, which imports on first use
     said = set()
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hetero_plugin.cli.checkpoint import fetched
-from hetero_plugin.cli.options import spec_from_options
+from hetero_plugin.cli.options import numbers, spec_from_options
 from hetero_plugin.config import ConfigError
 
 
@@ -28,7 +28,15 @@ def command(
     out: Annotated[Path, typer.Option(help="Results file.")] = Path("eval.json"),
     n: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: the spec's.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of an answer.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Of an answer; default: what is known of the data source.")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="Judge by FILE.py:function, called as verl calls a reward.")
+    ] = None,
+    chance: Annotated[
+        float, typer.Option(help="Accuracy of guessing, near which no verdict is given.")
+    ] = 0.0,
     dtype: Annotated[str, typer.Option(help="Of the engine: auto, bfloat16, float32, …")] = "auto",
     margin: Annotated[
         float, typer.Option(help="Of the equivalence test; fixed before the first answer.")
@@ -40,6 +48,9 @@ def command(
     realised: Annotated[bool, typer.Option(help="Measure realised error too.")] = True,
     allow_unattested: Annotated[
         bool, typer.Option("--allow-unattested", help="Keep results without proof of the noise.")
+    ] = False,
+    legacy_verdict: Annotated[
+        bool, typer.Option("--legacy-verdict", help="Show the old rule's word too.")
     ] = False,
 ) -> None:
     """Evaluate a checkpoint at several noise levels, with the noise attested.
@@ -62,11 +73,13 @@ def command(
             document = evaluate(
                 fetched(model),
                 data,
-                levels=_numbers(levels),
+                levels=numbers("--levels", levels),
                 spec=spec_from_options(preset, config, None),
                 n=n,
                 seed=seed,
                 max_tokens=max_tokens,
+                reward=reward,
+                chance=chance,
                 dtype=dtype,
                 margin=margin,
                 out=out,
@@ -79,18 +92,9 @@ def command(
         print(error, file=sys.stderr)
         print(f"the attestation is in {out}", file=sys.stderr)
         raise SystemExit(1) from None
-    print_levels(document, margin)
+    print_levels(document, margin, legacy=legacy_verdict)
     print(out)
     print(f"a page of it: hetero-noise report {shlex.quote(str(out))}", file=sys.stderr)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ConfigError(
-            f"--levels {text!r}: expected numbers with commas between, such as 0,0.05,0.10"
-        ) from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hetero_plugin.config import ConfigError, NoiseConfig, preset
 
-__all__ = ["read_model_config", "spec_from_options"]
+__all__ = ["numbers", "read_model_config", "spec_from_options"]
 
 
 def spec_from_options(
@@ -68,3 +68,17 @@ def read_model_config(model: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"--model {path}: got {type(data).__name__}; it should hold an object.")
     return data
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """The numbers of an option such as ``--levels 0,0.05,0.10``.
+
+    Raises:
+        ConfigError: a part is no number.
+    """
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text!r}: expected numbers with commas between, such as 0,0.05,0.10"
+        ) from None

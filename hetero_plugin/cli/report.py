@@ -20,6 +20,13 @@ def command(
         bool,
         typer.Option("--allow-unattested", help="Show results without proof, marked as such."),
     ] = False,
+    legacy_verdict: Annotated[
+        bool,
+        typer.Option(
+            "--legacy-verdict",
+            help="Show the old rule too (200 questions, <1, 1-3, >3 points), with its error rates.",
+        ),
+    ] = False,
 ) -> None:
     """Make report.json and report.html of a run anew, or NAME-report.* of results files.
 
@@ -35,9 +42,11 @@ def command(
         raise ConfigError(f"{folders[0]}: is a folder; give one run, or results files alone.")
     try:
         if one_run:
-            paths = build(first, allow_unattested=allow_unattested)
+            paths = build(first, allow_unattested=allow_unattested, legacy=legacy_verdict)
         else:
-            paths = build_of_files(results, allow_unattested=allow_unattested)
+            paths = build_of_files(
+                results, allow_unattested=allow_unattested, legacy=legacy_verdict
+            )
     except Refused as error:
         page = first / "report.html" if one_run else first.with_name(f"{first.stem}-report.html")
         print(error, file=sys.stderr)

@@ -97,32 +97,181 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
     )
 
 
-def print_levels(document: Mapping[str, Any], margin: float) -> None:
+def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = False) -> None:
     """Accuracy by level, and each noisy level against the clean one."""
-    from hetero_plugin.evaluation import results
-    from hetero_plugin.evaluation.report.words import interval, p_value, percent, points
+    from hetero_plugin.evaluation import power, results, stats
+    from hetero_plugin.evaluation.report.words import (
+        interval,
+        p_value,
+        percent,
+        points,
+        verdict,
+        within_sentence,
+    )
 
-    pairs = {row["level"]: row for row in results.within(document, margin)}
+    rows = results.within(document, margin)
+    for row, p in zip(rows, stats.holm([row["mcnemar_p"] for row in rows]), strict=True):
+        row["p_adjusted"] = p
+    pairs = {row["level"]: row for row in rows}
     table = Table(title=f"n = {document['header']['n']:,}", title_justify="left")
-    for heading in ("error", "accuracy", "95 % interval", "against none", "McNemar", "equivalent"):
+    headings = ("error", "right", "95 %", "cut off", "tokens", "against none", "lost, won")
+    for heading in (*headings, "McNemar", "verdict"):
         table.add_column(heading, justify="left" if heading == "error" else "right")
     for row in document["levels"]:
         accuracy, pair = row["accuracy"], pairs.get(row["level"])
+        also = "".join(
+            f"\n{rule}\n{percent(other['accuracy']['value'])}"
+            for rule, other in (row.get("also") or {}).items()
+        )
+        cut, length = row.get("truncated_share"), row.get("mean_tokens")
         table.add_row(
             percent(row["level"], 1),
-            percent(accuracy["value"]),
-            f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
+            percent(accuracy["value"]) + also,
+            f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}",
+            "–" if cut is None else percent(cut),
+            "–" if length is None else f"{length:.0f}",
             f"{points(pair['difference'])} {interval(pair)}" if pair else "",
-            p_value(pair["mcnemar_p"]) if pair else "",
-            ("yes" if pair["equivalence"]["equivalent"] else "not shown") if pair else "",
+            f"{pair['only_first']}, {pair['only_second']}" if pair else "",
+            p_value(pair["p_adjusted"]) if pair else "",
+            verdict(pair) if pair else "",
         )
     console = stdout()
     console.print(table)
+    for row in rows:
+        console.print(within_sentence("the model", row, margin), highlight=False)
+        if legacy:
+            old, psi = row["legacy"], max(row["discordance"], 0.03)
+            rates = [power.legacy_rates(d, psi, old["n"])["robust"] for d in (0.0, -0.03)]
+            console.print(
+                f"  the old rule on {old['n']} questions: {points(old['difference'])} points, "
+                f"{old['word']}; it calls robust {percent(rates[0])} of equal models and "
+                f"{percent(rates[1])} of those that lose 3 points",
+                highlight=False,
+            )
     console.print(
-        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; p unadjusted",
+        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; McNemar's p adjusted "
+        f"by Holm over {len(rows)} level(s)",
         highlight=False,
     )
     found = results.problems(document)
     console.print(
         f"UNATTESTED: {'; '.join(found)}" if found else "every level attested", highlight=False
+    )
+
+
+def print_outlook(found: Mapping[str, Any], *, legacy: bool = False) -> None:
+    """What a number of questions can show (``evaluation.power.outlook``)."""
+    from hetero_plugin.evaluation.power import LEGACY_QUESTIONS
+    from hetero_plugin.evaluation.report.words import percent
+
+    margin = 100 * found["margin"]
+    table = Table(
+        title=f"{found['n']:,} questions, {percent(found['discordance'])} of answers flipped",
+        title_justify="left",
+    )
+    headings = ["true loss", "DEGRADED", f"EQUIVALENT ±{margin:g}", "questions to decide"]
+    if legacy:
+        headings += [f"old rule, {LEGACY_QUESTIONS}: robust", "moderately", "not"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in found["losses"]:
+        needed = row["to_decide"]
+        cells = [f"{100 * row['loss']:g} points", percent(row["degraded"])]
+        cells += [percent(row["equivalent"]), "never" if needed is None else f"{needed:,}"]
+        if legacy:
+            cells += [percent(rate) for rate in row["legacy"].values()]
+        table.add_row(*cells)
+    console = stdout()
+    console.print(table)
+    seen, seeds = found["detectable"], found["seeds"]
+    least = "no difference is" if seen is None else f"a difference of {100 * seen:.1f} points is"
+    lines = [
+        f"{least} found with 80 % probability (McNemar, 5 %); two equal systems are called "
+        f"EQUIVALENT within ±{margin:g} points with 80 % from {found['for_equivalence']:,} "
+        "questions on; one comparison, unadjusted"
+    ]
+    if seeds is not None:
+        lines.append(
+            f"{seeds['seeds']} training seeds of each method, {100 * seeds['seed_sd']:g} points "
+            f"standard deviation between them: {100 * seeds['detectable']:.1f} points between the "
+            "methods are found with 80 % probability (t test, 5 %)"
+        )
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
+    """Two runs, paired (``evaluation.harness.compare``)."""
+    from hetero_plugin.evaluation.report.words import percent, points
+
+    row = found["comparison"]
+    table = Table(title=f"{row['n']:,} items, by {found['metric']}", title_justify="left")
+    table.add_column("run", overflow="fold")
+    for heading in ("harness", "right", "95 % interval", "cut off", "characters"):
+        table.add_column(heading, justify="right")
+    for run in found["runs"]:
+        accuracy, cut, length = run["accuracy"], run["truncated"], run["mean_characters"]
+        table.add_row(
+            run["name"],
+            run["kind"],
+            percent(accuracy["value"]),
+            f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
+            "–" if cut is None else percent(cut),
+            "–" if length is None else f"{length:.0f}",
+        )
+    console = stdout()
+    console.print(table)
+    lines = [
+        f"{row['only_first']} became wrong, {row['only_second']} became right; "
+        + (f"{percent(row['changed_texts'])} of texts changed" if "changed_texts" in row else ""),
+        found["sentence"],
+        *(
+            f"the runs differ in {d['field']}: {d['values'][0]} and {d['values'][1]}"
+            for d in found["differences"]
+        ),
+        *(f"these files don't tell {what}" for what in found["unknown"]),
+    ]
+    if any(found["left_out"]):
+        one, two = found["left_out"]
+        lines.append(f"left out, for the other lacks them: {one} items and {two}")
+    for text in lines:
+        console.print(text.rstrip("; "), highlight=False)
+    print_outlook(found["power"])
+    if legacy:
+        old = found["legacy"]
+        console.print(
+            f"the old rule on {old['n']} items: {points(old['difference'])} points, {old['word']}; "
+            f"it calls robust {percent(old['equal_called_robust'])} of equal models and "
+            f"{percent(old['loser_called_robust'])} of those that lose 3 points",
+            highlight=False,
+        )
+
+
+def print_fidelity(found: Mapping[str, Any]) -> None:
+    """The fidelity panels of a text, level by level, and their floor."""
+    panels = [(f"{100 * row['level']:g} % error", row) for row in found["levels"]]
+    panels.append(("floor: clean, one window at a time", found["floor"]))
+    floor = found["floor"]
+    table = Table(
+        title=f"{floor['tokens']:,} tokens in {floor['windows']} windows, {found['engine']}, "
+        f"{found['dtype']}",
+        title_justify="left",
+    )
+    table.add_column("measure")
+    for label, _ in panels:
+        table.add_column(label, justify="right")
+    for name in floor["measures"]:
+        cells = []
+        for _, panel in panels:
+            row = panel["measures"][name]
+            span = "" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"
+            cells.append(f"{row['value']:.4g}{span}")
+        table.add_row(name, *cells)
+    console = stdout()
+    console.print(table)
+    record = found["attestation"]
+    console.print(
+        f"nats; brackets: 95 % by bootstrap over windows; {record['seen']} of {record['of']} sites "
+        "attested",
+        highlight=False,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from hetero_plugin.config import ConfigError
 from hetero_plugin.demo.settings import DemoSettings
 from hetero_plugin.demo.stages import check_model
+from hetero_plugin.evaluation.scoring.judge import judge_of
 from hetero_plugin.evaluation.tasks import DataError, load_task
 from hetero_plugin.verl.checkpoint import CheckpointError
 
@@ -89,7 +90,8 @@ def check_files(settings: DemoSettings) -> None:
         if path is None:
             continue
         try:
-            load_task(path, limit=1)
+            task = load_task(path, limit=1)
+            judge_of(task.questions)  # one that no scorer knows would train on zeros
         except DataError as error:
             raise ConfigError(str(error)) from None
 

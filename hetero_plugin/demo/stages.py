@@ -268,7 +268,7 @@ def evaluate(ctx: Context, arm: ArmName) -> Outcome:
 
 def _discard_stale(out: Path, model: Path) -> None:
     """Removes an evaluation of weights that have been trained anew since."""
-    from hetero_plugin.evaluation.vllm_eval import weights_digest
+    from hetero_plugin.evaluation.checkpoints import weights_digest
 
     if not out.is_file():
         return

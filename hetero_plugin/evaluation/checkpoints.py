@@ -5,13 +5,16 @@ An engine that meets a file of no bytes ends in its own processes, far from the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hetero_plugin.config import NoiseConfig
 from hetero_plugin.config.problems import ConfigError
 from hetero_plugin.evaluation import records
+from hetero_plugin.sites import select, sites_from_config
 
 _LONGEST_HEADER = 100_000_000  # that of the safetensors library
 
@@ -92,3 +95,37 @@ def tokenizer(model: Path) -> Any:
             f"{model}: its tokenizer can't be loaded ({type(error).__name__}: {said}); a "
             "checkpoint needs tokenizer.json or what its tokenizer's class reads"
         ) from None
+
+
+def check_clean(model: Path, spec: NoiseConfig) -> dict[str, Any]:
+    """That a folder holds a clean checkpoint that the spec has sites in; its config.json.
+
+    Raises:
+        ConfigError: it is none, has a quantisation of its own, lacks weights, or no site is found.
+    """
+    path = model / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{model}: not a Hugging Face checkpoint (no config.json); give its folder"
+        )
+    hf_config = config(path)
+    if hf_config.get("quantization_config"):
+        raise ConfigError(
+            f"{path}: the checkpoint has a quantization_config of its own "
+            f"({method(hf_config)}); evaluate a clean checkpoint"
+        )
+    check_weights(model)
+    select(spec, sites_from_config(hf_config))
+    return hf_config
+
+
+def weights_digest(model: Path) -> str:
+    """SHA-256 over the checkpoint's weight files and config.json, in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(model.glob("*.safetensors")) + sorted(model.glob("*.bin")):
+        digest.update(path.name.encode())
+        with path.open("rb") as content:
+            while block := content.read(1 << 22):
+                digest.update(block)
+    digest.update((model / "config.json").read_bytes())
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 _NEEDED = {
     "vllm": ("to answer the questions", "vllm"),
     "scipy": ("for the intervals of its accuracies", "eval"),
+    "statsmodels": ("for the tests of its accuracies", "eval"),
 }
 
 

@@ -8,7 +8,7 @@ the realised size with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,11 @@ PROMPTS = 64
 
 
 def measure(
-    model: nn.Module, batches: Iterable[Tensor], *, step: int = 0
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    step: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Realised error of each noisy site of a wrapped model in forward passes.
 
@@ -34,6 +38,7 @@ def measure(
         model: wrapped, in eager mode.
         batches: token ids, int64 [B, T], without padding.
         step: the noise step, put back afterwards.
+        progress: called with the number of sequences done, after each batch.
 
     Returns:
         Site name -> ``kind``, ``asked`` (the largest scale of its rules) and ``summary()``.
@@ -56,8 +61,12 @@ def measure(
     state.set_step(step)
     try:
         with record(note), torch.no_grad():
+            done = 0
             for ids in batches:
                 model(input_ids=ids, use_cache=False)
+                done += len(ids)
+                if progress is not None:
+                    progress(done)
     finally:
         state.set_step(was)
         model.train(training)
@@ -100,7 +109,13 @@ def by_kind(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure_checkpoint(
-    model_path: Path, config: NoiseConfig, task: Task, *, scale: float, step: int = 0
+    model_path: Path,
+    config: NoiseConfig,
+    task: Task,
+    *,
+    scale: float,
+    step: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Realised error of a checkpoint on the prompts of a task, by kind and by site.
 
@@ -109,6 +124,9 @@ def measure_checkpoint(
         config: the specification; its rules are set to ``scale``.
         task: where the prompts come from; with a worked solution, or else the reference answer,
             appended as the model would see it while answering.
+        scale: of every rule.
+        step: the noise step.
+        progress: called with the number of questions done, and of how many.
 
     Raises:
         ImportError: transformers is not installed.
@@ -132,7 +150,12 @@ def measure_checkpoint(
         answer = question.solution or question.reference
         tail = tokenizer.encode(answer, add_special_tokens=False)
         sequences.append(prompt_ids(tokenizer, question) + [int(token) for token in tail])
-    rows = measure(model, _batches(sequences), step=step)
+    rows = measure(
+        model,
+        _batches(sequences),
+        step=step,
+        progress=None if progress is None else lambda done: progress(done, len(sequences)),
+    )
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     kinds = by_kind(rows)
     for row in rows.values():

@@ -44,6 +44,11 @@ class _Scales(_Part):
     max: _Number | None = None
 
 
+class _Other(_Part):
+    accuracy: _Accuracy
+    outcomes: list[Outcome]
+
+
 class _Level(_Part):
     level: Annotated[_Number, Field(ge=0)]
     session: int
@@ -54,6 +59,9 @@ class _Level(_Part):
     mean_tokens: _Number | None = None
     seconds: _Number = 0.0
     scales: _Scales | None = None
+    tokens: list[_Count] | None = None
+    scored_by: _Text = None
+    also: dict[str, _Other] = {}
 
 
 class _Seen(_Part):
@@ -106,6 +114,15 @@ class Header(_Part):
     task: _Text = None
     task_sha256: _Text = None
     data_source: _Text = None
+    scorer: _Text = None
+    chance: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
+    max_tokens: _Count | None = None
+    decoding: _Text = None
+    dtype: _Text = None
+    seed: int | None = None
+    step: int | None = None
+    spec: dict[str, Any] | None = None
+    engine: dict[str, Any] | None = None
 
 
 class _Realised(_Part):

@@ -8,12 +8,12 @@ comparison needs. A file is continued only by a run with the very same header.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hetero_plugin import attestation
-from hetero_plugin.evaluation import records, stats
+from hetero_plugin.evaluation import guard, power, records, stats
 from hetero_plugin.evaluation.files import write_json
 from hetero_plugin.evaluation.records import ResultError
 
@@ -21,10 +21,12 @@ __all__ = [
     "FORMAT",
     "ResultError",
     "between",
+    "differences",
     "is_level",
     "level_row",
     "load",
     "new",
+    "paired",
     "problems",
     "read_json",
     "resume",
@@ -145,44 +147,115 @@ def is_level(scales: Mapping[str, Any], level: float) -> bool:
 def within(document: Mapping[str, Any], margin: float) -> list[dict[str, Any]]:
     """Each noisy level against level 0 of the same checkpoint, paired by question."""
     clean = level_row(document, 0.0)
+    chance = document["header"].get("chance") or 0.0
     rows = []
     for row in document["levels"]:
         if clean is None or row["level"] == 0.0:
             continue
-        rows.append({"level": row["level"], **_paired(clean, row, margin)})
+        against = guard.pair_reasons(clean, row, margin=margin, chance=chance)
+        rows.append({"level": row["level"], **paired(clean, row, margin, against)})
     return rows
 
 
 def between(
-    first: Mapping[str, Any], second: Mapping[str, Any], margin: float
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    margin: float,
+    names: tuple[str, str] = ("the first's answers", "the second's answers"),
 ) -> list[dict[str, Any]]:
     """Two checkpoints at each common level, paired by question; difference is second - first.
 
+    Args:
+        first: results of what is compared with.
+        second: results of the other.
+        margin: of equivalence, a share.
+        names: what the answers of each are called where something stands against a verdict.
+
     Raises:
-        ResultError: they answered different questions.
+        ResultError: they answered different questions, or were judged by different rules.
     """
-    keys = ("n", "task_sha256")
-    for key in keys:
-        if first["header"].get(key) != second["header"].get(key):
-            raise ResultError(
-                f"the checkpoints answered different questions ({key}: "
-                f"{first['header'].get(key)} and {second['header'].get(key)}); "
-                "evaluate both on the same file with the same n"
-            )
+    remedies = {
+        "n": "evaluate both on the same file with the same n",
+        "task_sha256": "evaluate both on the same file with the same n",
+        "scorer": "evaluate both with the same scorer",
+    }
+    for key, remedy in remedies.items():
+        one, two = first["header"].get(key), second["header"].get(key)
+        if one != two and (key != "scorer" or (one and two)):
+            what = "judged by different rules" if key == "scorer" else "asked different questions"
+            raise ResultError(f"the checkpoints were {what} ({key}: {one} and {two}); {remedy}")
+    chance = max(document["header"].get("chance") or 0.0 for document in (first, second))
     rows = []
     for row in first["levels"]:
         other = level_row(second, row["level"])
         if other is not None:
-            rows.append({"level": row["level"], **_paired(row, other, margin)})
+            against = guard.pair_reasons(row, other, margin=margin, chance=chance, names=names)
+            rows.append({"level": row["level"], **paired(row, other, margin, against)})
     return rows
 
 
-def _paired(one: Mapping[str, Any], two: Mapping[str, Any], margin: float) -> dict[str, Any]:
-    paired = stats.compare(one["outcomes"], two["outcomes"])
-    result = paired.to_dict()
+# What may differ between arms only if the page says so. Their weights differ: that is the point.
+COMPARED = (
+    "spec",
+    "fingerprint",
+    "seed",
+    "step",
+    "max_tokens",
+    "dtype",
+    "decoding",
+    "scorer",
+    "chance",
+    "margin",
+    "engine",
+)
+
+
+def differences(documents: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Header fields in which compared runs differ: ``field`` and ``values`` by name.
+
+    A field that a file lacks, as older ones do, counts as a value of its own (None).
+    """
+    found = []
+    for field in COMPARED:
+        values = {name: document["header"].get(field) for name, document in documents.items()}
+        if len({json.dumps(value, sort_keys=True) for value in values.values()}) > 1:
+            found.append({"field": field, "values": values})
+    versions = {
+        name: sorted({json.dumps(s.get("versions") or {}, sort_keys=True)
+                      for s in document["sessions"]})
+        for name, document in documents.items()
+    }  # fmt: skip
+    if len({json.dumps(v) for v in versions.values()}) > 1:
+        shown = {name: "; ".join(texts) for name, texts in versions.items()}
+        found.append({"field": "library versions", "values": shown})
+    return found
+
+
+def paired(
+    one: Mapping[str, Any], two: Mapping[str, Any], margin: float, against: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Two rows of answers to the same questions, compared.
+
+    Args:
+        one: ``outcomes``, and where known ``texts``, ``tokens``, ``also``.
+        two: the same.
+        margin: of equivalence, a share.
+        against: reasons why no verdict may be drawn.
+
+    Returns:
+        ``stats.Paired``'s fields, ``equivalence``, ``no_verdict`` and ``questions_to_decide``;
+        where known ``changed_texts`` and ``mean_tokens`` (of both).
+    """
+    compared = stats.compare(one["outcomes"], two["outcomes"])
+    result = compared.to_dict()
     if result["minimum_detectable"] == float("inf"):
         result["minimum_detectable"] = None  # JSON has no infinity
-    result["equivalence"] = stats.equivalence(paired, margin).to_dict()
+    result["equivalence"] = stats.equivalence(compared, margin).to_dict()
+    result["no_verdict"] = list(against)
+    result["questions_to_decide"] = power.questions_to_decide(
+        compared.difference, compared.discordance, margin
+    )
+    result["legacy"] = power.legacy(one["outcomes"], two["outcomes"]).to_dict()
     texts, others = one.get("texts"), two.get("texts")
     if texts and others:
         changed = sum(a != b for a, b in zip(texts, others, strict=True))

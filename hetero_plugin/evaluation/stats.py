@@ -11,8 +11,8 @@ right and the second wrong, ``c`` the other way round, and ``n`` in all::
 One method serves throughout, so that interval and tests can't contradict each other: Tango's
 score statistic (Tango 1998, Statistics in Medicine 17:891) gives the interval of the difference
 and both one-sided tests of equivalence. McNemar's test is the exact binomial one. A single
-proportion has Wilson's score interval (Wilson 1927). Differences are second minus first, as
-fractions (0.01 is one percentage point).
+proportion has Wilson's score interval (Wilson 1927). Wilson, McNemar and Holm are computed by
+statsmodels. Differences are second minus first, as fractions (0.01 is one percentage point).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from hetero_plugin.evaluation.power import minimum_detectable_effect
 
 
 def _scipy() -> Any:
@@ -31,6 +33,17 @@ def _scipy() -> Any:
             "the statistics need scipy; install it with: pip install 'hetero-plugin[eval]'"
         ) from exc
     return stats, optimize
+
+
+def _statsmodels(part: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(f"statsmodels.{part}")
+    except ImportError as exc:  # pragma: no cover - depends on the installation
+        raise ImportError(
+            "the statistics need statsmodels; install it with: pip install 'hetero-plugin[eval]'"
+        ) from exc
 
 
 def _check_confidence(confidence: float) -> None:
@@ -65,15 +78,13 @@ def wilson(hits: int, n: int, confidence: float = 0.95) -> Proportion:
     if not 0 <= hits <= n:
         raise ValueError(f"hits must lie in 0..{n}, got {hits}")
     _check_confidence(confidence)
-    stats, _ = _scipy()
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    p = hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = _statsmodels("stats.proportion").proportion_confint(
+        hits, n, alpha=1 - confidence, method="wilson"
+    )
     # At 0 and n the bounds are exactly 0 and 1; the formula reaches them only up to rounding.
-    low = 0.0 if hits == 0 else max(0.0, centre - half)
-    high = 1.0 if hits == n else min(1.0, centre + half)
-    return Proportion(hits, n, p, low, high, confidence)
+    low = 0.0 if hits == 0 else max(0.0, float(low))
+    high = 1.0 if hits == n else min(1.0, float(high))
+    return Proportion(hits, n, hits / n, low, high, confidence)
 
 
 def accuracy(outcomes: Sequence[bool | int], confidence: float = 0.95) -> Proportion:
@@ -165,62 +176,18 @@ def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def mcnemar_exact(b: int, c: int) -> float:
-    """Two-sided p of the exact McNemar test: are flips equally likely in both directions?"""
+    """Two-sided p of the exact McNemar test: are flips equally likely in both directions?
+
+    Raises:
+        ValueError: a negative number of flips.
+    """
     if b < 0 or c < 0:
         raise ValueError(f"numbers of flips can't be negative, got b={b}, c={c}")
     if b + c == 0:
         return 1.0
-    stats, _ = _scipy()
-    return float(stats.binomtest(min(b, c), b + c, 0.5).pvalue)
-
-
-def minimum_detectable_effect(
-    n: int, discordance: float, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """The smallest paired difference that ``n`` questions show with the given power.
-
-    Connor's (1987) sample-size formula for McNemar's test, solved for the difference;
-    ``discordance`` is the share of questions on which the two systems disagree. No difference
-    can exceed the discordance: where even that would not be seen, the answer is infinity.
-    """
-    if n <= 0 or not 0.0 <= discordance <= 1.0:
-        raise ValueError(f"need n > 0 and discordance in 0..1, got n={n}, {discordance}")
-    stats, optimize = _scipy()
-    za, zb = (float(stats.norm.ppf(q)) for q in (1 - alpha / 2, power))
-
-    def excess(delta: float) -> float:
-        spread = za * math.sqrt(discordance) + zb * math.sqrt(discordance - delta * delta)
-        return delta * math.sqrt(n) - spread
-
-    top = min(discordance, math.sqrt(discordance))
-    if discordance == 0.0 or excess(top) < 0:
-        return math.inf
-    return float(optimize.brentq(excess, 0.0, top, xtol=1e-12))
-
-
-def questions_needed(
-    difference: float, discordance: float, alpha: float = 0.05, power: float = 0.8
-) -> int:
-    """Connor's sample size of McNemar's test for a paired ``difference``."""
-    if not 0.0 < abs(difference) <= discordance <= 1.0:
-        raise ValueError(
-            f"need 0 < |difference| <= discordance <= 1, got {difference}, {discordance}"
-        )
-    stats, _ = _scipy()
-    za, zb = (float(stats.norm.ppf(q)) for q in (1 - alpha / 2, power))
-    spread = za * math.sqrt(discordance) + zb * math.sqrt(discordance - difference**2)
-    return math.ceil(spread * spread / difference**2)
-
-
-def questions_for_equivalence(
-    margin: float, discordance: float, alpha: float = 0.05, power: float = 0.8
-) -> int:
-    """Sample size at which TOST accepts, with ``power``, two systems that are truly equal."""
-    if not 0.0 < margin < 1.0 or not 0.0 < discordance <= 1.0:
-        raise ValueError(f"need 0 < margin < 1, 0 < discordance <= 1: {margin}, {discordance}")
-    stats, _ = _scipy()
-    z = float(stats.norm.ppf(1 - alpha)) + float(stats.norm.ppf(0.5 + power / 2))
-    return math.ceil(z * z * discordance / margin**2)
+    table = [[0, b], [c, 0]]  # the questions on which both agree don't enter
+    result = _statsmodels("stats.contingency_tables").mcnemar(table, exact=True)
+    return min(1.0, float(result.pvalue))
 
 
 def compare(
@@ -280,13 +247,10 @@ def equivalence(paired: Paired, margin: float, alpha: float = 0.05) -> Equivalen
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: family-wise error control over several comparisons."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [1.0] * len(p_values)
-    running = 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = running
-    return adjusted
+    if not p_values:
+        return []
+    multipletests = _statsmodels("stats.multitest").multipletests
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 
 def _check_counts(b: int, c: int, n: int) -> None:

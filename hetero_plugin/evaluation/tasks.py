@@ -6,21 +6,17 @@ Three layouts are read, told apart by their fields:
 * verl's parquet: ``prompt`` (chat messages) and ``reward_model.ground_truth``;
 * the generated arithmetic, which is verl's layout with a data source of its own.
 
-How an answer is judged is not decided here: ``hetero_plugin.verl.reward`` does it, for training
-and evaluation alike.
+How an answer is judged is not decided here, but in ``evaluation.scoring``.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hetero_plugin.config.problems import ConfigError
@@ -38,13 +34,17 @@ class DataError(ConfigError):
 
 @dataclass(frozen=True)
 class Question:
-    """One question: chat messages, the reference answer, and the worked solution if given."""
+    """One question: chat messages, the reference answer, and the worked solution if given.
+
+    ``extra`` is what the file holds for the scorer beside the answer (verl's ``extra_info``).
+    """
 
     index: int
     messages: tuple[Mapping[str, str], ...]
     reference: str
     data_source: str
     solution: str | None = None
+    extra: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,26 +134,6 @@ def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
     return [int(token) for token in ids]
 
 
-def score(question: Question, text: str) -> bool:
-    """Whether ``text`` answers the question, judged exactly as the RL reward judges it."""
-    compute_score = _reward().compute_score
-    return float(compute_score(question.data_source, text, question.reference)) >= 1.0
-
-
-@functools.cache
-def _reward() -> ModuleType:
-    """``hetero_plugin/verl/reward.py``, loaded as verl loads it: by its path.
-
-    Importing its package would install the hooks for verl, which an evaluation must not have.
-    """
-    path = Path(__file__).parents[1] / "verl" / "reward.py"
-    spec = importlib.util.spec_from_file_location("hetero_noise_reward", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _question(where: str, index: int, record: Mapping[str, Any]) -> tuple[str, Question]:
     if "prompt" in record or "reward_model" in record:
         return "verl", _verl_question(where, index, record)
@@ -205,7 +185,14 @@ def _verl_question(where: str, index: int, record: Mapping[str, Any]) -> Questio
         raise DataError(f"{where}: 'data_source' is missing, so no scoring rule is known")
     extra = record.get("extra_info")
     solution = extra.get("answer") if isinstance(extra, Mapping) else None
-    return Question(index, tuple(messages), str(truth), source, solution)
+    return Question(
+        index=index,
+        messages=tuple(messages),
+        reference=str(truth),
+        data_source=source,
+        solution=solution,
+        extra=extra if isinstance(extra, Mapping) else None,
+    )
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -7,7 +7,6 @@ the scales in force: a level that is not there is an error, not a result.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -21,8 +20,9 @@ from hetero_plugin import attestation
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation import checkpoints, files, processes, results, stats
 from hetero_plugin.evaluation.needs import check_packages
-from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids, score
-from hetero_plugin.sites import select, sites_from_config
+from hetero_plugin.evaluation.scoring.judge import Judge, judge_of
+from hetero_plugin.evaluation.scoring.sources import answer_tokens
+from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids
 from hetero_plugin.vllm.probe import VLLMProbe
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def evaluate(
     seed: int | None = None,
     step: int = 0,
     max_tokens: int | None = None,
+    reward: str | None = None,
+    chance: float = 0.0,
     dtype: str = "auto",
     margin: float = MARGIN,
     out: str | Path,
@@ -64,7 +66,10 @@ def evaluate(
         n: only the first so many questions.
         seed: of the noise; None: the spec's.
         step: noise step, which names the draw under ``resample: step``.
-        max_tokens: of an answer; None: 16 for a generated task, 1,024 for GSM8K.
+        max_tokens: of an answer; None: what is known of the data source (1,024 for GSM8K).
+        reward: ``FILE.py:function``, which judges in place of the data source's own rule; called
+            as verl calls a custom reward function.
+        chance: the accuracy of guessing, near which no verdict is given.
         dtype: the engine's.
         margin: of the equivalence test, written down before the first answer.
         out: results file; an interrupted evaluation goes on at the first unfinished level.
@@ -86,16 +91,17 @@ def evaluate(
     wanted = _check_levels(levels)
     if not 0 < margin < 1:
         raise ConfigError(f"margin is {margin}; it should be a share between 0 and 1, such as 0.02")
-    if max_tokens is not None and max_tokens < 1:
-        raise ConfigError(f"max_tokens is {max_tokens}; it should be at least 1")
+    if not 0 <= chance < 1:
+        raise ConfigError(f"chance is {chance}; it should be a share from 0 to under 1")
     task = load_task(data_file, limit=n)
     config = evaluation_spec(spec, seed, max(wanted))
-    hf_config = _check_model(model_path, config)
+    hf_config = checkpoints.check_clean(model_path, config)
     files.check_target(out)
-    answer_tokens = max_tokens or (1024 if task.layout == "gsm8k" else 16)
+    budget = answer_tokens(task.data_source, max_tokens)
+    judge = judge_of(task.questions, reward)
     header = {
         "model": str(model_path),
-        "model_sha256": weights_digest(model_path),
+        "model_sha256": checkpoints.weights_digest(model_path),
         "task": str(data_file),
         "task_sha256": task.sha256,
         "data_source": task.data_source,
@@ -105,7 +111,9 @@ def evaluate(
         "fingerprint": config.fingerprint,
         "seed": config.seed,
         "step": step,
-        "max_tokens": answer_tokens,
+        "max_tokens": budget,
+        "scorer": judge.scorer,
+        "chance": chance,
         "dtype": dtype,
         "decoding": "greedy",
         "margin": margin,
@@ -118,7 +126,7 @@ def evaluate(
             tokenizer = checkpoints.tokenizer(model_path)
             prompts = [prompt_ids(tokenizer, question) for question in task.questions]
             longest = max(len(prompt) for prompt in prompts)
-            limit = int(hf_config.get("max_position_embeddings") or longest + answer_tokens)
+            limit = int(hf_config.get("max_position_embeddings") or longest + budget)
             if longest + 1 > limit:
                 raise ConfigError(
                     f"{data_file}: the longest prompt has {longest} tokens, and {model_path} takes "
@@ -128,8 +136,8 @@ def evaluate(
             arguments = {
                 "model": str(model_path),
                 "dtype": dtype,
-                "max_model_len": max(min(limit, longest + answer_tokens), 32),
-                **cpu_arguments(hf_config, min(limit, longest + answer_tokens), len(task)),
+                "max_model_len": max(min(limit, longest + budget), 32),
+                **cpu_arguments(hf_config, min(limit, longest + budget), len(task)),
                 **dict(engine or {}),
             }
             _tell(progress, "starting the engine", 0, 1)
@@ -137,7 +145,7 @@ def evaluate(
             try:
                 _run_levels(
                     llm, config, document, todo, task, prompts,
-                    step=step, max_tokens=answer_tokens, out=out,
+                    step=step, max_tokens=budget, judge=judge, out=out,
                     allow_unattested=allow_unattested, progress=progress,
                 )  # fmt: skip
             finally:
@@ -145,11 +153,11 @@ def evaluate(
         if realised and document.get("realised") is None and any(level > 0 for level in wanted):
             from hetero_plugin.evaluation.realised import measure_checkpoint
 
-            _tell(progress, "measuring realised error", 0, 1)
             lowest = min(level for level in wanted if level > 0)
             document["realised"] = measure_checkpoint(
-                model_path, config, task, scale=lowest, step=step
-            )
+                model_path, config, task, scale=lowest, step=step,
+                progress=lambda done, of: _tell(progress, "measuring realised error", done, of),
+            )  # fmt: skip
         results.write_json(out, document)
         return document
 
@@ -230,18 +238,6 @@ def stop_engine(llm: LLM) -> None:
     processes.end(llm)
 
 
-def weights_digest(model_path: Path) -> str:
-    """SHA-256 over the checkpoint's weight files and config.json, in order of name."""
-    digest = hashlib.sha256()
-    for path in sorted(model_path.glob("*.safetensors")) + sorted(model_path.glob("*.bin")):
-        digest.update(path.name.encode())
-        with path.open("rb") as content:
-            while block := content.read(1 << 22):
-                digest.update(block)
-    digest.update((model_path / "config.json").read_bytes())
-    return digest.hexdigest()
-
-
 def _check_levels(levels: Sequence[float]) -> list[float]:
     found = sorted({float(level) for level in levels})
     if not found or any(not np.isfinite(level) or level < 0 for level in found):
@@ -249,23 +245,6 @@ def _check_levels(levels: Sequence[float]) -> list[float]:
     if found == [0.0]:
         raise ConfigError("levels are [0]: without a noisy level there is nothing to compare")
     return found
-
-
-def _check_model(model_path: Path, config: NoiseConfig) -> dict[str, Any]:
-    path = model_path / "config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"{model_path}: not a Hugging Face checkpoint (no config.json); give its folder"
-        )
-    hf_config = checkpoints.config(path)
-    if hf_config.get("quantization_config"):
-        raise ConfigError(
-            f"{path}: the checkpoint has a quantization_config of its own "
-            f"({checkpoints.method(hf_config)}); evaluate a clean checkpoint"
-        )
-    checkpoints.check_weights(model_path)
-    select(config, sites_from_config(hf_config))
-    return hf_config
 
 
 def _run_levels(
@@ -278,6 +257,7 @@ def _run_levels(
     *,
     step: int,
     max_tokens: int,
+    judge: Judge,
     out: Path,
     allow_unattested: bool,
     progress: Progress | None,
@@ -297,7 +277,7 @@ def _run_levels(
             {
                 "level": level,
                 "session": len(document["sessions"]) - 1,
-                **_answer(llm, level, task, prompts, max_tokens, progress),
+                **_answer(llm, level, task, prompts, max_tokens, judge, progress),
             }
         )
         document["levels"].sort(key=lambda row: row["level"])
@@ -310,6 +290,7 @@ def _answer(
     task: Task,
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
+    judge: Judge,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """All questions at one level."""
@@ -323,7 +304,6 @@ def _answer(
     _require_level(before, level)
     parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=0)
     started = time.perf_counter()
-    outcomes: list[int] = []
     texts: list[str] = []
     tokens: list[int] = []
     cut: list[int] = []
@@ -335,20 +315,27 @@ def _answer(
             {"prompt_token_ids": list(prompt)} for prompt in prompts[first : first + portion]
         ]
         answers = llm.generate(requests, parameters, use_tqdm=False)
-        for question, answer in zip(task.questions[first:], answers, strict=False):
+        for answer in answers:
             output = answer.outputs[0]
-            outcomes.append(int(score(question, output.text)))
             texts.append(output.text)
             tokens.append(len(output.token_ids))
             cut.append(int(output.finish_reason == "length"))
             rows = zip(output.token_ids, output.logprobs or [], strict=True)
             logprobs += [row[token].logprob for token, row in rows if row is not None]
-        _tell(progress, f"answering at {100 * level:g} %", len(outcomes), len(prompts))
+        _tell(progress, f"answering at {100 * level:g} %", len(texts), len(prompts))
     after = scales_in_force(llm)
     _require_level(after, level)
+    seconds = round(time.perf_counter() - started, 3)
+    _tell(progress, f"judging at {100 * level:g} %", 0, 1)
+    judged = judge.judge(task.questions, texts)
     return {
-        "accuracy": stats.accuracy(outcomes).to_dict(),
-        "outcomes": outcomes,
+        "accuracy": stats.accuracy(judged.right).to_dict(),
+        "outcomes": judged.right,
+        "scored_by": judged.by,
+        "also": {
+            rule: {"accuracy": stats.accuracy(right).to_dict(), "outcomes": right}
+            for rule, right in judged.also.items()
+        },
         "texts": texts,
         "tokens": tokens,
         "truncated": cut,
@@ -356,7 +343,7 @@ def _answer(
         "mean_tokens": sum(tokens) / len(tokens),
         "mean_token_logprob": float(np.mean(logprobs)) if logprobs else None,
         "scales": after,
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": seconds,
     }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hetero_plugin.demo import task
-from hetero_plugin.evaluation.tasks import load_task, score
+from hetero_plugin.evaluation.scoring.judge import judge_of
+from hetero_plugin.evaluation.tasks import load_task
 
 
 def _splits(seed: int = 0, **sizes: int) -> task.Splits:
@@ -64,6 +65,10 @@ def test_the_parquet_is_read_back_and_scored(tmp_path: Path) -> None:
     assert (loaded.layout, loaded.data_source, loaded.total) == ("verl", task.DATA_SOURCE, 200)
     for mine, read in zip(questions, loaded.questions, strict=True):
         assert read.messages[-1] == {"role": "user", "content": mine.prompt}
-        assert score(read, mine.answer + "<|im_end|>")
-        assert not score(read, str(int(mine.answer) + 1))
-        assert not score(read, mine.answer + "0")
+    judge = judge_of(loaded.questions)
+    for texts, right in (
+        ([q.answer + "<|im_end|>" for q in questions], 1),
+        ([str(int(q.answer) + 1) for q in questions], 0),
+        ([q.answer + "0" for q in questions], 0),
+    ):
+        assert judge.judge(loaded.questions, texts).right == [right] * 200

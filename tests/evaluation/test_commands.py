@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy import NAMES, simulate_run
+from toy import NAMES, simulate_result, simulate_run
 
 from hetero_plugin.cli import _run
+from hetero_plugin.cli.screen import print_levels
 from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import vllm_eval
 from tests import forked
@@ -150,6 +151,10 @@ def test_attest_names_bad_settings(
         (("--engine", "[]"), "it should be an object"),
         (("--engine", "{"), "not JSON"),
         (("--n", "0"), "at least 1"),
+        (("--max-tokens", "0"), "at least 1"),
+        (("--chance", "1"), "chance is 1.0"),
+        (("--reward", "reward.py"), "give FILE.py:function"),
+        (("--reward", "nowhere.py:score"), "there is no file nowhere.py"),
         (("--model", "nowhere"), "not a Hugging Face checkpoint"),
         (("--data", "nowhere.jsonl"), "no such question file"),
         (("--config", '{"preset": "linear", "direction": "backward"}'), "would be clean"),
@@ -177,6 +182,67 @@ def test_eval_names_bad_settings_before_an_engine_starts(
     said = capsys.readouterr().err
     assert said.startswith("hetero-noise eval: error: ") and message in said
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "truth", "args", "header"),
+    [
+        ("openai/gsm8k", "2", (), {"max_tokens": 1024, "scorer": "verl, strict: the number"}),
+        ("openai/gsm8k", "2", ("--max-tokens", "300"), {"max_tokens": 300}),
+        (
+            "lighteval/MATH",
+            r"\frac12",
+            (),
+            {"max_tokens": 2048, "scorer": "verl: the last \\boxed"},
+        ),
+        ("nobody/knows", "2", (), "give --max-tokens"),
+        ("nobody/knows", "2", ("--reward", "r.py:score"), "give --max-tokens"),
+        (
+            "nobody/knows",
+            "2",
+            ("--reward", "r.py:score", "--max-tokens", "40"),
+            {"max_tokens": 40, "scorer": "r.py:score"},
+        ),
+    ],
+)
+def test_budget_and_scorer_follow_the_data_source(
+    checkpoint: Path,
+    tmp_path: Path,
+    source: str,
+    truth: str,
+    args: tuple[str, ...],
+    header: dict[str, object] | str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The file that every recipe uses, verl's parquet; the engine is not started."""
+
+    class StartedError(Exception):
+        pass
+
+    def started(*args: object) -> None:
+        raise StartedError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vllm_eval, "start_engine", started)
+    Path("r.py").write_text("def score(**_):\n    return 1.0\n")
+    row = {
+        "data_source": source,
+        "prompt": [{"role": "user", "content": "1+1?"}],
+        "reward_model": {"ground_truth": truth},
+        "extra_info": {"index": 0},
+    }
+    Path("t.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["eval", "--model", checkpoint, "--data", "t.jsonl", "--out", "out.json", *args]
+    if isinstance(header, str):
+        assert call(command[0], *command[1:]) == 2
+        assert header in capsys.readouterr().err and not Path("out.json").exists()
+        return
+    with pytest.raises(StartedError):
+        _run("eval", [str(part) for part in command[1:]])
+    written = json.loads(Path("out.json").read_text())["header"]
+    assert written["max_tokens"] == header["max_tokens"]
+    assert written["scorer"].startswith(str(header.get("scorer", "")))
 
 
 def test_eval_refuses_a_checkpoint_with_a_quantization_of_its_own(
@@ -238,3 +304,16 @@ def test_doctor_names_a_cache_that_is_not_safe(doctor: Doctor, tmp_path: Path) -
         line.startswith(f"!!  kernel cache: others can write to {tmp_path / 'c'}") for line in lines
     ), lines
     assert any(line.startswith("!!  kernel: reference") for line in lines), lines
+
+
+def test_the_levels_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Truncation, length, flips and the verdict, and the old rule only when asked for."""
+    document = simulate_result(seed=1, accuracies={0.0: 0.6, 0.05: 0.58, 0.1: 0.4})
+    document["levels"][2]["truncated_share"] = 0.3
+    print_levels(document, 0.02, legacy=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NO VERDICT: 30.0 % of the noisy answers were cut off" in said
+    assert "the model at 5 % error: −2.0 points" in said and "DEGRADED: a loss is shown" in said
+    assert "the old rule on 200 questions" in said and "every level attested" in said
+    print_levels(document, 0.02)
+    assert "old rule" not in capsys.readouterr().out

@@ -72,9 +72,15 @@ def test_a_checkpoint_is_measured_on_its_questions(tmp_path: Path) -> None:
     splits = arithmetic.make_splits(digits=3, operands=2, n_train=2, n_dev=2, n_test=20, seed=0)
     path = arithmetic.write_parquet(arithmetic.to_rows(splits.test, "test"), tmp_path / "t.parquet")
     config = NoiseConfig(preset="linear", scale=0.1)
+    told: list[tuple[int, int]] = []
     found = realised.measure_checkpoint(
-        tmp_path / "model", config, tasks.load_task(path), scale=0.05
+        tmp_path / "model",
+        config,
+        tasks.load_task(path),
+        scale=0.05,
+        progress=lambda done, of: told.append((done, of)),
     )
+    assert told[-1] == (20, 20), "there is a sign of life"
     assert {row["kind"] for row in found["by_kind"]} == {"linear", "lm_head"}
     assert all(row["asked"] == 0.05 for row in found["by_kind"])
     assert len(found["sites"]) == 8

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_plugin.attestation import Refused, versions
-from hetero_plugin.evaluation import files, results, stats
+from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.report import figures, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
@@ -42,8 +42,15 @@ MISMATCH = {
 }
 
 
-def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path, Path]:
+def build(
+    run_dir: str | Path, *, allow_unattested: bool = False, legacy: bool = False
+) -> tuple[Path, Path]:
     """Writes ``report.json`` and ``report.html`` into a run folder.
+
+    Args:
+        run_dir: the folder.
+        allow_unattested: show results without proof, marked as such.
+        legacy: show the old rule's words too, beside its error rates.
 
     Returns:
         The two paths.
@@ -53,18 +60,20 @@ def build(run_dir: str | Path, *, allow_unattested: bool = False) -> tuple[Path,
         Refused: some result's noise is not attested. The refused report is written first.
     """
     run_dir = Path(run_dir)
-    report = assemble(run_dir, allow_unattested=allow_unattested)
+    report = assemble(run_dir, allow_unattested=allow_unattested, legacy=legacy)
     return _write(report, run_dir / "report.json", run_dir / "report.html")
 
 
 def build_of_files(
-    paths: Sequence[str | Path], *, allow_unattested: bool = False
+    paths: Sequence[str | Path], *, allow_unattested: bool = False, legacy: bool = False
 ) -> tuple[Path, Path]:
     """Writes the report of results files that lie in no run folder, beside the first of them.
 
     Args:
         paths: what `hetero-noise eval` wrote. Several are compared, and must be of one question
             file and the same levels.
+        allow_unattested: as `build`.
+        legacy: as `build`.
 
     Returns:
         The two paths: ``NAME-report.json`` and ``NAME-report.html``, NAME being the first file's.
@@ -74,7 +83,7 @@ def build_of_files(
         Refused: as `build`.
     """
     files_given = [Path(path) for path in paths]
-    report = _assemble(read_files(files_given), allow_unattested=allow_unattested)
+    report = _assemble(read_files(files_given), allow_unattested=allow_unattested, legacy=legacy)
     first = files_given[0]
     name = f"{first.stem}-report"
     return _write(report, first.with_name(f"{name}.json"), first.with_name(f"{name}.html"))
@@ -99,16 +108,18 @@ def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple
     return json_path, html_path
 
 
-def assemble(run_dir: Path, *, allow_unattested: bool = False) -> dict[str, Any]:
+def assemble(
+    run_dir: Path, *, allow_unattested: bool = False, legacy: bool = False
+) -> dict[str, Any]:
     """The report as JSON-able data.
 
     Raises:
         ResultError: see ``build``.
     """
-    return _assemble(read_run(run_dir), allow_unattested=allow_unattested)
+    return _assemble(read_run(run_dir), allow_unattested=allow_unattested, legacy=legacy)
 
 
-def _assemble(run: Mapping[str, Any], *, allow_unattested: bool) -> dict[str, Any]:
+def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -> dict[str, Any]:
     arms, baseline = run["arms"], run["baseline"]
     refused = [
         {"arm": name, "problem": problem}
@@ -116,7 +127,8 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool) -> dict[str, An
         for problem in results.problems(arm["result"])
     ]
     first = next(iter(arms.values()))["result"]["header"]
-    margin = float(first.get("margin", 0.02))
+    # Each was fixed before its first answer; of several the strictest holds for all.
+    margin = min(float(arm["result"]["header"].get("margin", 0.02)) for arm in arms.values())
     report: dict[str, Any] = {
         "format": FORMAT,
         "status": "ATTESTED",
@@ -133,7 +145,19 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool) -> dict[str, An
             return report
     report.update(
         n=first["n"],
-        task={key: first.get(key) for key in ("task", "task_sha256", "data_source", "total")},
+        task={
+            key: first.get(key)
+            for key in (
+                "task",
+                "task_sha256",
+                "data_source",
+                "total",
+                "scorer",
+                "max_tokens",
+                "decoding",
+            )
+        },
+        differences=results.differences({name: arm["result"] for name, arm in arms.items()}),
         levels=[row["level"] for row in next(iter(arms.values()))["result"]["levels"]],
         margin=margin,
         confidence=0.95,
@@ -150,7 +174,8 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool) -> dict[str, An
         mismatch=_mismatch(arms),
     )
     report["summary"] = _summary(report)
-    report["limits"] = _limits(report)
+    report["legacy"] = _legacy(report["comparisons"]) if legacy else []
+    report["limits"] = words.limits(report)
     return report
 
 
@@ -163,6 +188,8 @@ def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
         "model_sha256": header.get("model_sha256"),
         "fingerprint": header.get("fingerprint"),
         "evaluation_spec": header.get("spec"),
+        "noise_seed": header.get("seed"),
+        "errors": words.errors(header.get("spec")),
         "train": arm["train"],
         "seconds": sum(row.get("seconds", 0.0) for row in result["levels"]),
         "levels": [
@@ -171,6 +198,9 @@ def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
                 **row["accuracy"],
                 "truncated": row.get("truncated_share"),
                 "mean_tokens": row.get("mean_tokens"),
+                "also": {
+                    rule: other["accuracy"] for rule, other in (row.get("also") or {}).items()
+                },
             }
             for row in result["levels"]
         ],
@@ -179,16 +209,20 @@ def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _comparisons(arms: Mapping[str, Any], baseline: str, margin: float) -> list[dict[str, Any]]:
-    """Every comparison of the page, with Holm's adjustment over all of them."""
+    """The page's comparisons, which are declared by its making: each noisy level with level 0 of
+    the same arm, and each arm with the baseline. Holm's adjustment is over all of them.
+    """
     rows: list[dict[str, Any]] = []
     for name, arm in arms.items():
         for row in results.within(arm["result"], margin):
             rows.append({"type": "noise", "first": name, "second": name, **row})
-    names = [baseline, *(name for name in arms if name != baseline)]
-    for i, one in enumerate(names):
-        for two in names[i + 1 :]:
-            for row in results.between(arms[one]["result"], arms[two]["result"], margin):
-                rows.append({"type": "arms", "first": one, "second": two, **row})
+    base = arms[baseline]
+    for name, arm in arms.items():
+        if name == baseline:
+            continue
+        names = (f"the answers of {base['label']}", f"the answers of {arm['label']}")
+        for row in results.between(base["result"], arm["result"], margin, names):
+            rows.append({"type": "arms", "first": baseline, "second": name, **row})
     for row, p in zip(rows, stats.holm([r["mcnemar_p"] for r in rows]), strict=True):
         row["p_adjusted"] = p
         row["verdict"] = words.verdict(row)
@@ -196,9 +230,22 @@ def _comparisons(arms: Mapping[str, Any], baseline: str, margin: float) -> list[
         row["sentence"] = (
             words.within_sentence(one, row, margin)
             if row["type"] == "noise"
-            else words.between_sentence(one, two, row)
+            else words.between_sentence(one, two, row, margin)
         )
     return rows
+
+
+def _legacy(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The old rule's word on each comparison, and how often it errs at the flips observed."""
+    return [
+        {
+            **{key: row[key] for key in ("type", "first", "second", "level", "legacy", "verdict")},
+            "equal_called_robust": power.legacy_rates(0.0, psi, row["legacy"]["n"])["robust"],
+            "loser_called_robust": power.legacy_rates(-0.03, psi, row["legacy"]["n"])["robust"],
+        }
+        for row in rows
+        for psi in [max(row["discordance"], 0.03)]
+    ]
 
 
 def _attestation(arm: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,15 +299,6 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
     against = [row["sentence"] for row in rows if row["type"] == "arms"]
     details.append({"about": "between arms", "sentences": against})
     return {"headlines": words.headlines(report), "details": details}
-
-
-def _limits(report: Mapping[str, Any]) -> list[str]:
-    discordances = sorted(row["discordance"] for row in report["comparisons"])
-    middle = discordances[len(discordances) // 2] if discordances else 0.1
-    seeds = [arm["train"].get("seed") for arm in report["arms"].values()]
-    if not any(seed is not None for seed in seeds):
-        seeds = [report["settings"].get("seed")]
-    return words.limits(report["n"], report["margin"], middle, seeds)
 
 
 def draw(report: Mapping[str, Any]) -> dict[str, str]:

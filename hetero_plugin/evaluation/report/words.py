@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 ALPHA = 0.05
@@ -24,6 +24,13 @@ def level(value: float) -> str:
     return f"{100 * value:g} % error" if value else "no error"
 
 
+def errors(spec: Mapping[str, Any] | None) -> str:
+    """The error models of a specification, by their names: 'relative_gaussian'."""
+    rules = (spec or {}).get("rules")
+    kinds = {str(rule.get("error")) for rule in rules or () if rule.get("error")}
+    return ", ".join(sorted(kinds)) or "not in the file"
+
+
 def interval(row: Mapping[str, Any], digits: int = 1) -> str:
     """The interval of a difference: '[−3.1, +0.4]'."""
     return f"[{points(row['low'], digits)}, {points(row['high'], digits)}]"
@@ -35,59 +42,61 @@ def p_value(p: float) -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """One word for a paired comparison: decided by tests alone, never by the point estimate.
+    """The verdict on a paired comparison: by tests alone, never by the point estimate.
 
-    'equivalent' and 'loss'/'gain' can both hold (a real but small difference); the test of
-    equivalence, whose margin was fixed beforehand, then speaks of its size.
+    ``NO VERDICT`` where something stands against any; ``EQUIVALENT`` where the test of equivalence
+    accepts, even if a small difference is shown; ``DEGRADED`` or ``IMPROVED`` where McNemar's
+    adjusted test shows a difference; else ``UNDECIDED``.
     """
-    shown = row["p_adjusted"] < ALPHA
-    direction = "gain" if row["difference"] > 0 else "loss"
+    if row.get("no_verdict"):
+        return "NO VERDICT"
     if row["equivalence"]["equivalent"]:
-        return f"equivalent (small {direction})" if shown else "equivalent"
-    return direction if shown else "undecided"
+        return "EQUIVALENT"
+    if row["p_adjusted"] < ALPHA:
+        return "IMPROVED" if row["difference"] > 0 else "DEGRADED"
+    return "UNDECIDED"
+
+
+def verdict_sentence(row: Mapping[str, Any], margin: float) -> str:
+    """Why the verdict is what it is, and what would decide where it is none."""
+    word, equal = verdict(row), row["equivalence"]
+    if word == "NO VERDICT":
+        return f"NO VERDICT: {'; '.join(row['no_verdict'])}."
+    if word == "EQUIVALENT":
+        small = ""
+        if row["p_adjusted"] < ALPHA:
+            direction = "gain" if row["difference"] > 0 else "loss"
+            small = f"; a {direction} within the margin is shown"
+        return (
+            f"EQUIVALENT within ±{100 * margin:g} points, the margin fixed beforehand "
+            f"({p_value(equal['p'])}){small}."
+        )
+    if word == "UNDECIDED":
+        needed = row.get("questions_to_decide")
+        more = (
+            f"{needed:,} questions would decide, were the difference and the flips as observed"
+            if needed is not None
+            else "no number of questions would decide at the flips observed"
+        )
+        return f"UNDECIDED: neither a difference nor equivalence is shown; {more}."
+    return f"{word}: {'a gain' if word == 'IMPROVED' else 'a loss'} is shown."
+
+
+def _head(row: Mapping[str, Any]) -> str:
+    return (
+        f"{level(row['level'])}: {points(row['difference'])} points {interval(row)}, "
+        f"{p_value(row['p_adjusted'])}"
+    )
 
 
 def within_sentence(label: str, row: Mapping[str, Any], margin: float) -> str:
     """A checkpoint under noise against itself without."""
-    minimum = row["minimum_detectable"]
-    head = (
-        f"{label} at {level(row['level'])}: {points(row['difference'])} points "
-        f"{interval(row)}, {p_value(row['p_adjusted'])}"
-    )
-    equal = row["equivalence"]
-    if equal["equivalent"]:
-        return (
-            f"{head}. Within ±{100 * margin:g} points of its clean accuracy by the equivalence "
-            f"test ({p_value(equal['p'])}): robust at this level, by the margin fixed beforehand."
-        )
-    if row["p_adjusted"] < ALPHA:
-        word = "gain" if row["difference"] > 0 else "loss"
-        return f"{head}. A {word} that these {row['n']:,} questions show."
-    seen = (
-        f"differences under {100 * minimum:.1f} points would mostly go unseen"
-        if minimum is not None
-        else "no difference could have been seen"
-    )
-    return (
-        f"{head}. Neither a difference nor equivalence is shown; with {row['n']:,} questions, "
-        f"{percent(row['discordance'])} of which changed, {seen}."
-    )
+    return f"{label} at {_head(row)}. {verdict_sentence(row, margin)}"
 
 
-def between_sentence(first: str, second: str, row: Mapping[str, Any]) -> str:
+def between_sentence(first: str, second: str, row: Mapping[str, Any], margin: float) -> str:
     """One checkpoint against another at a level."""
-    head = (
-        f"{second} against {first} at {level(row['level'])}: {points(row['difference'])} points "
-        f"{interval(row)}, {p_value(row['p_adjusted'])}"
-    )
-    words = {
-        "gain": f"{second} is better here.",
-        "loss": f"{second} is worse here.",
-        "equivalent": "Equivalent by the margin fixed beforehand.",
-        "equivalent (small gain)": f"{second} is better by an amount within the margin.",
-        "equivalent (small loss)": f"{second} is worse by an amount within the margin.",
-    }
-    return f"{head}. {words.get(verdict(row), 'Not decided by these questions.')}"
+    return f"{second} against {first} at {_head(row)}. {verdict_sentence(row, margin)}"
 
 
 def headlines(report: Mapping[str, Any]) -> list[str]:
@@ -110,7 +119,7 @@ def headlines(report: Mapping[str, Any]) -> list[str]:
     robust = [
         f"{arms[row['first']]['label']} at {level(row['level'])}"
         for row in rows
-        if row["type"] == "noise" and row["equivalence"]["equivalent"]
+        if row["type"] == "noise" and row["verdict"] == "EQUIVALENT"
     ]
     margin = f"±{100 * report['margin']:g} points"
     lines.append(
@@ -130,33 +139,61 @@ def headlines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def limits(n: int, margin: float, discordance: float, seeds: Sequence[Any]) -> list[str]:
-    """What this design can't show, whatever came out."""
-    from hetero_plugin.evaluation import stats
+def limits(report: Mapping[str, Any]) -> list[str]:
+    """What this design can't show, as far as its data say, whatever came out."""
+    from hetero_plugin.evaluation import power
 
+    rows, n, margin = report["comparisons"], report["n"], report["margin"]
+    found = sorted(row["discordance"] for row in rows)
+    psi = max(found[len(found) // 2] if found else 0.1, 1 / n)
     sentences = []
-    psi = max(discordance, 1 / n)
-    seen = stats.minimum_detectable_effect(n, psi)
+    seen = power.minimum_detectable_effect(n, psi)
     if seen < float("inf"):
         sentences.append(
             f"With {n:,} questions and {percent(psi)} of them changing between the systems "
             f"compared, a paired difference of {100 * seen:.1f} points is found with 80 % "
             f"probability; smaller ones mostly are not. To see 1 point would take "
-            f"{stats.questions_needed(0.01, max(psi, 0.0101)):,} questions."
+            f"{power.questions_needed(0.01, max(psi, 0.0101)):,} questions."
         )
     sentences.append(
         f"Calling two equal systems equivalent within ±{100 * margin:g} points takes "
-        f"{stats.questions_for_equivalence(margin, psi):,} questions at that rate (80 % power)."
+        f"{power.questions_for_equivalence(margin, psi):,} questions at that rate (80 % power)."
     )
-    runs = len({str(seed) for seed in seeds if seed is not None})
-    sentences.append(
-        "Each arm was trained once"
-        + (f", all with seed {seeds[0]}" if runs == 1 and seeds else "")
-        + ": comparisons between arms concern these checkpoints. They don't show what another "
-        "training seed would give, so they are no evidence that one method beats another."
-    )
-    sentences.append(
-        "Each noise level was evaluated with one draw of the error, the same for every arm. "
-        "p values are adjusted by Holm's method over all comparisons on this page."
-    )
+    arms = report["arms"].values()
+    if len(report["arms"]) > 1:
+        sentences.append(_training(arms))
+    sentences.append(_draws(report))
+    if len(rows) > 1:
+        sentences.append(
+            f"p values of McNemar's test are adjusted by Holm's method over the {len(rows)} "
+            "comparisons of this page: each noisy level with its own clean answers, and each arm "
+            "with the baseline. Each test of equivalence has its 5 % by itself."
+        )
     return sentences
+
+
+def _training(arms: Any) -> str:
+    seeds = [arm["train"].get("seed") for arm in arms]
+    if all(seed is not None for seed in seeds):
+        kinds = sorted({str(seed) for seed in seeds})
+        of = f"seed {kinds[0]} in all" if len(kinds) == 1 else f"seeds {', '.join(kinds)}"
+        known = f"Each arm is one trained checkpoint ({of})"
+    else:
+        known = "Each arm is one checkpoint, of whose training these files don't tell the seed"
+    return (
+        f"{known}: comparisons between arms concern these checkpoints. They don't show what "
+        "another training seed would give, so they are no evidence that one method beats another."
+    )
+
+
+def _draws(report: Mapping[str, Any]) -> str:
+    seeds = {name: arm["noise_seed"] for name, arm in report["arms"].items()}
+    kinds = set(seeds.values())
+    one = "Each noise level was evaluated with one draw of the error"
+    if None in kinds:
+        return f"{one}, whose seed is not in every file; other draws may do otherwise."
+    if len(kinds) == 1:
+        same = ", the same for every arm" if len(seeds) > 1 else ""
+        return f"{one} (seed {kinds.pop()}{same}); other draws may do otherwise."
+    which = ", ".join(f"{seed} in {name}" for name, seed in seeds.items())
+    return f"{one}, and not the same for every arm (seed {which})."

@@ -1,0 +1,1 @@
+"""Runs of other people's harnesses, read and compared."""

@@ -1,0 +1,162 @@
+"""Simulated studies of the evaluation's statistics: coverage, size, power, verdicts.
+
+    python -m scripts.verdicts                  10,000 studies a line; about two minutes on a core
+
+Each line says what was simulated, the rate found, the rate that is right (nominal or predicted),
+and the band in which the rate must lie. Exits with 1 if one lies outside. A rate of 95 % from
+10,000 studies has a standard error of 0.22 points; the bands of ±1 point are four of those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetero_plugin.evaluation import power, stats
+from hetero_plugin.evaluation.report import words
+
+MARGIN = 0.02
+Flips = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A simulated rate, what it should be, and the band around it."""
+
+    what: str
+    rate: float
+    right: float
+    low: float
+    high: float
+
+    @property
+    def holds(self) -> bool:
+        return self.low <= self.rate <= self.high
+
+
+def line(what: str, rate: float, right: float, band: float) -> Line:
+    """A rate that has to be ``right`` within ±``band``."""
+    return Line(what, rate, right, right - band, right + band)
+
+
+def flips(rng: np.random.Generator, runs: int, n: int, difference: float, psi: float) -> Flips:
+    """Numbers of lost and won questions of many studies at a true difference and discordance."""
+    cells = [(psi - difference) / 2, (psi + difference) / 2, 1 - psi]
+    return [(int(b), int(c)) for b, c, _ in rng.multinomial(n, cells, size=runs)]
+
+
+@functools.cache
+def verdict(b: int, c: int, n: int) -> str:
+    """The verdict on one comparison, by the code that gives it on a report."""
+    first = [1] * b + [0] * c + [1] * (n - b - c)
+    second = [0] * b + [1] * c + [1] * (n - b - c)
+    paired = stats.compare(first, second)
+    row = {**paired.to_dict(), "p_adjusted": paired.mcnemar_p}
+    row["equivalence"] = stats.equivalence(paired, MARGIN).to_dict()
+    return words.verdict(row)
+
+
+def share(found: Flips, n: int, *wanted: str) -> float:
+    """Of the studies, those whose verdict is one of ``wanted``."""
+    return sum(verdict(b, c, n) in wanted for b, c in found) / len(found)
+
+
+def studies(runs: int, seed: int = 0) -> Iterator[Line]:
+    """All lines, as they are simulated."""
+    rng = np.random.default_rng(seed)
+    band = 4 * (0.05 * 0.95 / runs) ** 0.5 + 0.0012  # four standard errors, and the method's own
+    yield from _wilson(rng, runs, band)
+    yield from _tango(rng, runs, band)
+    yield from _tests(rng, runs)
+    yield from _holm(rng, runs)
+
+
+def _wilson(rng: np.random.Generator, runs: int, band: float) -> Iterator[Line]:
+    interval = functools.cache(stats.wilson)
+    for n, p in ((1319, 0.7688), (1319, 0.27), (1024, 0.55), (300, 0.266)):
+        hits = rng.binomial(n, p, size=runs)
+        covered = np.mean([(w := interval(int(h), n)).low <= p <= w.high for h in hits])
+        yield line(f"Wilson covers, n={n}, p={p:g}", float(covered), 0.95, band)
+
+
+def _tango(rng: np.random.Generator, runs: int, band: float) -> Iterator[Line]:
+    interval = functools.cache(stats.paired_interval)
+    cases = ((1319, 0.0, 0.10), (1319, -0.03, 0.10), (1024, -0.08, 0.16), (300, -0.14, 0.28))
+    for n, d, psi in cases:
+        found = flips(rng, runs, n, d, psi)
+        covered = sum((i := interval(b, c, n))[0] <= d <= i[1] for b, c in found) / runs
+        yield line(f"Tango covers, n={n}, d={d:g}, flips={psi:g}", covered, 0.95, band)
+
+
+def _tests(rng: np.random.Generator, runs: int) -> Iterator[Line]:
+    n, psi = 1319, 0.10
+    error = 4 * 0.5 / runs**0.5
+    same = flips(rng, runs, n, 0.0, psi)
+    # The exact test is conservative: the rate predicted is under 5 %, and half of it is a loss.
+    size = power.power_of_mcnemar(n, 0.0, psi) / 2
+    shown = share(same, n, "DEGRADED")
+    yield Line("DEGRADED, of equal systems", shown, size, 0.0, 0.025 + error / 4)
+    for loss in (0.02, 0.03, 0.05):
+        predicted = power.power_of_mcnemar(n, -loss, psi)
+        found = flips(rng, runs, n, -loss, psi)
+        p = [stats.mcnemar_exact(b, c) < words.ALPHA and b > c for b, c in found]
+        yield line(f"McNemar shows a loss of {loss:g}, n={n}", float(np.mean(p)), predicted, error)
+    loser = flips(rng, runs, n, -0.03, psi)
+    predicted = power.power_of_mcnemar(n, -0.03, psi)
+    yield line("DEGRADED, of a loss of 3 points", share(loser, n, "DEGRADED"), predicted, error)
+    edge = flips(rng, runs, n, -MARGIN, psi)
+    yield Line(
+        "EQUIVALENT, of a loss of the margin", share(edge, n, "EQUIVALENT"), 0.05, 0.0,
+        0.05 + 4 * (0.05 * 0.95 / runs) ** 0.5 + 0.002,
+    )  # fmt: skip
+    predicted = power.power_of_equivalence(n, 0.0, psi, MARGIN)
+    yield line("EQUIVALENT, of equal systems", share(same, n, "EQUIVALENT"), predicted, error)
+    for d in (0.0, -0.01, -0.03):
+        needed = power.questions_to_decide(d, psi, MARGIN)
+        assert needed is not None
+        right = ["EQUIVALENT"] * (abs(d) < MARGIN) + ["DEGRADED"] * (d < 0)
+        found = flips(rng, runs, needed, d, psi)
+        decided = share(found, needed, *right)
+        # In steps of 1 % it comes out a little above 80 %.
+        yield line(f"decided with {needed} questions, d={d:g}", decided, 0.805, error)
+
+
+def _holm(rng: np.random.Generator, runs: int) -> Iterator[Line]:
+    """Twelve comparisons of equal systems: any shown in at most 5 % of the pages."""
+    p = functools.cache(stats.mcnemar_exact)
+    found = flips(rng, 12 * (runs // 4), 1319, 0.0, 0.10)
+    pages = [found[i : i + 12] for i in range(0, len(found), 12)]
+    wrong = sum(min(stats.holm([p(b, c) for b, c in page])) < words.ALPHA for page in pages)
+    rate = wrong / len(pages)
+    yield Line(
+        "any of 12 shown, all equal (Holm)", rate, 0.05, 0.0,
+        0.05 + 4 * (0.05 * 0.95 / len(pages)) ** 0.5,
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Prints the table; 1 if a rate is outside its band."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    wrong = 0
+    print(f"{given.runs:,} studies a line, seed {given.seed}\n")
+    print(f"{'simulated':48} {'found':>7} {'right':>7}   band")
+    for found in studies(given.runs, given.seed):
+        wrong += not found.holds
+        print(
+            f"{found.what:48} {100 * found.rate:6.2f}% {100 * found.right:6.2f}%   "
+            f"{100 * found.low:.2f} to {100 * found.high:.2f}{'' if found.holds else '   OUTSIDE'}",
+            flush=True,
+        )
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Zero is nothing, in compiled vLLM engines of seven families, in bfloat16 and float32.
+"""Zero is nothing, in compiled vLLM engines of every family, in bfloat16 and float32.
 
 Each family, dtype and scope: an engine at scale 0 gives the log-probabilities of vLLM without the
 plugin, bit for bit, over 668 tokens. bfloat16 is the demanding case: between two operators that the
@@ -22,6 +22,7 @@ pytest.importorskip("vllm")
 
 from tests import forked
 from tests.engines import zero_engines
+from tests.engines.test_vllm_families import ATTENTION
 
 pytestmark = pytest.mark.engine
 
@@ -58,6 +59,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 32},
     "mistral": {"head_dim": 32, "sliding_window": None},
     "gemma3_text": {"head_dim": 32, "sliding_window": 64, "query_pre_attn_scalar": 32},
+    "phi3": {"num_key_value_heads": 1, "original_max_position_embeddings": 512},
+    "gemma2": {
+        "head_dim": 32,
+        "sliding_window": 64,
+        "query_pre_attn_scalar": 32,
+        "tie_word_embeddings": True,
+    },
+    "olmo2": {"num_key_value_heads": 4},
     "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 96},
     "qwen3_moe": EXPERTS | {"head_dim": 32},
 }
@@ -105,7 +114,10 @@ def hf_logprobs(path: Path, dtype: str, spec: Any) -> list[float]:
 
     from hetero_plugin.hf import wrap
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    family = json.loads((path / "config.json").read_text())["model_type"]
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), attn_implementation=ATTENTION.get(family)
+    ).eval()
     if spec is not None:
         wrap(model, spec, quiet=True)
     answer: list[float] = []

@@ -11,6 +11,7 @@ time, and with one it sums 32: a last bit of a variance, in 23 log-probabilities
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -53,3 +53,44 @@ def print_sensitivity(found: Mapping[str, Any]) -> None:
         lines.append(suggestion["sentence"])
     for line in lines:
         console.print(line, highlight=False)
+
+
+def print_dial(found: Mapping[str, Any]) -> None:
+    """The scale with its interval, and the measures there and in draws that were not seen."""
+    console = stdout()
+    scale, want = found["scale"], found["want"]
+    low, high = ("?" if scale[key] is None else f"{scale[key]:.4g}" for key in ("low", "high"))
+    table = Table(
+        title=f"scale {scale['value']:.6g} [{low}, {high}] gives {want['measure']} = "
+        f"{want['value']:g}",
+        title_justify="left",
+    )
+    table.add_column("measure")
+    heads = (f"{found['draws']} draws of the search", "as many fresh draws", "floor")
+    for heading in heads:
+        table.add_column(heading, justify="right")
+    for name, row in found["measures"].items():
+        floor = found["floor"].get(name)
+        table.add_row(
+            name,
+            _span(row),
+            _span(found["in_fresh_draws"][name]),
+            "–" if floor is None else _span(floor),
+        )
+    console.print(table)
+    record = found["attestation"]
+    lines = [
+        "scale for each draw alone: "
+        + ", ".join("?" if one is None else f"{one:.4g}" for one in scale["by_draw"]),
+        f"{found['predicted_tokens']:,} tokens in {found['windows']} windows, {found['engine']}, "
+        f"{found['dtype']}; brackets: 95 % by bootstrap over windows and draws; {record['seen']} "
+        f"of {record['of']} sites attested",
+    ]
+    if "?" in (low, high):
+        lines.append("a bound that is ? lies beyond the scales that were tried")
+    if not found["monotone"]:
+        lines.append(
+            "the measure falls somewhere as the scale grows: there may be another such scale"
+        )
+    for line in lines:
+        console.print(line, highlight=False)

@@ -33,18 +33,18 @@ class Resamples:
         if count < LEAST_WINDOWS:
             raise ValueError(f"{count} windows; an interval needs {LEAST_WINDOWS}")
         rng = np.random.default_rng(seed)
-        self._tokens = tokens
+        self.tokens = tokens
         self._windows = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
         self._draws = rng.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
 
     def value(self, sums: np.ndarray) -> float:
         """The mean over tokens of sums [D, W]."""
-        return float(sums.mean(0).sum() / self._tokens.sum())
+        return float(sums.mean(0).sum() / self.tokens.sum())
 
     def values(self, sums: np.ndarray) -> np.ndarray:
         """The mean over tokens in each resample, float64 [RESAMPLES]."""
         top = ((self._draws @ sums) * self._windows).sum(1)
-        return np.asarray(top / (self._windows @ self._tokens))
+        return np.asarray(top / (self._windows @ self.tokens))
 
     def interval(self, sums: np.ndarray) -> dict[str, Any]:
         """``value`` with its 95 % interval ``low`` to ``high``."""

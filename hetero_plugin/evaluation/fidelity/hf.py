@@ -52,7 +52,8 @@ def measure_checkpoint(
         progress: called with what is being done, and how far.
 
     Returns:
-        ``levels``: of each ``level`` and the panel; ``floor``: the panel of the clean model against
+        ``levels``: of each ``level``, the panel and ``kl_by_window`` (sums over the tokens of each,
+        ``tokens_by_window``); ``floor``: the panel of the clean model against
         itself, one window at a time against several; what was measured; the attestation.
 
     Raises:
@@ -150,7 +151,15 @@ def measure(
         model.train(was_training)
     _tell(progress, "bootstrap", 0, 1)
     return {
-        "levels": [{"level": level, **summarise(rows)} for level, rows in of_level.items()],
+        "levels": [
+            {
+                "level": level,
+                **summarise(rows),
+                "kl_by_window": [float(row["kl"].sum()) for row in rows],
+            }
+            for level, rows in of_level.items()
+        ],
+        "tokens_by_window": [len(row["kl"]) for row in floor],
         "floor": summarise(floor),
     }
 

@@ -28,6 +28,8 @@ COMMANDS: dict[str, str] = {
     "attest": "Prove that each site perturbs the output.",
     "report": "Make the report of a run anew.",
     "fidelity": "Measure how far noisy distributions are from clean.",
+    "dial": "Find the scale that gives a mismatch of a wanted size.",
+    "dose": "Fit accuracy or KL over levels, and say where it is lost.",
     "power": "Say what a number of questions can show.",
     "compare": "Compare two runs of anybody's harness, paired.",
     "random": "Write the generator's stream, for test batteries.",

@@ -162,15 +162,19 @@ def evaluate(
         return document
 
 
-def evaluation_spec(spec: Any, seed: int | None, scale: float) -> NoiseConfig:
+def evaluation_spec(spec: Any, seed: int | None, scale: float | None) -> NoiseConfig:
     """The spec of an evaluation: the given sites at ``scale``, forward only, without AQN.
+
+    With ``scale`` None each rule keeps its own.
 
     Raises:
         ConfigError: the spec is invalid, or has no rule for inference.
     """
     config = NoiseConfig.parse(spec)
     rules = tuple(
-        rule.replace(scale=scale, direction="forward", phase="both")
+        rule.replace(
+            scale=rule.scale if scale is None else scale, direction="forward", phase="both"
+        )
         for rule in config.rules
         if rule.phase in ("both", "rollout") and rule.direction != "backward"
     )

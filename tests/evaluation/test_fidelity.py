@@ -114,6 +114,26 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["level"] for row in found["levels"]] == [0.05, 0.2]
 
 
+def test_its_file_has_a_dose(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "levels.json"
+    levels = "0.02,0.05,0.1,0.2,0.4"
+    assert call(folder, "--levels", levels, "--context", "16", "--out", str(out)) == 0
+    found = json.loads(out.read_text())
+    for row in found["levels"]:
+        mean = sum(row["kl_by_window"]) / sum(found["tokens_by_window"])
+        assert mean == pytest.approx(row["measures"]["kl_mean"]["value"], rel=1e-12)
+    between = (found["levels"][1]["measures"]["kl_mean"]["value"]
+               + found["levels"][2]["measures"]["kl_mean"]["value"]) / 2  # fmt: skip
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        _run("dose", [str(out), "--kl", str(between)])
+    assert not left.value.code
+    assert "KL has reached" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        _run("dose", [str(out)])
+    assert left.value.code == 2 and "give --kl NATS" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from hetero_plugin import attestation
 from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import checkpoints, files
 from hetero_plugin.evaluation.fidelity.panel import Rows, summarise, token_rows
+from hetero_plugin.evaluation.fidelity.text import batches, read_windows
 from hetero_plugin.evaluation.vllm_eval import evaluation_spec
 
 FORMAT = 1
@@ -52,7 +52,8 @@ def measure_checkpoint(
         progress: called with what is being done, and how far.
 
     Returns:
-        ``levels``: of each ``level`` and the panel; ``floor``: the panel of the clean model against
+        ``levels``: of each ``level``, the panel and ``kl_by_window`` (sums over the tokens of each,
+        ``tokens_by_window``); ``floor``: the panel of the clean model against
         itself, one window at a time against several; what was measured; the attestation.
 
     Raises:
@@ -63,18 +64,11 @@ def measure_checkpoint(
     wanted = sorted({float(level) for level in levels})
     if not wanted or not all(0 < level < float("inf") for level in wanted):
         raise ConfigError(f"levels are {list(levels)}; each must be a finite number over 0")
-    if context < 2 or tokens < context:
-        raise ConfigError(f"tokens {tokens}, context {context}: a window needs 2 tokens or more")
     config = evaluation_spec(spec, seed, max(wanted))
     checkpoints.check_clean(model_path, config)
     if out is not None:
         files.check_target(out)
-    content = _read(text)
-    ids = checkpoints.tokenizer(model_path).encode(content, add_special_tokens=False)[:tokens]
-    windows = [torch.tensor(ids[i : i + context]) for i in range(0, len(ids), context)]
-    windows = [window for window in windows if len(window) >= 2]
-    if not windows:
-        raise ConfigError(f"--text {text}: holds {len(ids)} tokens; at least 2 are needed")
+    read = read_windows(model_path, text, tokens=tokens, context=context)
 
     from transformers import AutoModelForCausalLM
 
@@ -86,14 +80,14 @@ def measure_checkpoint(
         progress=lambda done, of: _tell(progress, "attesting", done, of),
     )
     attestation.require(record, config.fingerprint)
-    found = measure(model, windows, wanted, step=step, progress=progress)
+    found = measure(model, read.windows, wanted, step=step, progress=progress)
     document = {
         "format": FORMAT,
         "engine": "hf-eager",
         "model": str(model_path),
         "model_sha256": checkpoints.weights_digest(model_path),
         "text": str(text),
-        "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "text_sha256": read.sha256,
         "context": context,
         "spec": json.loads(config.canonical),
         "fingerprint": config.fingerprint,
@@ -139,16 +133,16 @@ def measure(
     try:
         state.set_step(step)
         done = 0
-        for batch in _batches(windows):
+        for batch in batches(windows, BATCH):
             targets = batch[:, 1:]
             with torch.no_grad():
                 with disabled(model):
-                    clean = _logits(model, batch)
-                    alone = torch.cat([_logits(model, row[None]) for row in batch])
+                    clean = next_logits(model, batch)
+                    alone = torch.cat([next_logits(model, row[None]) for row in batch])
                 floor += _rows(clean, alone, targets)
                 for level in levels:
                     state.set_scale(level)
-                    of_level[level] += _rows(clean, _logits(model, batch), targets)
+                    of_level[level] += _rows(clean, next_logits(model, batch), targets)
             done += len(batch)
             _tell(progress, "measuring fidelity", done, len(windows))
     finally:
@@ -157,12 +151,21 @@ def measure(
         model.train(was_training)
     _tell(progress, "bootstrap", 0, 1)
     return {
-        "levels": [{"level": level, **summarise(rows)} for level, rows in of_level.items()],
+        "levels": [
+            {
+                "level": level,
+                **summarise(rows),
+                "kl_by_window": [float(row["kl"].sum()) for row in rows],
+            }
+            for level, rows in of_level.items()
+        ],
+        "tokens_by_window": [len(row["kl"]) for row in floor],
         "floor": summarise(floor),
     }
 
 
-def _logits(model: nn.Module, ids: Tensor) -> Tensor:
+def next_logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits [B, T - 1, V] of the next tokens of ids [B, T], the last one left out."""
     logits = model(input_ids=ids.to(next(model.parameters()).device), use_cache=False).logits
     return logits[:, :-1]
 
@@ -170,27 +173,6 @@ def _logits(model: nn.Module, ids: Tensor) -> Tensor:
 def _rows(clean: Tensor, noisy: Tensor, targets: Tensor) -> list[Rows]:
     targets = targets.to(clean.device)
     return [token_rows(p, q, t) for p, q, t in zip(clean, noisy, targets, strict=True)]
-
-
-def _batches(windows: Sequence[Tensor]) -> list[Tensor]:
-    """Windows of equal length together, so that none is padded."""
-    batches: list[Tensor] = []
-    group: list[Tensor] = []
-    for window in windows:
-        if group and (len(window) != len(group[0]) or len(group) == BATCH):
-            batches.append(torch.stack(group))
-            group = []
-        group.append(window)
-    return [*batches, torch.stack(group)]
-
-
-def _read(text: Path) -> str:
-    try:
-        return text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--text {text}: not in UTF-8, at byte {error.start}") from None
-    except OSError as error:
-        raise ConfigError(f"--text {text}: can't be read: {files.reason(error)}") from None
 
 
 def _tell(progress: Progress | None, what: str, done: int, of: int) -> None:

@@ -148,6 +148,44 @@ def accuracy_by_level(
 
 
 @_drawn
+def dose(arms: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
+    """Fitted accuracy against the size of the error, with bands, points and the level at δ.
+
+    Args:
+        arms: label -> what ``dose.found.of_accuracy`` gives.
+        order: arms in the page's order, which fixes their colours.
+    """
+    figure, (axis,) = _new(7.2, 3.7)
+    for label, found in arms.items():
+        index = order.index(label) % len(_SERIES)
+        colour, curve = _SERIES[index], found["curve"]
+        x, y, low, high = ([100 * v for v in curve[k]] for k in ("scale", "value", "low", "high"))
+        axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        axis.plot(x, y, color=colour, label=label)
+        points = found["points"]
+        axis.plot(
+            [100 * point["level"] for point in points],
+            [100 * point["value"] for point in points],
+            _MARKERS[index],
+            color=colour,
+            ms=6,
+        )
+        level = found["level"]
+        if level is not None and level["value"] is not None:
+            axis.axvline(100 * level["value"], color=colour, lw=1, ls="--")
+    # Levels often grow by factors; the clean one has a place all the same.
+    axis.set_xscale("symlog", linthresh=100 * min(found["least"] for found in arms.values()))
+    ticks = sorted({100 * point["level"] for found in arms.values() for point in found["points"]})
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlim(left=0)
+    axis.set_xlabel("size of the error, %")
+    axis.set_title("accuracy, %  (bands: 95 %; dashed: where so much is lost)")
+    _legend(axis, loc="best")
+    return _svg(figure, "dose", "Fitted accuracy by size of the error, one curve an arm")
+
+
+@_drawn
 def differences(rows: Sequence[Mapping[str, Any]], margin: float, name: str) -> str:
     """Forest plot of paired differences. Rows: ``label, difference, low, high, series``."""
     figure, (axis,) = _new(7.2, 0.8 + 0.3 * len(rows))

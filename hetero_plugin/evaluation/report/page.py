@@ -13,12 +13,14 @@ from typing import Any
 
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
+from hetero_plugin.evaluation.dose.found import of_accuracy
 from hetero_plugin.evaluation.report import figures, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
 DRAWINGS = (
     "accuracy",
+    "dose",
     "differences_noise",
     "differences_arms",
     "training",
@@ -163,6 +165,7 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -
         confidence=0.95,
         baseline=baseline,
         arms={name: _arm(arm) for name, arm in arms.items()},
+        dose={name: of_accuracy(arm["result"]) for name, arm in arms.items()},
         comparisons=_comparisons(arms, baseline, margin),
         curves={
             "reward": curves(arms, *REWARD)[1],
@@ -309,6 +312,11 @@ def draw(report: Mapping[str, Any]) -> dict[str, str]:
             report["levels"], {arm["label"]: arm["levels"] for arm in report["arms"].values()}
         )
     }
+    doses = {
+        report["arms"][name]["label"]: found for name, found in report["dose"].items() if found
+    }
+    if doses:
+        drawings["dose"] = figures.dose(doses, order)
     index = {name: i for i, name in enumerate(report["arms"])}
     for kind in ("noise", "arms"):
         rows = [

@@ -1,0 +1,43 @@
+"""``hetero-noise dose``: a curve over levels of error, and the level at which so much is lost."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    results: Annotated[
+        Path, typer.Argument(help="What eval or fidelity wrote, of 5 levels or more.")
+    ],
+    points: Annotated[
+        float | None, typer.Option(help="Of accuracy that are lost; default: 2. For eval's.")
+    ] = None,
+    kl: Annotated[
+        float | None, typer.Option(help="Nats a token that are reached. For fidelity's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the fit there, as .json, and a figure beside it.")
+    ] = None,
+) -> None:
+    """Say at which level of error accuracy has lost so many points, or KL has reached a size.
+
+    From results that exist. Exits with 1 and REFUSED if their noise is not attested.
+    """
+    from hetero_plugin.attestation import Refused
+    from hetero_plugin.evaluation.dose.page import read, write
+
+    try:
+        found = read(results, points, kl)
+    except Refused as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    for point in found["points"]:
+        span = f"{point['value']:.4g} [{point['low']:.4g}, {point['high']:.4g}]"
+        print(f"{found['kind']} at {100 * point['level']:g} %: {span}")
+    print(found["sentence"])
+    if out is not None:
+        print(out, write(out, found), sep="\n")

@@ -1,0 +1,1 @@
+"""A map of where a model breaks: the effect of the error at each site alone."""

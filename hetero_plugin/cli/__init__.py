@@ -68,6 +68,13 @@ def _run(name: str, args: list[str]) -> None:
         if "pip install" not in str(error):
             raise
         _fail(name, error)
+    except RuntimeError as error:
+        from hetero_plugin.attestation import Refused  # imports torch
+
+        if not isinstance(error, Refused):
+            raise
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         # A file or folder that the system refuses, by name; without one it is a fault of ours.
         if error.filename is None:

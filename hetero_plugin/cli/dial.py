@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +38,6 @@ def command(
     Every rule of the specification is set to one scale, in one wrapped model, in Hugging Face in
     eager mode, attested first: exits with 1 and REFUSED if a site can't be shown to act.
     """
-    from hetero_plugin.attestation import Refused
     from hetero_plugin.cli.screen import Bars
     from hetero_plugin.cli.tables import print_dial
     from hetero_plugin.evaluation.dial.run import dial_spec, find_in_checkpoint
@@ -48,26 +46,22 @@ def command(
 
     wanted = Want.parse(want)
     spec = dial_spec(spec_from_options(preset, config, None), largest, seed)
-    try:
-        with Bars() as bars:
-            found = find_in_checkpoint(
-                Asked(
-                    fetched(model),
-                    text,
-                    spec,
-                    draws=draws,
-                    dtype=dtype,
-                    tokens=tokens,
-                    context=context,
-                ),
-                wanted,
-                largest=largest,
-                out=out,
-                progress=bars.update,
-            )
-    except Refused as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+    with Bars() as bars:
+        found = find_in_checkpoint(
+            Asked(
+                fetched(model),
+                text,
+                spec,
+                draws=draws,
+                dtype=dtype,
+                tokens=tokens,
+                context=context,
+            ),
+            wanted,
+            largest=largest,
+            out=out,
+            progress=bars.update,
+        )
     print_dial(found)
     if out is not None:
         print(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,27 +32,22 @@ def command(
     In Hugging Face in eager mode, attested first: exits with 1 and REFUSED if a site can't be
     shown to act.
     """
-    from hetero_plugin.attestation import Refused
     from hetero_plugin.cli.screen import Bars, print_fidelity
     from hetero_plugin.evaluation.fidelity.hf import measure_checkpoint
 
-    try:
-        with Bars() as bars:
-            found = measure_checkpoint(
-                fetched(model),
-                text,
-                levels=numbers("--levels", levels),
-                spec=spec_from_options(preset, config, None),
-                seed=seed,
-                dtype=dtype,
-                tokens=tokens,
-                context=context,
-                out=out,
-                progress=bars.update,
-            )
-    except Refused as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+    with Bars() as bars:
+        found = measure_checkpoint(
+            fetched(model),
+            text,
+            levels=numbers("--levels", levels),
+            spec=spec_from_options(preset, config, None),
+            seed=seed,
+            dtype=dtype,
+            tokens=tokens,
+            context=context,
+            out=out,
+            progress=bars.update,
+        )
     print_fidelity(found)
     if out is not None:
         print(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +40,6 @@ def command(
     mode, attested first: exits with 1 and REFUSED if a site can't be shown to act. An interrupted
     map goes on with the same command.
     """
-    from hetero_plugin.attestation import Refused
     from hetero_plugin.cli.screen import Bars
     from hetero_plugin.cli.tables import print_sensitivity
     from hetero_plugin.evaluation.fidelity.session import Asked
@@ -51,26 +49,22 @@ def command(
 
     wanted = Budget.parse(budget)
     spec = sensitivity_spec(spec_from_options(preset, config, scale), None, seed)
-    try:
-        with Bars() as bars:
-            found = measure_checkpoint(
-                Asked(
-                    fetched(model),
-                    text,
-                    spec,
-                    draws=draws,
-                    dtype=dtype,
-                    tokens=tokens,
-                    context=context,
-                ),
-                out,
-                budget=wanted,
-                all_but_one=all_but_one,
-                progress=bars.update,
-            )
-    except Refused as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+    with Bars() as bars:
+        found = measure_checkpoint(
+            Asked(
+                fetched(model),
+                text,
+                spec,
+                draws=draws,
+                dtype=dtype,
+                tokens=tokens,
+                context=context,
+            ),
+            out,
+            budget=wanted,
+            all_but_one=all_but_one,
+            progress=bars.update,
+        )
     print_sensitivity(found)
     for name in NAMES:
         print(out / name)

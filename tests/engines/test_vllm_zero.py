@@ -88,15 +88,17 @@ FORMATTED = "qwen2"
 
 
 def formats(dtype: str) -> dict[str, Any]:
-    attention, mlp = ["*.self_attn.*_proj"], ["*.mlp.*_proj"]
+    attention, last, mlp = ["*.self_attn.[qkv]_proj"], ["*.self_attn.o_proj"], ["*.mlp.*_proj"]
     rules = [
         {"targets": attention, "error": "mxfp4", "point": "weight"},
+        {"targets": last, "error": "nvfp4", "point": "weight"},
         {"targets": mlp, "error": "int8", "point": "weight"},
         {"targets": attention, "error": "mxfp8_e4m3", "point": "input"},
+        {"targets": last, "error": "nvfp4", "point": "input"},
         {"targets": mlp, "error": "hif4", "point": "input"},
         {"targets": ["norm"], "error": "fp8_e5m2", "point": "output"},
     ]
-    return {"rules": rules if dtype == "float32" else rules[:2]}
+    return {"rules": rules if dtype == "float32" else rules[:3]}
 
 
 def make(family: str, path: Path, dtype: str) -> Path:

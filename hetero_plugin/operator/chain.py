@@ -181,6 +181,21 @@ class Chain:
         return sum(part[1] for part in self.parts)
 
     @property
+    def fixed(self) -> bool:
+        """Whether the error is a function of the tensor and the scales alone: what a weight keeps
+        of it until one of the two changes. Also true where there is no rule."""
+        models = [(error_model(stage.error), stage.stochastic) for stage in self.stages]
+        return all(
+            model.draws is None and not (model.additive and stochastic)
+            for model, stochastic in models
+        )
+
+    @property
+    def whole_tensor(self) -> bool:
+        """Whether the error of a row depends on the others of its tensor."""
+        return any(error_model(stage.error).whole_tensor for stage in self.stages)
+
+    @property
     def single(self) -> Stage | None:
         """The only rule's operator call, if one rule acts here and a kernel knows its error."""
         return self.stages[0] if len(self.stages) == 1 and self.stages[0].native else None

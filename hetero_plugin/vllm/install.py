@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -15,7 +15,8 @@ from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.sites import Site, select
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm import refusals, spec
-from hetero_plugin.vllm.linear import NoisyHeadMethod
+from hetero_plugin.vllm.head import NoisyHeadMethod
+from hetero_plugin.vllm.held import HeldWeights
 from hetero_plugin.vllm.quantization import is_noisy
 from hetero_plugin.vllm.rows import Rows
 from hetero_plugin.vllm.walker import Walker
@@ -60,14 +61,16 @@ class Installed:
     state: NoiseState
     rows: Rows
     aqn: AQNController | None
+    held: HeldWeights = field(default_factory=HeldWeights)
+    """Weights whose error is computed once."""
     loads: int = 0
     """How often weights were loaded since the engine started."""
 
 
 def make_noisy(
     model: nn.Module, state: NoiseState, sites: tuple[Site, ...], hf_config: Mapping[str, object]
-) -> Rows:
-    """Sets the noise of every layer of a loaded model, and the hook that writes row keys.
+) -> tuple[Rows, HeldWeights]:
+    """Sets the noise of every layer of a loaded model, and the hooks before its passes.
 
     Raises:
         ConfigError: a selected site that no layer carries, a point that its layer can't carry, or
@@ -109,7 +112,9 @@ def make_noisy(
             ", ".join(walker.heads),
         )
     model.register_forward_pre_hook(rows.before_forward, with_kwargs=True)
-    return rows
+    if walker.held.all:
+        model.register_forward_pre_hook(walker.held.before_forward)
+    return rows, walker.held
 
 
 def install(worker: Worker) -> Installed | None:
@@ -130,16 +135,20 @@ def install(worker: Worker) -> Installed | None:
     refusals.refuse(vllm_config, select(config, sites))  # a worker's config may come another way
     state = NoiseState(config, sites, worker.device, max_rows=_most_rows(vllm_config))
     state.set_phase("rollout")
-    rows = make_noisy(model, state, sites, vllm_config.model_config.hf_text_config.to_dict())
+    hf_config = vllm_config.model_config.hf_text_config.to_dict()
+    rows, held = make_noisy(model, state, sites, hf_config)
     _check_head(model)
     aqn = None if config.aqn is None else AQNController(config.aqn, state.attach_aqn())
     logger.info("%s", state.describe(f"engine worker {worker.rank}"))
+    if held.all:
+        held.fresh()
+        logger.info("%s", held.describe())
     if vllm_config.lora_config is not None:
         logger.info(
             "hetero_noise: LoRA adapters: error is on the base layers, for every request; what an "
             "adapter adds to them stays clean"
         )
-    return Installed(config, state, rows, aqn)
+    return Installed(config, state, rows, aqn, held)
 
 
 def _most_rows(vllm_config: VllmConfig) -> int:

@@ -1,10 +1,10 @@
-"""The linear layers and the LM head. T: rows (tokens), K: input features, N: output features."""
+"""The linear layers. T: rows (tokens), K: input features, N: output features."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from vllm.model_executor.layers.linear import (
     register_weight_loader_v2_supported_method,
 )
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.platforms import current_platform
 
 from hetero_plugin.config import ConfigError
@@ -25,9 +24,7 @@ from hetero_plugin.operator import Chain, Part, Product
 from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
 from hetero_plugin.vllm.columns import check_product, check_rows
-
-if TYPE_CHECKING:
-    from hetero_plugin.vllm.rows import Rows
+from hetero_plugin.vllm.held import HeldWeight, Piece
 
 
 def prepare_gemm(layer: nn.Module) -> None:
@@ -49,7 +46,7 @@ def check_attached(attached: bool) -> None:
         )
 
 
-def _weight(layer: nn.Module) -> Tensor:
+def weight_of(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight
@@ -122,6 +119,8 @@ class LinearNoise:
     """The output's error comes in the layer (after an all-reduce, say), not in the method."""
     product: Product | None = None
     """How the product adds up; None where the `slices` say."""
+    held: HeldWeight | None = None
+    """The weight with its error, where that is fixed; None: the layer's own is multiplied."""
     entries: Tensor = field(init=False)
     """int64: those of the scale table that decide whether the slices are in use."""
 
@@ -131,7 +130,12 @@ class LinearNoise:
         self.entries = ops.entries_of(self.state, *read)
 
     def __bool__(self) -> bool:
-        return bool(self.output or self.input or self.slices or self.product)
+        held = self.held is not None
+        return held or bool(self.output or self.input or self.slices or self.product)
+
+    def multiplied(self, layer: nn.Module) -> nn.Module:
+        """What the layer's GEMM is given: the layer, or what holds its weight with error."""
+        return layer if self.held is None else self.held
 
 
 class NoisyMethod:
@@ -183,6 +187,9 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         """Runs after the first load and after every weight sync."""
+        if self.noise is not None and self.noise.held is not None:
+            self.noise.held.outdate()  # and made anew, with all that reads it, before a pass
+            return
         if current_platform.is_cpu() and not getattr(layer, "_cpu_skip_gemm_dispatch", False):
             prepare_gemm(layer)
         else:
@@ -201,9 +208,10 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
             x_TK = noise.input(x, draw) if noise.input else x
-            y_TN = super().apply(layer, x_TK, bias)
+            multiplied = noise.multiplied(layer)
+            y_TN = super().apply(multiplied, x_TK, bias)
             if noise.product:
-                y_TN = noise.product(x_TK, _weight(layer), bias, y_TN, draw)
+                y_TN = noise.product(x_TK, weight_of(multiplied), bias, y_TN, draw)
         if noise.output and not noise.outside:
             y_TN = noise.output(y_TN, draw, in_place=True)
         return y_TN
@@ -231,7 +239,7 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
             if part.product:
                 y_Tn = part.product(x_TK, weight, part_bias, y_Tn, draw)
             parts.append(y_Tn)
-        fused_TN = super().apply(layer, x, bias)
+        fused_TN = super().apply(noise.multiplied(layer), x, bias)
         return ops.choose(fused_TN, parts, draw, noise.entries)
 
 
@@ -271,18 +279,48 @@ def linear_noise(
             f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
             "would have to be put on what they were before it; use the point output or input"
         )
-    if not (any(weights) or (len(names) > 1 and any(inputs))):
-        return LinearNoise(state, output, inputs[0], product=product)
+    for (_, width, _), w in zip(outputs, weights, strict=True):
+        check_rows(state, w, width)
+    apart = len(names) > 1 and any(inputs)
+    held = None
+    if any(weights) and all(w.fixed for w in weights):
+        held = _held(state, name, layer, outputs, weights, keep=apart or bool(product))
+        weights = [Chain("weight", w.parts) for w in weights]
+    if not (any(weights) or apart):
+        return LinearNoise(state, output, inputs[0], product=product, held=held)
     slices, start = [], 0
     for part, x, w in zip(outputs, inputs, weights, strict=True):
         _, width, offset = part
-        check_rows(state, w, width)
         own = Product.of(state, "product", [part])
         slices.append(RowSlice(start, width, offset, x, w, state.device, own))
-        if not method.quantised:
+        if held is not None:
+            held.followers.append(slices[-1].follow)
+        elif not method.quantised:
             slices[-1].follow(layer)
         start += width
-    return LinearNoise(state, output, None, slices)
+    return LinearNoise(state, output, None, slices, held=held)
+
+
+def _held(
+    state: NoiseState,
+    name: str,
+    layer: nn.Module,
+    outputs: list[Part],
+    weights: list[Chain],
+    keep: bool,
+) -> HeldWeight:
+    """The weight of a layer with the errors of its parts; arguments as in `linear_noise`."""
+    pieces, start = [], 0
+    for (_, width, offset), chain in zip(outputs, weights, strict=True):
+        rows = torch.arange(offset, offset + width, dtype=torch.int64, device=state.device)
+        pieces.append(Piece(start, rows, chain))
+        start += width
+    return HeldWeight(name, layer, pieces, state, packing(), keep)
+
+
+def packing() -> Callable[[nn.Module, bool], None] | None:
+    """How a layer's weight is packed here (layer, whether to drop it); None: it is not."""
+    return dispatch_cpu_unquantized_gemm if current_platform.is_cpu() else None
 
 
 class _NoisyOutside:
@@ -304,71 +342,3 @@ class NoisyRowParallelLinear(_NoisyOutside, RowParallelLinear):
 
 class NoisyGateLinear(_NoisyOutside, GateLinear):
     """A router, whose kernels may compute past its method."""
-
-
-@dataclass
-class HeadNoise:
-    """What is added at the LM head."""
-
-    state: NoiseState
-    output: Chain
-    input: Chain
-    weight: Chain
-    weight_rows: Tensor
-    """int64 [columns]: which words this rank has."""
-    rows: Rows
-    product: Product
-    """How the product adds up."""
-    entries: Tensor = field(init=False)
-    """int64: those of the scale table that decide whether the noisy weight is in use."""
-
-    def __post_init__(self) -> None:
-        check_rows(self.state, self.weight, self.columns)
-        self.entries = ops.entries_of(self.state, self.weight)
-
-    def __bool__(self) -> bool:
-        return bool(self.output or self.input or self.weight or self.product)
-
-    @property
-    def columns(self) -> int:
-        """Columns of this rank that are words; padding follows them."""
-        return self.weight_rows.numel()
-
-
-class NoisyHeadMethod(UnquantizedEmbeddingMethod):
-    """vLLM's LM head method, with error on the rows that the engine selected."""
-
-    supports_pre_processed_weights = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.noise: HeadNoise | None = None
-        self.attached = False
-
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        noise = self.noise
-        if noise is None:
-            check_attached(self.attached)
-            return super().apply(layer, x, bias)
-        draw = noise.state.draw
-        picked = draw.of(noise.rows.keys_of(x))
-        words = noise.columns
-        x_TK = noise.input(x, picked) if noise.input else x
-        y_TN = super().apply(layer, x_TK, bias)
-        if not (noise.output or noise.weight or noise.product):
-            return y_TN
-        y_TW = y_TN[..., :words].contiguous()
-        weight = _weight(layer)[:words]
-        word_bias = None if bias is None else bias[:words]
-        if noise.weight:
-            weight = noise.weight(weight, draw.of(noise.weight_rows))
-            noisy_TW = F.linear(x_TK, weight, word_bias)
-            y_TW = ops.choose(y_TW, [noisy_TW], draw, noise.entries)
-        if noise.product:
-            y_TW = noise.product(x_TK, weight, word_bias, y_TW, draw)
-        if noise.output:
-            y_TW = noise.output(y_TW, picked, in_place=True)
-        if y_TW.shape == y_TN.shape:
-            return y_TW
-        y_TN[..., :words].copy_(y_TW)
-        return y_TN

@@ -152,7 +152,8 @@ class HeteroNoiseQuantConfig(QuantizationConfig):
         )
 
         from hetero_plugin.vllm.experts import NoisyExpertsMethod
-        from hetero_plugin.vllm.linear import NoisyHeadMethod, NoisyLinearMethod
+        from hetero_plugin.vllm.head import NoisyHeadMethod
+        from hetero_plugin.vllm.linear import NoisyLinearMethod
         from hetero_plugin.vllm.quantised import around
 
         if self.inner is not None:

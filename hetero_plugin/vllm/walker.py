@@ -42,6 +42,8 @@ from hetero_plugin.vllm.experts import (
     NoisyExpertsMethod,
     activation_of,
 )
+from hetero_plugin.vllm.head import HeadNoise, NoisyHeadMethod
+from hetero_plugin.vllm.held import HeldWeights
 from hetero_plugin.vllm.layers import (
     ActivationNoise,
     AttentionNoise,
@@ -54,10 +56,8 @@ from hetero_plugin.vllm.layers import (
     noisy_attention,
 )
 from hetero_plugin.vllm.linear import (
-    HeadNoise,
     LinearNoise,
     NoisyGateLinear,
-    NoisyHeadMethod,
     NoisyLinearMethod,
     NoisyMethod,
     NoisyRowParallelLinear,
@@ -87,6 +87,7 @@ class Walker:
         self.unmapped: list[tuple[str, str]] = []
         self.heads: list[str] = []
         """Of a pooling model: what is given pooled rows, and stays clean."""
+        self.held = HeldWeights()
 
     def chain(self, stream: str, parts: list[Part]) -> Chain:
         return Chain.of(self.state, stream, parts)
@@ -155,6 +156,8 @@ class Walker:
         if isinstance(layer, GateLinear):
             _put_on_gate(name, layer, noise)
         method.noise = noise
+        if noise.held is not None:
+            self.held.all.append(noise.held)
 
     def _parts_of(self, name: str, layer: LinearBase, names: list[str]) -> list[Part]:
         """The columns that a layer holds of its sites.
@@ -253,8 +256,11 @@ class Walker:
             rows=self.rows,
             product=Product.of(self.state, "product", [(name, end - first, first)]),
         )
+        noise.hold(name, layer)
         if noise:
             method.noise = noise
+        if noise.held is not None:
+            self.held.all.append(noise.held)
 
     def norm(self, name: str, layer: RMSNorm | GemmaRMSNorm) -> None:
         if not self.claim(name, "norm"):
@@ -349,7 +355,7 @@ def _put_outside(name: str, layer: LinearBase, noise: LinearNoise, adapted: bool
 def _put_on_gate(name: str, layer: GateLinear, noise: LinearNoise) -> None:
     """Puts a router's error where it runs: its kernels may compute past its method."""
     kernels = [kernel for kernel in _GATE_KERNELS if getattr(layer, kernel, False)]
-    if kernels and (noise.input or noise.slices):
+    if kernels and (noise.input or noise.slices or noise.held is not None):
         raise ConfigError(
             f"hetero_noise: {name} computes with kernels of its own here "
             f"({', '.join(kernels)}), so only its output can have error"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
     from vllm.v1.engine.core import EngineCore
 
+    from hetero_plugin.vllm.held import HeldWeights
+
 
 class Loadable(Protocol):
     """A model of vLLM's, whose weights can be loaded again."""
@@ -28,6 +30,7 @@ class CountsLoads(Protocol):
     """The noise of a worker (`install.Installed`), as far as loading goes."""
 
     loads: int
+    held: HeldWeights
 
 
 _LOADS = "hetero_noise_loads_seen"
@@ -70,6 +73,7 @@ def follow_loading(model: Loadable, installed: CountsLoads | None) -> None:
     @functools.wraps(original)
     def load_weights(*args: object, **kwargs: object) -> object:
         installed.loads += 1  # first: a load that fails has written some of them
+        installed.held.outdate()
         loaded = original(*args, **kwargs)
         _repack(model)
         return loaded

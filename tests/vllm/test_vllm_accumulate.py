@@ -20,10 +20,9 @@ from hetero_plugin.operator import Chain, Product
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.columns import check_product, check_rows
+from hetero_plugin.vllm.head import HeadNoise, NoisyHeadMethod
 from hetero_plugin.vllm.linear import (
-    HeadNoise,
     LinearNoise,
-    NoisyHeadMethod,
     NoisyLinearMethod,
     RowSlice,
 )

@@ -21,8 +21,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
+from hetero_plugin.vllm.head import NoisyHeadMethod
 from hetero_plugin.vllm.install import _check_head
-from hetero_plugin.vllm.linear import NoisyHeadMethod
 from hetero_plugin.vllm.quantization import HeteroNoiseQuantConfig
 from hetero_plugin.vllm.rows import Rows
 from hetero_plugin.vllm.walker import Walker

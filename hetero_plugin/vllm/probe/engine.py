@@ -78,16 +78,22 @@ class EngineProbe:
         self._answered([prompt], tokens=1)
         n = len(prompt)
         expected = random.row_keys(torch.tensor(prompt), torch.arange(n)).tolist()
-        rows, sites = [], []
+        rows, sites, stale, held = [], [], [], 0
         for rank, found in enumerate(self._transport.ranks("hetero_noise_keys", rows=n)):
             right = sum(a == b for a, b in zip(found["rows"], expected, strict=True))
             if right < n:
                 rows.append(f"rank {rank}: {right} of {n} rows have the key of their token")
             sites += [f"rank {rank}: {pair}" for pair in found["shared"]]
-        return {}, [
+            stale += [f"rank {rank}: {name}" for name in found["stale"]]
+            held += found["held"]
+        checks = [
             ("rows are known by token and position", not rows, "; ".join(rows) or f"{n} rows"),
             ("sites differ", not sites, "; ".join(sites[:8]) or "each has a key of its own"),
         ]
+        if held:
+            words = "; ".join(stale[:8]) or f"{held} layers"
+            checks.append(("weights with error are of the present weights", not stale, words))
+        return {}, checks
 
     def expected(self) -> Sequence[ProbedSite]:
         return expected_sites(self.config, self.hf_config, "rollout", sites=self.sites)

@@ -99,19 +99,30 @@ def hetero_noise_keys(worker: Worker, rows: int = 0) -> dict[str, Any]:
         rows: how many of the last pass's row keys to give.
 
     Returns:
-        ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none).
+        ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none);
+        ``held``: how many layers compute with a weight whose error was computed before the pass,
+        and ``stale``: those of them with another than their present weight gives.
     """
     found = _installed(worker)
     return {
         "rows": found.state.draw.keys[: _whole("rows", rows)].tolist(),
         "shared": shared_keys(worker.model_runner.get_model()),
+        "held": len(found.held.all),
+        "stale": found.held.stale(),
     }
 
 
 def hetero_noise_loads(worker: Worker) -> int:
-    """How often weights were loaded into this worker's model since it started."""
+    """How often weights were loaded into this worker's model since it started.
+
+    Asked after every call to the workers that is not of this package: weights that it wrote past
+    ``load_weights`` count too, where something is computed from them.
+    """
     found = getattr(worker, "hetero_noise", None)
-    return found.loads if isinstance(found, Installed) else 0
+    if not isinstance(found, Installed):
+        return 0
+    found.loads += found.held.find_rewritten()
+    return found.loads
 
 
 def hetero_noise_set(

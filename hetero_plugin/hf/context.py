@@ -163,13 +163,15 @@ class ForwardContext(OfAModel):
         with nullcontext() if torch.compiler.is_dynamo_compiling() else self._lock:
             self.state.next_call()
             set_now = self.state.draw
+            fixed = compiling or is_capturing(self.state.device)
             now = Pass(
                 Draw(keys, set_now.clock.clone(), set_now.scales.clone()),
                 # Code that is compiled or captured never leaves a chain out, and must not guard
                 # on these.
-                () if compiling or is_capturing(self.state.device) else self.state.nonzero,
+                () if fixed else self.state.nonzero,
                 self._offsets(),
                 [False] * len(self.places),
+                in_force=() if fixed else self.state.in_force,
             )
         if self._weights_need_a_clock(now.nonzero_at_start):
             now.weight_clock = now.flat.weight_clock = now.clock_of_weights()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copyreg
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own
 from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
+from hetero_plugin.hf.held import HeldWeight, computed, rows_of_weight, straight_through
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.operator import Chain, Product, linear, perturb_gradient
@@ -56,6 +57,8 @@ class LayerNoise(OfAModel):
     """On an output projection: the noise of its input, which is the attention's output."""
     formula: Formula | None = None
     """On a norm with AQN: how it computes with a weight."""
+    held: HeldWeight = field(default_factory=HeldWeight)
+    """The weight with its error, where that is fixed."""
 
 
 def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> LayerNoise:
@@ -134,13 +137,16 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     backward &= torch.is_grad_enabled() and weight.requires_grad
     if not forward and not backward:
         return None
-    # Its rows are keyed by number: output features, one expert's after the other's.
-    rows = torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
+    made = weight
     if forward:
-        weight = noise.weight(weight, now.draw.of(rows))
+        held = noise.held.of(noise.weight, weight, now)
+        made = (
+            computed(noise.weight, weight, now) if held is None else straight_through(weight, held)
+        )
     if backward:
-        weight = perturb_gradient(weight, noise.grad_weight, now.of_weights(rows))
-    return weight
+        rows = rows_of_weight(weight)
+        made = perturb_gradient(made, noise.grad_weight, now.of_weights(rows))
+    return made
 
 
 def _adds_up(noise: LayerNoise, now: Pass) -> bool:
@@ -158,8 +164,10 @@ def _worth_recomputing(
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     chains = [noise.input, *([attention.output] if attention is not None else [])]
-    read = any(now.needs(made) for made in chains)
-    return now.needs(noise.weight) or (read and module.weight.requires_grad)
+    if any(now.needs(made) for made in chains) and module.weight.requires_grad:
+        return True
+    # A weight that the layer holds is kept once, whatever autograd keeps of it.
+    return now.needs(noise.weight) and noise.held.of(noise.weight, module.weight, now) is None
 
 
 def while_noisy(forward: Callable[..., Any]) -> Callable[..., Any]:

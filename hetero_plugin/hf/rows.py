@@ -28,7 +28,7 @@ class Pass:
     tensors inside keyword arguments that it knows how to open.
     """
 
-    __slots__ = ("_flat", "draw", "nonzero_at_start", "offsets", "ran", "weight_clock")
+    __slots__ = ("_flat", "draw", "in_force", "nonzero_at_start", "offsets", "ran", "weight_clock")
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Pass:
         offsets: Tensor | None,
         ran: list[bool] | None = None,
         weight_clock: Tensor | None = None,
+        in_force: tuple[float, ...] = (),
     ) -> None:
         self.draw = draw
         """Its keys are [B, T] for a model's forward pass, flat [T] for a layer's rows."""
@@ -48,6 +49,8 @@ class Pass:
         """By mark (`LayerNoise.marks`): which sites have run. Shared by all copies of the pass."""
         self.weight_clock = weight_clock
         """int64 [1]: the clock of the gradients of weights, for these rows; None: not computed."""
+        self.in_force = in_force
+        """The scale table as Python numbers; empty as `nonzero_at_start` is."""
         keys = draw.keys
         self._flat = self.of(keys.reshape(-1).contiguous()) if keys.dim() > 1 else None
 
@@ -58,13 +61,26 @@ class Pass:
 
     def of(self, keys: Tensor) -> Pass:
         """The same with other rows."""
-        return Pass(self.draw.of(keys), self.nonzero_at_start, self.offsets, self.ran)
+        return Pass(
+            self.draw.of(keys),
+            self.nonzero_at_start,
+            self.offsets,
+            self.ran,
+            in_force=self.in_force,
+        )
 
     def on(self, device: torch.device) -> Pass:
         """The same on another device, for models that are spread over several."""
         offsets = None if self.offsets is None else self.offsets.to(device)
         weights = None if self.weight_clock is None else self.weight_clock.to(device)
-        return Pass(self.draw.to(device), self.nonzero_at_start, offsets, self.ran, weights)
+        return Pass(
+            self.draw.to(device),
+            self.nonzero_at_start,
+            offsets,
+            self.ran,
+            weights,
+            self.in_force,
+        )
 
     def needs(self, chain: Chain | Product) -> bool:
         """Whether leaving a chain or a product out would be noticed; see `Chain.needed`."""

@@ -32,6 +32,7 @@ from vllm.platforms import current_platform
 from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, grouped
 from hetero_plugin.state import NoiseState
+from hetero_plugin.vllm.held import Held, Piece, alike, digest, with_error
 from hetero_plugin.vllm.linear import check_attached
 from hetero_plugin.vllm.ops import ACTIVATIONS, entries_of
 
@@ -42,6 +43,7 @@ _GATES = {
 }
 _GROUPED_KERNELS = ((9, 0), (10, 0))
 """Capabilities of the GPUs for which PyTorch has a grouped GEMM that does not wait for the host."""
+_WEIGHTS = ("w13_weight", "w2_weight")
 _PLAIN_WEIGHTS = (UnquantizedMoeBackend.CPU, UnquantizedMoeBackend.TRITON)
 """Backends beside which the weights stay as they were loaded."""
 
@@ -67,10 +69,24 @@ class FusedExpertsNoise:
     act: Chain
     down: GemmNoise
     activation: str
+    held: HeldExperts | None = None
+    """The weights with their error, where that is fixed; the chains of the weights are then
+    empty."""
     entries: Tensor = field(init=False)
     """int64: those of the scale table that decide between vLLM's kernel and `noisy_experts`."""
 
     def __post_init__(self) -> None:
+        self.find_entries()
+
+    def hold(self, name: str, layer: Any, method: NoisyExpertsMethod) -> None:
+        """Has the weights computed once, if their error is fixed."""
+        weights = (self.gate_up.weight, self.down.weight)
+        if any(weights) and all(chain.fixed for chain in weights):
+            self.held = HeldExperts(name, layer, method, self)
+            self.find_entries()
+
+    def find_entries(self) -> None:
+        """Finds the entries of the chains that act in a pass."""
         gemms = (
             chain for g in (self.gate_up, self.down) for chain in (g.input, g.weight, g.output)
         )
@@ -192,6 +208,50 @@ def _(
     return torch.empty_like(x)
 
 
+class HeldExperts(Held):
+    """Both weights of a layer's experts with their error, for vLLM's kernel and for ours.
+
+    Args:
+        name: of the layer.
+        layer: has the clean weights.
+        method: its method, which gives vLLM's kernel what is made here.
+        noise: of the layer; its chains of weights are taken out of it.
+    """
+
+    def __init__(
+        self, name: str, layer: Any, method: NoisyExpertsMethod, noise: FusedExpertsNoise
+    ) -> None:
+        self.name, self.state, self.method = name, noise.state, method
+        self._layer = layer
+        gemms = (noise.gate_up, noise.down)
+        self._pieces = [Piece(0, gemm.weight_rows, gemm.weight) for gemm in gemms]
+        self.slots = tuple(slot for gemm in gemms for slot in gemm.weight.slots)
+        self.weights = [
+            nn.Parameter(torch.empty_like(weight), requires_grad=False) for weight in self.sources()
+        ]
+        for gemm in gemms:
+            gemm.weight = Chain("weight", gemm.weight.parts)
+
+    def sources(self) -> list[Tensor]:
+        return [self._layer.get_parameter(name) for name in _WEIGHTS]
+
+    def refresh(self) -> None:
+        for clean, piece, weight in zip(self.sources(), self._pieces, self.weights, strict=True):
+            with_error(clean.data, [piece], self.state, weight.data)
+        self.method.give_kernel(self._layer, dict(zip(_WEIGHTS, self.weights, strict=True)))
+
+    def is_current(self) -> bool:
+        same = True
+        for clean, piece, weight in zip(self.sources(), self._pieces, self.weights, strict=True):
+            now = torch.empty_like(clean.data)
+            with_error(clean.data, [piece], self.state, now)
+            same &= alike(digest([now]), digest([weight]))
+        return same
+
+    def extra_bytes(self) -> int:
+        return sum(weight.nbytes for weight in self.weights)
+
+
 class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
     """vLLM's own method for unquantised experts, with error once `noise` is set.
 
@@ -212,8 +272,15 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         """Runs after the first load and after every weight sync."""
+        if self.noise is not None and self.noise.held is not None:
+            self.noise.held.outdate()
+        else:
+            self.give_kernel(layer, {})
+
+    def give_kernel(self, layer: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+        """Makes what vLLM's kernel reads: of the layer's weights, or of others in their place."""
         beside = copy.copy(layer)
-        beside._parameters = dict(layer._parameters)
+        beside._parameters = {**layer._parameters, **weights}
         if current_platform.is_cpu():
             self.moe_kernel = None  # or vLLM would copy the weights without packing them
         super().process_weights_after_loading(beside)  # type: ignore[arg-type]
@@ -241,6 +308,7 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
         noise = self.noise
         if noise is None:
             check_attached(self.attached)
+        if noise is None or noise.entries.numel() == 0:  # or error is on its weights alone
             return super().apply(
                 self._kernel_layer[0],
                 x,
@@ -249,10 +317,13 @@ class NoisyExpertsMethod(UnquantizedFusedMoEMethod):
                 shared_experts,
                 shared_experts_input,
             )
+        w13, w2 = layer.w13_weight, layer.w2_weight
+        if noise.held is not None:
+            w13, w2 = noise.held.weights
         return torch.ops.hetero_noise_vllm.experts(
             x,
-            layer.w13_weight,
-            layer.w2_weight,
+            w13,
+            w2,
             topk_weights,
             topk_ids,
             noise.state.scales,

@@ -230,7 +230,10 @@ class Walker:
         )
         method = layer.quant_method
         assert isinstance(method, NoisyExpertsMethod)
+        noise.hold(name, layer, method)
         method.noise = noise
+        if noise.held is not None:
+            self.held.all.append(noise.held)
 
     def head(self, name: str, layer: VocabParallelEmbedding) -> None:
         if not self.claim(name, "lm_head"):

@@ -19,6 +19,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.vllm import install, register, spec
+from hetero_plugin.vllm.held import HeldWeights
 from tests.models import config_only
 
 pytestmark = pytest.mark.compat("command line", short=True)
@@ -97,7 +98,7 @@ def test_a_setting_is_parsed_once_in_the_front_end_and_once_in_a_worker(
         rank=0,
         model_runner=SimpleNamespace(get_model=nn.Module),
     )
-    monkeypatch.setattr(install, "make_noisy", lambda *args: None)
+    monkeypatch.setattr(install, "make_noisy", lambda *args: (None, HeldWeights()))
     monkeypatch.setattr(install, "_check_head", lambda model: None)
     parses = 0
     installed = install.install(worker)

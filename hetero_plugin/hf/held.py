@@ -1,0 +1,133 @@
+"""Weights with a fixed error (a number format), computed once for each version of the weight.
+
+Q(W) depends on the weight and on the scales alone, so a layer keeps it beside the clean weight from
+one pass to the next: in evaluation until the weight changes, in training until the optimizer's next
+step. It is no parameter and no buffer, is dropped by copies and files of the model, and goes with
+`unwrap`. A change of the weight is told by
+
+- its address, its version (every write that autograd knows of) and its dtype;
+- steps of torch's optimizers, behind which libraries write to ``parameter.data``;
+- a sample of its values, for what writes to ``parameter.data`` beside them (merged adapters, synced
+  weights): one difference anywhere makes the weights of all layers new.
+
+It is computed at every use, as for errors that are random, where the version proves nothing: in
+compiled code, for a weight that is no plain parameter (a parametrization, a shard), and in a
+process of a process group, since FSDP gathers new values behind a parameter's version.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from hetero_plugin.operator import Chain
+
+if TYPE_CHECKING:
+    from hetero_plugin.hf.context import Pass
+
+__all__ = ["HeldWeight", "straight_through"]
+
+_SAMPLE = 1024
+"""Values of a weight that are compared at each use."""
+
+
+class _Epoch:
+    """Counts what may have changed weights behind their versions, in this process."""
+
+    count = 0
+
+    @classmethod
+    def next(cls, *_: Any) -> None:
+        cls.count += 1
+
+
+register_optimizer_step_post_hook(_Epoch.next)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, q: Tensor) -> Tensor:
+        return q.view_as(q)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], None
+
+
+def straight_through(weight: Tensor, q: Tensor) -> Tensor:
+    """``q``, whose gradient goes to ``weight`` as it is; the memory of ``q`` itself."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        made: Tensor = _StraightThrough.apply(weight, q)
+        return made
+    return q
+
+
+def _in_a_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+class HeldWeight:
+    """A layer's weight with its error, while it is known to be that of the present weight."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[Any, ...] | None = None
+        self._q: Tensor | None = None
+        self._sample: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HeldWeight, ()  # a copy, or what is read from a file, begins anew
+
+    @property
+    def q(self) -> Tensor | None:
+        """What is held: like the weight, without a gradient; None: nothing."""
+        return self._q
+
+    def of(self, chain: Chain, weight: Tensor, now: Pass) -> Tensor | None:
+        """The weight with its error, computed now or before; None where it can't be held.
+
+        Args:
+            chain: of the weight.
+            weight: [..., out, in].
+            now: the pass, for its scales.
+        """
+        if torch.compiler.is_compiling() or not now.in_force or not chain.fixed:
+            return None
+        if type(weight) is not nn.Parameter or weight.is_inference() or _in_a_group():
+            return None
+        sample = weight.detach().view(-1)[:: max(1, weight.numel() // _SAMPLE)]
+        if self._q is not None and not self._has(sample):
+            _Epoch.next()
+        made_of = (
+            tuple(now.in_force[slot] for slot in chain.slots),
+            weight.data_ptr(),
+            weight._version,
+            weight.dtype,
+            weight.device,
+            _Epoch.count,
+        )
+        if self._q is None or self._made_of != made_of:
+            self._q = None  # both at once would be a third copy
+            with torch.no_grad():
+                self._q = computed(chain, weight.detach(), now)
+            self._made_of, self._sample = made_of, sample.clone()
+        return self._q
+
+    def _has(self, sample: Tensor) -> bool:
+        """Whether the sample is the one that was taken when the weight was computed."""
+        mine = self._sample
+        if mine is None or mine.shape != sample.shape or mine.device != sample.device:
+            return False
+        return torch.equal(mine, sample)
+
+
+def rows_of_weight(weight: Tensor) -> Tensor:
+    """The keys of a weight's rows: output features, one expert's after the other's; int64."""
+    return torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
+
+
+def computed(chain: Chain, weight: Tensor, now: Pass) -> Tensor:
+    """A weight [..., out, in] with its error."""
+    return chain(weight, now.draw.of(rows_of_weight(weight)))

@@ -38,6 +38,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "ours, linear": {"targets": ["linear"], "exclude": ["lm_head"], "scale": SCALE},
     "ours, linear and norms": {"targets": ["linear", "norm"], "scale": SCALE},
     "ours, every kind": {"targets": EVERYTHING, "scale": SCALE},
+    "nvfp4-w4a16": {"targets": ["linear"], "exclude": ["lm_head"], "error": "nvfp4", "scale": 1.0}
+    | {"point": "weight"},
     "naive, compiled": {"plugins": "", "naive": True},
     "naive, eager": {"plugins": "", "naive": True, "eager": True},
 }
@@ -80,7 +82,8 @@ def serve(settings: dict[str, Any]) -> None:
 
     if settings.get("naive"):
         naive()
-    rule = {key: settings[key] for key in ("targets", "exclude", "scale") if key in settings}
+    keys = ("targets", "exclude", "scale", "error", "point")
+    rule = {key: settings[key] for key in keys if key in settings}
     noisy = {
         "quantization": "hetero_noise",
         "additional_config": {"hetero_noise": {"rules": [rule]}},

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from hetero_plugin.operator import Chain
+from hetero_plugin.operator import Chain, is_recording
 
 if TYPE_CHECKING:
     from hetero_plugin.hf.context import Pass
@@ -93,7 +93,9 @@ class HeldWeight:
             weight: [..., out, in].
             now: the pass, for its scales.
         """
-        if torch.compiler.is_compiling() or not now.in_force or not chain.fixed:
+        if torch.compiler.is_compiling() or is_recording():
+            return None
+        if not now.in_force or not chain.fixed:
             return None
         if type(weight) is not nn.Parameter or weight.is_inference() or _in_a_group():
             return None
@@ -111,7 +113,7 @@ class HeldWeight:
         if self._q is None or self._made_of != made_of:
             self._q = None  # both at once would be a third copy
             with torch.no_grad():
-                self._q = computed(chain, weight.detach(), now)
+                self._q = chain(weight.detach(), now.draw.of(rows_of_weight(weight)))
             self._made_of, self._sample = made_of, sample.clone()
         return self._q
 
@@ -126,8 +128,3 @@ class HeldWeight:
 def rows_of_weight(weight: Tensor) -> Tensor:
     """The keys of a weight's rows: output features, one expert's after the other's; int64."""
     return torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
-
-
-def computed(chain: Chain, weight: Tensor, now: Pass) -> Tensor:
-    """A weight [..., out, in] with its error."""
-    return chain(weight, now.draw.of(rows_of_weight(weight)))

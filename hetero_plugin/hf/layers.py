@@ -27,7 +27,7 @@ from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own
 from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
-from hetero_plugin.hf.held import HeldWeight, computed, rows_of_weight, straight_through
+from hetero_plugin.hf.held import HeldWeight, rows_of_weight, straight_through
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.operator import Chain, Product, linear, perturb_gradient
@@ -137,16 +137,15 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     backward &= torch.is_grad_enabled() and weight.requires_grad
     if not forward and not backward:
         return None
-    made = weight
-    if forward:
-        held = noise.held.of(noise.weight, weight, now)
-        made = (
-            computed(noise.weight, weight, now) if held is None else straight_through(weight, held)
-        )
+    held = noise.held.of(noise.weight, weight, now) if forward else None
+    if held is not None:
+        weight = straight_through(weight, held)
+    elif forward:
+        weight = noise.weight(weight, now.draw.of(rows_of_weight(weight)))
     if backward:
         rows = rows_of_weight(weight)
-        made = perturb_gradient(made, noise.grad_weight, now.of_weights(rows))
-    return made
+        weight = perturb_gradient(weight, noise.grad_weight, now.of_weights(rows))
+    return weight
 
 
 def _adds_up(noise: LayerNoise, now: Pass) -> bool:

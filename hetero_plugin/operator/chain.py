@@ -100,6 +100,11 @@ def record(callback: Recorder) -> Iterator[None]:
         _recorder = previous
 
 
+def is_recording() -> bool:
+    """Whether every chain is to run, for `record`."""
+    return _recorder is not None
+
+
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured, which is replayed under other scales."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

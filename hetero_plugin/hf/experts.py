@@ -27,6 +27,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.layers import (
+    ATTRIBUTE,
     MIXINS,
     LayerNoise,
     layer_noise,
@@ -220,6 +221,15 @@ class _NoisyRouter:
             return noisy_output(noise, y, now)
 
         return _route(self, hidden_states, linear)
+
+
+def weights_of(module: nn.Module) -> list[tuple[LayerNoise, Tensor]]:
+    """The weights of a noisy module that can have error, with their noise."""
+    noise, has = module.__dict__[ATTRIBUTE], module._parameters
+    pairs = [(noise, has.get("weight"))] if isinstance(noise, LayerNoise) else []
+    if isinstance(noise, ExpertsNoise):
+        pairs = [(noise.gate_up, has["gate_up_proj"]), (noise.down, has["down_proj"])]
+    return [(one, weight) for one, weight in pairs if weight is not None and one.weight]
 
 
 def check_router(router: nn.Module, site: str) -> None:

@@ -65,6 +65,16 @@ def straight_through(weight: Tensor, q: Tensor) -> Tensor:
     return q
 
 
+def _version(weight: Tensor) -> tuple[Any, ...]:
+    """What tells a weight from another, and from itself after a write that is told of."""
+    where = weight.data_ptr(), weight._version, tuple(weight.shape)
+    return *where, weight.dtype, weight.device, _Epoch.count
+
+
+def _sample_of(weight: Tensor) -> Tensor:
+    return weight.detach().view(-1)[:: max(1, weight.numel() // _SAMPLE)]
+
+
 def _in_a_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
@@ -81,9 +91,17 @@ class HeldWeight:
         return HeldWeight, ()  # a copy, or what is read from a file, begins anew
 
     @property
-    def q(self) -> Tensor | None:
-        """What is held: like the weight, without a gradient; None: nothing."""
-        return self._q
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        return 0 if self._q is None else self._q.nbytes
+
+    def is_current(self, chain: Chain, weight: Tensor, now: Pass) -> bool:
+        """Whether a pass would compute with the error of the present weight; as `of`, slow."""
+        held = self.of(chain, weight, now)
+        if held is None:
+            return True  # computed at every use
+        with torch.no_grad():
+            return torch.equal(held, chain(weight.detach(), now.draw.of(rows_of_weight(weight))))
 
     def of(self, chain: Chain, weight: Tensor, now: Pass) -> Tensor | None:
         """The weight with its error, computed now or before; None where it can't be held.
@@ -99,30 +117,18 @@ class HeldWeight:
             return None
         if type(weight) is not nn.Parameter or weight.is_inference() or _in_a_group():
             return None
-        sample = weight.detach().view(-1)[:: max(1, weight.numel() // _SAMPLE)]
-        if self._q is not None and not self._has(sample):
-            _Epoch.next()
-        made_of = (
-            tuple(now.in_force[slot] for slot in chain.slots),
-            weight.data_ptr(),
-            weight._version,
-            weight.dtype,
-            weight.device,
-            _Epoch.count,
-        )
-        if self._q is None or self._made_of != made_of:
-            self._q = None  # both at once would be a third copy
-            with torch.no_grad():
-                self._q = chain(weight.detach(), now.draw.of(rows_of_weight(weight)))
-            self._made_of, self._sample = made_of, sample.clone()
+        sample = _sample_of(weight)
+        scales = tuple(now.in_force[slot] for slot in chain.slots)
+        if self._q is not None and self._made_of == (scales, *_version(weight)):
+            assert self._sample is not None
+            if torch.equal(self._sample, sample):
+                return self._q
+            _Epoch.next()  # written past its version, and so may others be
+        self._q = None  # both at once would be a third copy
+        with torch.no_grad():
+            self._q = chain(weight.detach(), now.draw.of(rows_of_weight(weight)))
+        self._made_of, self._sample = (scales, *_version(weight)), sample.clone()
         return self._q
-
-    def _has(self, sample: Tensor) -> bool:
-        """Whether the sample is the one that was taken when the weight was computed."""
-        mine = self._sample
-        if mine is None or mine.shape != sample.shape or mine.device != sample.device:
-            return False
-        return torch.equal(mine, sample)
 
 
 def rows_of_weight(weight: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ from hetero_plugin import random
 from hetero_plugin.attestation.expected import probe_prompts
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
+from hetero_plugin.hf.experts import weights_of
 from hetero_plugin.hf.names import decoder_of, layers_of
+from hetero_plugin.hf.rows import Pass
 from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.operator import record
 from hetero_plugin.state import NoiseState
@@ -99,6 +101,29 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
         checks += _check_sizes(relative, seen, next(model.parameters()).dtype)
         checks += _check_independence({name: seen[name].z for name in relative})
     return _by_kind(seen, kinds, rules), checks
+
+
+def weights_are_present(model: Any, state: NoiseState) -> Checks:
+    """Whether weights that were computed once are of the weights there now; nothing without any.
+
+    Args:
+        model: wrapped, its phase set.
+        state: the model's.
+    """
+    attachment = attachment_of(model)
+    assert attachment is not None
+    now = Pass(state.draw, state.nonzero, None, in_force=state.in_force)
+    held, stale = 0, []
+    for module in attachment.modules:
+        for noise, weight in weights_of(module):
+            if now.needs(noise.weight):
+                held += noise.held.nbytes > 0
+                if not noise.held.is_current(noise.weight, weight, now):
+                    stale.append(noise.site.name)
+    if not held and not stale:
+        return []
+    name = "weights with error are of the present weights"
+    return [(name, not stale, "; ".join(stale[:8]) or f"{held} layers")]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hetero_plugin.attestation.expected import comparable_sites, expected_sites,
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import disabled, phase, state_of, wrap
 from hetero_plugin.hf.attachment import attachment_of
-from hetero_plugin.hf.measured import measure
+from hetero_plugin.hf.measured import Checks, measure, weights_are_present
 from hetero_plugin.sites import aqn_sites, sites_from_config
 from hetero_plugin.state import Phase
 
@@ -58,6 +58,7 @@ class HFProbe:
         self.gradients = needs_gradients(self.state.config)
         aqn = self.state.aqn
         self._aqn = None if aqn is None else aqn.saved()
+        self._weights: Checks = []
 
     @classmethod
     def wrapping(
@@ -83,6 +84,8 @@ class HFProbe:
 
     def describe(self) -> dict[str, Any]:
         status = self.state.status()
+        with phase(self.model, self.phase):  # before scales are set, which makes weights anew
+            self._weights = weights_are_present(self.model, self.state)
         parameter = next(self.model.parameters())
         return {
             "fingerprint": self.state.config.fingerprint,
@@ -131,7 +134,9 @@ class HFProbe:
         if self.engine == "hf-compiled":
             return {}, []  # compiled code hands nothing over
         with phase(self.model, self.phase), forgiving(self.model):
-            return measure(self.model, self.state, forward=self.forward)
+            by_kind, checks = measure(self.model, self.state, forward=self.forward)
+            weights = self._weights, weights_are_present(self.model, self.state)
+            return by_kind, checks + next((w for w in weights if w and not w[0][1]), weights[1])
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:

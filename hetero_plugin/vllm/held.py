@@ -176,7 +176,8 @@ class HeldWeights:
         return bool(found)
 
     def stale(self) -> list[str]:
-        """Layers that compute with something else than their present weight with its error."""
+        """Layers whose next pass would compute with something else than their present weight."""
+        self.fresh()
         return [held.name for held in self.all if not held.is_current()]
 
     def describe(self) -> str:

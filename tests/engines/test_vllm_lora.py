@@ -27,6 +27,7 @@ SPEC: dict[str, Any] = {
     "rules": [
         {"targets": ["linear", "norm", "activation", "attention"], "scale": 0.05},
         {"targets": ["*.gate_proj", "*.up_proj", "*.o_proj"], "point": "input", "scale": 0.02},
+        {"targets": ["linear"], "error": "nvfp4", "point": "weight"},
     ],
     "seed": 5,
 }

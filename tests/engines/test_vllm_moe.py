@@ -24,9 +24,19 @@ pytestmark = pytest.mark.engine
 
 SPEC: dict[str, Any] = {
     "rules": [
-        {"targets": ["linear", "norm", "activation", "attention", "router"], "scale": 0.05},
-        {"targets": ["*.experts.*_proj", "router"], "point": "input", "scale": 0.02},
-        {"targets": ["*.experts.*_proj", "router"], "point": "weight", "scale": 0.02},
+        # Layer 0's experts, where it has some, with error on their weights alone.
+        {
+            "targets": ["linear", "norm", "activation", "attention", "router"],
+            "exclude": ["*.0.mlp.experts.*"],
+            "scale": 0.05,
+        },
+        {
+            "targets": ["*.1.mlp.experts.*_proj", "router"],
+            "point": "input",
+            "scale": 0.02,
+        },
+        {"targets": ["router"], "point": "weight", "scale": 0.02},
+        {"targets": ["*.experts.*_proj"], "error": "mxfp4", "point": "weight"},
     ],
     "aqn": {"schedule": "constant", "sigma_start": 0.05, "total_steps": 10},
     "seed": 5,

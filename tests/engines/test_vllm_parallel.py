@@ -22,7 +22,12 @@ from tests.faults.tp_engine import TPEngine
 pytestmark = pytest.mark.engine
 
 SPEC: dict[str, Any] = {
-    "rules": [{"targets": ["linear", "norm", "activation"], "scale": 0.05}],
+    "rules": [
+        {"targets": ["linear", "norm", "activation"], "scale": 0.05},
+        # Blocks of 32 columns: o_proj's shards are of 64, down_proj's of 96.
+        {"targets": ["linear"], "error": "mxfp4", "point": "weight"},
+        {"targets": ["*.1.*.down_proj"], "error": "mxfp8_e4m3", "point": "weight", "scale": 0.5},
+    ],
     "seed": 9,
 }
 # Prompts of up to 189 tokens against 64 a step: each is computed in pieces, beside other prompts'.

@@ -41,8 +41,19 @@ SCOPES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+WEIGHT = {"targets": ["linear"], "error": "nvfp4", "point": "weight"}
+INPUT = {"targets": ["linear"], "exclude": ["lm_head"], "error": "nvfp4", "point": "input"}
+FORMATS: dict[str, list[dict[str, Any]]] = {"nvfp4-w4a16": [WEIGHT], "nvfp4-w4a4": [WEIGHT, INPUT]}
+
+
 def spec(scope: str) -> dict[str, Any]:
     return {"rules": [{"targets": SCOPES[scope][0], "scale": 0.05}], "seed": 21}
+
+
+def engine_spec() -> dict[str, Any]:
+    """The widest scope, and the formats, which the engine switches rule by rule."""
+    widest = spec("all-activation-head")
+    return {**widest, "rules": [*widest["rules"], WEIGHT, INPUT]}
 
 
 @dataclass
@@ -74,7 +85,7 @@ def case(
         model=str(model),
         dtype=dtype,
         quantization="hetero_noise",
-        additional_config={"hetero_noise": spec("all-activation-head")},
+        additional_config={"hetero_noise": engine_spec()},
     )
     engine.set(scale=0.0)
     clean = hf_logprobs(model, dtype, None)
@@ -113,7 +124,7 @@ def gap(a: list[float], b: list[float], dtype: str) -> float:
 
 @pytest.mark.parametrize("scope", list(SCOPES))
 def test_the_error_is_the_same_number_in_both_engines(case: Case, scope: str) -> None:
-    case.engine.set(reset=True)
+    case.engine.rules(0.05, 0.0, 0.0)
     for kind in SCOPES[scope][1]:
         case.engine.set(scale=0.0, kind=kind)
     noisy, ours = hf_logprobs(case.model, case.dtype, spec(scope)), vllm_logprobs(case.engine)
@@ -122,5 +133,19 @@ def test_the_error_is_the_same_number_in_both_engines(case: Case, scope: str) ->
     yardstick = max(case.clean_gap, FLOOR[case.dtype] / bound)
     effect, apart = case.gap(noisy, case.clean), case.gap(ours, noisy)
     print(f"clean engines {case.clean_gap:.2g}, noisy engines {apart:.2g}, noise {effect:.2g}")
+    assert apart <= bound * yardstick
+    assert effect >= 10 * yardstick
+
+
+@pytest.mark.parametrize("preset", list(FORMATS))
+def test_a_number_format_gives_the_same_number_in_both_engines(case: Case, preset: str) -> None:
+    rules = FORMATS[preset]
+    case.engine.rules(0.0, *[float(rule in rules) for rule in (WEIGHT, INPUT)])
+    noisy = hf_logprobs(case.model, case.dtype, {"rules": rules})
+    ours = vllm_logprobs(case.engine)
+    bound = BOUND[case.dtype]
+    yardstick = max(case.clean_gap, FLOOR[case.dtype] / bound)
+    effect, apart = case.gap(noisy, case.clean), case.gap(ours, noisy)
+    print(f"{preset}: clean {case.clean_gap:.2g}, apart {apart:.2g}, formats {effect:.2g}")
     assert apart <= bound * yardstick
     assert effect >= 10 * yardstick

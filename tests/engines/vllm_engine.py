@@ -93,6 +93,10 @@ class Engine:
     def logprobs(self, *prompts: list[int], **arguments: Any) -> list[Record]:
         return self.ask("logprobs", prompts=prompts, **arguments)
 
+    def rules(self, *scales: float) -> None:
+        """Sets the scale of each rule of the spec, at all of its sites."""
+        self.ask("rules", scales=scales)
+
     def set(self, **arguments: Any) -> Record:
         return self.ask("call", method="hetero_noise_set", arguments=arguments)
 
@@ -192,6 +196,9 @@ class Server:
 
         return client.call(self.llm, method, **arguments)
 
+    def rules(self, scales: list[float]) -> None:
+        self.llm.collective_rpc(_set_rules, args=(scales,))
+
     def reload(self, path: str, process: bool) -> int:
         """Loads a checkpoint into the live model, as a weight sync does."""
         return self.llm.collective_rpc(reload, args=(path, process))[0]
@@ -219,6 +226,13 @@ def reload(worker: Any, path: str, process: bool) -> int:
     if process:
         process_weights_after_loading(model, worker.model_config, worker.device)
     return len(loaded)
+
+
+def _set_rules(worker: Any, scales: list[float]) -> None:
+    state = worker.hetero_noise.state
+    for slot in state.slots:
+        state._base[slot.index] = scales[slot.rule_index]
+    state._write_scales()
 
 
 def _checksum(worker: Any, name: str) -> str:

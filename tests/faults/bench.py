@@ -15,9 +15,15 @@ from tests.faults.worker import VARIABLE
 ROOT = Path(__file__).resolve().parents[2]
 # Few sites, because every attestation tries each; two of them parts of a fused layer.
 SPEC: dict[str, Any] = {
-    "rules": [{"targets": ["*.gate_proj", "*.up_proj", "model.norm"], "scale": 0.05}],
+    "rules": [
+        {"targets": ["*.gate_proj", "*.up_proj", "model.norm"], "scale": 0.05},
+        {"targets": ["*.1.*.o_proj"], "error": "nvfp4", "point": "weight"},
+    ],
     "aqn": {"schedule": "constant", "sigma_start": 0.02, "targets": ["*.0.*norm", "model.norm"]},
 }
+
+
+OUT = "model.layers.1.self_attn.o_proj"
 
 
 class Bench:
@@ -252,6 +258,28 @@ class _Server(_Configurer):
 
     def reload(self) -> None:
         self.llm.collective_rpc(worker.reload, args=(str(self.model),))
+
+    def sync_unseen(self) -> str:
+        """What the attestation refuses for after another checkpoint, of which nothing was told."""
+        from tests.engines.vllm_engine import make_model
+
+        shape = {"hidden": 64, "heads": 2, "kv": 1, "inner": 96, "tied": False, "seed": 1}
+        other = make_model(self.folder / "other", dtype="float32", **shape)  # type: ignore[arg-type]
+        self.llm.collective_rpc(worker.look_away)
+        try:
+            self.llm.collective_rpc(worker.reload, args=(str(other),))
+            return self.attest()
+        finally:
+            self.llm.collective_rpc(worker.look_again)
+            self.reload()
+
+    def sync_past_loading(self) -> list[bool]:
+        """Whether answers follow weights that a worker call wrote, with its own hands, and back."""
+        before = self.logprobs()
+        self.llm.collective_rpc(worker.write_weight, args=(OUT, 2.0))
+        doubled = self.logprobs()
+        self.llm.collective_rpc(worker.write_weight, args=(OUT, 0.5))
+        return [doubled != before, self.logprobs() == before, self.attest() == ""]
 
     def prefix(self) -> dict[str, Any]:
         from vllm import SamplingParams

@@ -7,6 +7,7 @@ from torch import nn
 
 from hetero_plugin import AQN, NoiseConfig
 from hetero_plugin.evaluation import faults
+from hetero_plugin.hf import held, wrap
 from hetero_plugin.hf.probe import HFProbe
 from tests.faults.models import UP, attested, tiny
 from tests.faults.registry import fault
@@ -230,3 +231,26 @@ def lora_path_bypasses_the_site() -> str:
     HFProbe.wrapping(model, "linear")
     adapted = get_peft_model(model, LoraConfig(target_modules=["up_proj"], init_lora_weights=False))
     return attested(HFProbe(adapted.base_model.model), UP)
+
+
+@fault(
+    "an optimizer's step at weights in a number format: Q(W) of the old weights",
+    "a training step of which nothing tells (version, step, sample), then an attestation",
+    "refused, with the layers",
+    by="attestation",
+    engine="hf",
+)
+def stale_quantised_weight_after_a_step() -> str:
+    spec = NoiseConfig(targets=["linear"], error="nvfp4", point="weight")
+    model = wrap(tiny(), spec)
+    ids = torch.arange(12)[None] + 3
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kept = held._version, held._sample_of
+    held._version, held._sample_of = (lambda weight: (0,)), (lambda weight: torch.zeros(1))
+    try:
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+        words = ("weights with error are of the present weights", "layers.0.self_attn.q_proj")
+        return attested(HFProbe(model), *words)
+    finally:
+        held._version, held._sample_of = kept

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tests.faults.bench import Bench
+from tests.faults.bench import OUT, Bench
 from tests.faults.registry import fault, noticed
 
 UP = "model.layers.1.mlp.up_proj"
@@ -192,6 +192,31 @@ def weight_sync_in_a_live_engine(bench: Bench) -> str:
     after = bench.ask("logprobs")
     off = bench.ask("logprobs_clean")
     return noticed(before == after != off, "the same noise before and after")
+
+
+@fault(
+    "a sync at weights in a number format: Q(W) of the old weights",
+    "another checkpoint is loaded while nothing tells of new weights (version, load, bits)",
+    "refused, with the layer",
+    by="attestation",
+    engine="vllm",
+)
+def stale_quantised_weight_after_a_sync(bench: Bench) -> str:
+    found = bench.ask("sync_unseen")
+    words = ("weights with error are of the present weights", f"rank 0: {OUT}")
+    return noticed(all(word in found for word in words), found or "it passes")
+
+
+@fault(
+    "a sync at weights in a number format: Q(W) of the old weights",
+    "a worker call writes `parameter.data` of a live engine, past `load_weights`",
+    "Q(W) follows: the bits are compared after the call",
+    by="values",
+    engine="vllm",
+)
+def weight_written_past_loading(bench: Bench) -> str:
+    found = bench.ask("sync_past_loading")
+    return noticed(found == [True, True, True], f"follows, is back, attested: {found}")
 
 
 @fault(

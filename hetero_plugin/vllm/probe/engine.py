@@ -56,6 +56,7 @@ class EngineProbe:
         self.reference = reference
         self._aqn_step: int | None = None  # in force before, and again afterwards
         self._forbidden: np.ndarray | None = None
+        self._stale: list[str] = []
         self._model_config = vllm_config.model_config
         self._budget = int(vllm_config.scheduler_config.max_num_batched_tokens)  # tokens a pass
         self._tensor_parallel = vllm_config.parallel_config.tensor_parallel_size
@@ -78,28 +79,35 @@ class EngineProbe:
         self._answered([prompt], tokens=1)
         n = len(prompt)
         expected = random.row_keys(torch.tensor(prompt), torch.arange(n)).tolist()
-        rows, sites, stale, held = [], [], [], 0
+        rows, sites, held = [], [], 0
         for rank, found in enumerate(self._transport.ranks("hetero_noise_keys", rows=n)):
             right = sum(a == b for a, b in zip(found["rows"], expected, strict=True))
             if right < n:
                 rows.append(f"rank {rank}: {right} of {n} rows have the key of their token")
             sites += [f"rank {rank}: {pair}" for pair in found["shared"]]
-            stale += [f"rank {rank}: {name}" for name in found["stale"]]
             held += found["held"]
         checks = [
             ("rows are known by token and position", not rows, "; ".join(rows) or f"{n} rows"),
             ("sites differ", not sites, "; ".join(sites[:8]) or "each has a key of its own"),
         ]
         if held:
+            stale = list(dict.fromkeys(self._stale + self._stale_weights()))
             words = "; ".join(stale[:8]) or f"{held} layers"
             checks.append(("weights with error are of the present weights", not stale, words))
         return {}, checks
+
+    def _stale_weights(self) -> list[str]:
+        """Layers that compute with the error of another weight than their present one."""
+        ranks = enumerate(self._transport.ranks("hetero_noise_keys", weights=True))
+        return [f"rank {rank}: {name}" for rank, found in ranks for name in found["stale"]]
 
     def expected(self) -> Sequence[ProbedSite]:
         return expected_sites(self.config, self.hf_config, "rollout", sites=self.sites)
 
     def describe(self) -> dict[str, Any]:
         ranks = self._transport.ranks("hetero_noise_status")
+        if self.config.rules and all(rank.get("noisy") for rank in ranks):
+            self._stale = self._stale_weights()  # before scales are set, which makes them anew
         noisy = [rank for rank in ranks if rank.get("noisy")]
         self._aqn_step = ranks[0].get("aqn_step")
         sites = self._call("hetero_noise_sites") if len(noisy) == len(ranks) else []

@@ -92,11 +92,12 @@ def hetero_noise_sites(worker: Worker) -> list[dict[str, Any]]:
     ]
 
 
-def hetero_noise_keys(worker: Worker, rows: int = 0) -> dict[str, Any]:
+def hetero_noise_keys(worker: Worker, rows: int = 0, weights: bool = False) -> dict[str, Any]:
     """What the layers draw from, for attestation.
 
     Args:
         rows: how many of the last pass's row keys to give.
+        weights: compute every weight with a fixed error once more, and compare.
 
     Returns:
         ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none);
@@ -108,7 +109,7 @@ def hetero_noise_keys(worker: Worker, rows: int = 0) -> dict[str, Any]:
         "rows": found.state.draw.keys[: _whole("rows", rows)].tolist(),
         "shared": shared_keys(worker.model_runner.get_model()),
         "held": len(found.held.all),
-        "stale": found.held.stale(),
+        "stale": found.held.stale() if _flag("weights", weights) else [],
     }
 
 

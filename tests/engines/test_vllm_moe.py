@@ -22,25 +22,33 @@ from tests.engines.vllm_engine import Engine, Record
 
 pytestmark = pytest.mark.engine
 
-SPEC: dict[str, Any] = {
-    "rules": [
-        # Layer 0's experts, where it has some, with error on their weights alone.
-        {
-            "targets": ["linear", "norm", "activation", "attention", "router"],
-            "exclude": ["*.0.mlp.experts.*"],
-            "scale": 0.05,
-        },
-        {
-            "targets": ["*.1.mlp.experts.*_proj", "router"],
-            "point": "input",
-            "scale": 0.02,
-        },
-        {"targets": ["router"], "point": "weight", "scale": 0.02},
-        {"targets": ["*.experts.*_proj"], "error": "mxfp4", "point": "weight"},
-    ],
-    "aqn": {"schedule": "constant", "sigma_start": 0.05, "total_steps": 10},
-    "seed": 5,
-}
+FIXED = {"qwen2_moe": "*.1.mlp.experts.*_proj", "qwen3_moe": "*.0.mlp.experts.*_proj"}
+"""Experts whose weights are in a number format: beside other errors, and alone."""
+RANDOM = {"qwen2_moe": ["router"], "qwen3_moe": ["router", "*.1.mlp.experts.*_proj"]}
+
+
+def spec(family: str) -> dict[str, Any]:
+    return {
+        "rules": [
+            # Layer 0's experts, where it has some, with error on their weights alone.
+            {
+                "targets": ["linear", "norm", "activation", "attention", "router"],
+                "exclude": ["*.0.mlp.experts.*"],
+                "scale": 0.05,
+            },
+            {
+                "targets": ["*.1.mlp.experts.*_proj", "router"],
+                "point": "input",
+                "scale": 0.02,
+            },
+            {"targets": RANDOM[family], "point": "weight", "scale": 0.02},
+            {"targets": [FIXED[family]], "error": "mxfp4", "point": "weight"},
+        ],
+        "aqn": {"schedule": "constant", "sigma_start": 0.05, "total_steps": 10},
+        "seed": 5,
+    }
+
+
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
     # A dense layer first, a shared expert with a gate, weights of the router that don't add to 1.
@@ -86,7 +94,7 @@ def case(
         path / "log.txt",
         env,
         quantization="hetero_noise",
-        additional_config={"hetero_noise": SPEC},
+        additional_config={"hetero_noise": spec(request.param)},
         **common,
     )
     yield Case(request.param, model, path / "model", engine, clean)
@@ -100,7 +108,7 @@ def test_experts_have_their_error_in_both_engines(case: Case) -> None:
 
     engine, hf = case.engine, case.hf
     ask = lambda: prompts_of(engine.logprobs(*PROMPTS))  # noqa: E731
-    wrap(hf, SPEC)
+    wrap(hf, spec(case.family))
     state = state_of(hf)
     assert engine.status()["sites"] == state.status()["sites"]
     noisy = ask()
@@ -134,7 +142,7 @@ def test_experts_have_their_error_in_both_engines(case: Case) -> None:
         assert gap(expected, clean_hf) >= 10 * bound, where
     # AQN alone: the norms after the router's.
     both(0.0)
-    aqn = NoiseConfig.parse(SPEC).aqn
+    aqn = NoiseConfig.parse(spec(case.family)).aqn
     assert aqn is not None and state.aqn is not None
     assert [site.name.rsplit(".", 1)[-1] for site in state.aqn.sites] == [
         "post_attention_layernorm"

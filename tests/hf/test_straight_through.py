@@ -1,0 +1,197 @@
+"""The backward pass of a linear layer in a number format, against a float64 transcription by hand.
+
+Straight-through means that rounding has the gradient 1, and nothing else is put back: the layer
+computes y = Q(x)·Q(W)ᵀ + b, so with g the gradient of y
+
+    grad_x = g·Q(W),   grad_W = gᵀ·Q(x),   grad_b = Σ g,
+
+each with the operands that were really multiplied, also where a layer is computed again for its
+backward pass. (A known mistake: the clean weight is put back before the backward pass.) About 10
+seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hetero_plugin import NoiseConfig
+from hetero_plugin.errors.formats import FORMATS
+from hetero_plugin.hf import wrap
+
+SITES = {
+    "no bias": "model.layers.1.mlp.up_proj",
+    "bias": "model.layers.1.self_attn.q_proj",
+    "reads attention": "model.layers.0.self_attn.o_proj",
+    "head": "lm_head",
+}
+FORMAT = {"weight": "mxfp4", "input": "mxfp8_e4m3"}
+ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7}
+
+
+def rule(site: str, point: str, **more: Any) -> dict[str, Any]:
+    return {"targets": [site], "error": FORMAT[point], "point": point, **more}
+
+
+def quantised(x: Tensor, point: str) -> Tensor:
+    """float64, of what the layer's dtype holds of the format's values (which are exact in it)."""
+    return FORMATS[FORMAT[point]].apply(x.float()).to(x.dtype).double()
+
+
+class Watched:
+    """What goes into a layer and comes back through it, in one training pass."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.x = self.g = self.grad_x = torch.zeros(0)
+        layer.register_forward_pre_hook(self._into)
+        layer.register_full_backward_hook(self._back)
+
+    def _into(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.x = args[0].detach().clone()
+
+    def _back(self, layer: nn.Module, into: Any, out: Any) -> None:
+        self.grad_x, self.g = into[0].detach().clone(), out[0].detach().clone()
+
+
+def apart(ours: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> float:
+    """The largest difference of ours and a·b, in units of what rounding explains.
+
+    A sum of n products in float32 is off by some √n half-ulps of Σ|a||b| at most in practice (n in
+    theory); a bfloat16 result is rounded once more, by half its ulp.
+    """
+    exact, size = a @ b, a.abs() @ b.abs()
+    bound = math.sqrt(a.shape[-1]) * 2.0**-23 * size
+    if dtype != torch.float32:
+        bound = bound + ULP[dtype] / 2 * exact.abs()
+    return float(((ours.double() - exact).abs() / (bound + 1e-30)).max())
+
+
+def plain(model: nn.Module) -> nn.Module:
+    return model
+
+
+def recomputed(reentrant: bool) -> Callable[[nn.Module], nn.Module]:
+    def enable(model: Any) -> nn.Module:
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        return model
+
+    return enable
+
+
+def unprovable(model: nn.Module) -> nn.Module:
+    """Weights are computed at each use, and again for the backward pass."""
+    for module in model.modules():
+        noise = module.__dict__.get("hetero_noise")
+        if noise is not None:
+            noise.held.of = lambda *_: None
+    return model
+
+
+HOW = {
+    "plain": plain,
+    "recomputed": recomputed(False),
+    "recomputed, reentrant": recomputed(True),
+    "not held": unprovable,
+}
+
+
+@pytest.mark.parametrize("how", list(HOW))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("points", [("weight",), ("input",), ("weight", "input")], ids="-".join)
+@pytest.mark.parametrize("where", list(SITES))
+def test_gradients_are_of_the_operands_that_were_multiplied(
+    make, ids, where: str, points: tuple[str, ...], dtype: torch.dtype, how: str
+) -> None:
+    site = SITES[where]
+    spec = NoiseConfig.parse({"rules": [rule(site, point) for point in points]})
+    model = HOW[how](wrap(make().to(dtype), spec).train())
+    layer = model.get_submodule(site)
+    watched = Watched(layer)
+    model(ids, labels=ids).loss.backward()
+    x, g = watched.x.flatten(0, -2), watched.g.flatten(0, -2).double()
+    weight = layer.weight.detach()
+    q_x = quantised(x, "input") if "input" in points else x.double()
+    q_w = quantised(weight, "weight") if "weight" in points else weight.double()
+    assert apart(watched.grad_x.flatten(0, -2), g, q_w, dtype) < 1
+    assert apart(layer.weight.grad, g.T, q_x, dtype) < 1
+    if layer.bias is not None:
+        assert apart(layer.bias.grad[None], torch.ones(1, len(g)).double(), g, dtype) < 1
+    # What a clean operand in their place would give is far outside of that.
+    if "weight" in points:
+        assert apart(watched.grad_x.flatten(0, -2), g, weight.double(), dtype) > 20
+    if "input" in points:
+        assert apart(layer.weight.grad, g.T, x.double(), dtype) > 5
+
+
+@pytest.mark.parametrize("how", list(HOW))
+def test_a_frozen_weight_sends_back_through_its_quantised_self(make, ids, how: str) -> None:
+    site = SITES["no bias"]
+    spec = NoiseConfig.parse({"rules": [rule(site, "weight"), rule(site, "input")]})
+    model = wrap(make(), spec).train()
+    layer = model.get_submodule(site)
+    layer.weight.requires_grad_(False)
+    watched = Watched(layer)
+    HOW[how](model)(ids, labels=ids).loss.backward()
+    g = watched.g.flatten(0, -2).double()
+    assert layer.weight.grad is None
+    q_w = quantised(layer.weight.detach(), "weight")
+    assert apart(watched.grad_x.flatten(0, -2), g, q_w, torch.float32) < 1
+
+
+def test_autocast_multiplies_and_sends_back_in_bfloat16(make, ids) -> None:
+    """Operands are rounded to bfloat16 after the format, which these formats' values survive."""
+    site = SITES["no bias"]
+    spec = NoiseConfig.parse({"rules": [rule(site, "weight"), rule(site, "input")]})
+    model = wrap(make(), spec).train()
+    layer = model.get_submodule(site)
+    watched = Watched(layer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(ids, labels=ids).loss
+    loss.backward()
+    g = watched.g.flatten(0, -2).bfloat16().double()
+    q_w = quantised(layer.weight.detach(), "weight")
+    q_x = quantised(watched.x.flatten(0, -2), "input")
+    assert torch.equal(q_w, q_w.bfloat16().double())
+    assert apart(watched.grad_x.flatten(0, -2), g, q_w, torch.bfloat16) < 1
+    assert apart(layer.weight.grad, g.T, q_x, torch.bfloat16) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_adapter_on_a_quantised_base(make, ids, dtype: torch.dtype) -> None:
+    """LoRA: the base multiplies Q(x)·Q(W)ᵀ and is frozen, the adapter reads the clean x.
+
+    grad_x = g·Q(W) + s·(g·B)·A, grad_A = s·(g·B)ᵀ·x, grad_B = s·gᵀ·(x·Aᵀ).
+    """
+    peft = pytest.importorskip("peft")
+    site = SITES["no bias"]
+    spec = NoiseConfig.parse({"rules": [rule(site, "weight"), rule(site, "input")]})
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    model = wrap(peft.get_peft_model(make().to(dtype), config, autocast_adapter_dtype=False), spec)
+    model.train()
+    layer = next(m for name, m in model.named_modules() if name.endswith(f"{site}"))
+    watched = Watched(layer)
+    model(input_ids=ids, labels=ids).loss.backward()
+    x, g = watched.x.flatten(0, -2).double(), watched.g.flatten(0, -2).double()
+    a = layer.lora_A["default"].weight
+    b = layer.lora_B["default"].weight
+    scale = 2.0
+    q_w = quantised(layer.base_layer.weight.detach(), "weight")
+    assert layer.base_layer.weight.grad is None
+    # Intermediate results are rounded to the dtype: once for g·B, once for x·Aᵀ, once for the sum.
+    close = {torch.float32: 1e-5, torch.bfloat16: 3 * 2.0**-8}[dtype]
+    a64, b64 = a.detach().double(), b.detach().double()
+    wanted = g @ q_w + scale * (g @ b64) @ a64
+    relative = (watched.grad_x.flatten(0, -2).double() - wanted).norm() / wanted.norm()
+    assert relative < close
+    wanted = scale * (g @ b64).T @ x
+    assert (a.grad.double() - wanted).norm() / wanted.norm() < close
+    wanted = scale * g.T @ (x @ a64.T)
+    assert (b.grad.double() - wanted).norm() / wanted.norm() < close
+    clean = g @ layer.base_layer.weight.detach().double() + scale * (g @ b64) @ a64
+    assert (watched.grad_x.flatten(0, -2).double() - clean).norm() / clean.norm() > 2 * close

@@ -41,7 +41,8 @@ class NoiseRule(Frozen):
     """where it enters"""
     direction: Literal["forward", "backward", "both"] = "both"
     """which pass has it; gradients are far smaller than activations, so an error in units of the
-    activations is forward alone unless it is given. A number format is forward alone"""
+    activations is forward alone unless it is given. A number format is forward alone
+    unless it is given, and then on what a layer multiplies for the gradient of its input"""
     phase: Literal["rollout", "train", "both"] = "both"
     """while the model does what: generate, train"""
     layers: tuple[int | str, ...] | None = None
@@ -121,11 +122,11 @@ class NoiseRule(Frozen):
         format = traits.number_format
         if "direction" not in self.model_fields_set and (self.spoils_gradients or traits.blend):
             self.__dict__["direction"] = "forward"  # frozen, and still being made
-        if format and self.direction != "forward":
+        if format and self.direction != "forward" and self.point == "output":
             raise ConfigError(
-                f"direction: got {self.direction!r}; the number format {self.error} acts forward "
-                "alone. A gradient's blocks lie along another axis than the activation's, and "
-                "would span tokens for weights. Leave direction out."
+                f"direction: got {self.direction!r} for the number format {self.error} at the "
+                "output; a gradient's product has its operands in a format: the one that comes "
+                "back with point: input, the weight with point: weight. Or leave direction out."
             )
         if traits.blend and self.scale > 1:
             word = "a number format" if format else self.error

@@ -30,7 +30,7 @@ from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.held import HeldWeight, rows_of_weight, straight_through
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
-from hetero_plugin.operator import Chain, Product, linear, perturb_gradient
+from hetero_plugin.operator import Chain, Product, dgrad_linear, linear, perturb_gradient
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
@@ -51,6 +51,8 @@ class LayerNoise(OfAModel):
     grad_weight: Chain
     products: tuple[Product, Product, Product]
     """How the layer's product adds up, and those of its two gradients."""
+    dgrad: tuple[Chain, Chain]
+    """Of the operands of its input's gradient: what comes back, and the transposed weight."""
     marks: tuple[int, ...]
     """Of the sites that run when this module does (`ForwardContext.mark`)."""
     attention: LayerNoise | None = None
@@ -88,6 +90,7 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
             product("product_grad_input", into),
             product("product_grad_weight", into),
         ),
+        dgrad=(make("grad_output", site.features), make("weight_transposed", site.features)),
         marks=(context.mark(site, module),),
     )
 
@@ -156,6 +159,14 @@ def _adds_up(noise: LayerNoise, now: Pass) -> bool:
     )
 
 
+def _dgrad(noise: LayerNoise, now: Pass) -> tuple[Chain | None, Chain | None] | None:
+    """The chains of the operands of the input's gradient that act; None: none does."""
+    if not torch.is_grad_enabled():
+        return None
+    of_grad, of_weight = (chain if now.needs(chain) else None for chain in noise.dgrad)
+    return None if of_grad is None and of_weight is None else (of_grad, of_weight)
+
+
 def _worth_recomputing(
     noise: LayerNoise, attention: LayerNoise | None, module: nn.Linear, now: Pass
 ) -> bool:
@@ -219,14 +230,19 @@ class _NoisyLinear:
         # A parametrized weight is computed anew whenever it is read: once, if we don't need it.
         ours = now.needs(noise.weight) or now.needs(noise.grad_weight)
 
-        adds_up = _adds_up(noise, now)
+        adds_up, dgrad = _adds_up(noise, now), _dgrad(noise, now)
+        if adds_up and dgrad is not None:
+            raise ConfigError(
+                f"{noise.site.name} has accumulate and a number format with direction "
+                "both or backward; one of the two says how its gradients are multiplied"
+            )
 
         def product(x: Tensor) -> Tensor:
             if attention is not None:
                 x = noisy_input(attention, noisy_output(attention, x, now), now)
             x = noisy_input(noise, x, now)
             weight = noisy_weight(noise, module.weight, now) if ours else None
-            if weight is None and not adds_up:
+            if weight is None and not adds_up and dgrad is None:
                 return _clean(self, noise, clean, x)
             own: Own = module.__dict__[OWN]
             if own.forward is not None:
@@ -239,6 +255,8 @@ class _NoisyLinear:
                 weight = module.weight
             if adds_up:
                 return linear(x, weight, module.bias, noise.products, now.draw)
+            if dgrad is not None:
+                return dgrad_linear(x, weight, module.bias, module.weight, dgrad, now.draw)
             return F.linear(x, weight, module.bias)
 
         if _worth_recomputing(noise, attention, module, now):

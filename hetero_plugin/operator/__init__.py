@@ -11,6 +11,7 @@ from hetero_plugin.operator.chain import (
     perturb_gradient,
     record,
 )
+from hetero_plugin.operator.dgrad import dgrad_linear
 from hetero_plugin.operator.experts import Grouped, grouped
 from hetero_plugin.operator.product import Product, linear
 
@@ -21,6 +22,7 @@ __all__ = [
     "Part",
     "Product",
     "UnsupportedTensor",
+    "dgrad_linear",
     "grouped",
     "is_capturing",
     "is_recording",

@@ -36,6 +36,8 @@ __all__ = [
     "record",
 ]
 
+_OF_OUTPUTS = ("output", "grad_output", "weight_transposed")
+"""Streams whose tensors have a column for each output feature."""
 Part = tuple[str, int, int]
 """Site name, columns it takes in the tensor, global index of its first column."""
 
@@ -140,7 +142,8 @@ class Chain:
 
         Args:
             state: the model's state, which knows the rules and the entries of their scales.
-            stream: ``output``, ``input``, ``weight``, ``grad_input`` or ``grad_weight``.
+            stream: ``output``, ``input``, ``weight``, ``grad_input``, ``grad_weight``; of number
+                formats also ``grad_output`` and ``weight_transposed`` (`operator.dgrad`).
             parts: the consecutive column ranges of the tensor: one for a plain layer, three for a
                 fused qkv projection. Parts that no rule selects stay clean.
             share: the tensor-parallel rank whose partial sum this tensor is (``partial: true``);
@@ -311,7 +314,7 @@ def _check_whole(
         if site is None or state.slot(name, rule, stream) is None:
             continue
         whole = site.features
-        if stream != "output" and site.in_features is not None:
+        if stream not in _OF_OUTPUTS and site.in_features is not None:
             whole = site.in_features
         spans = [(columns, offset) for one, columns, offset in parts if one == name]
         if model.block and all(

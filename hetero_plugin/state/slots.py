@@ -14,10 +14,16 @@ GEMM_KINDS = ("linear", "lm_head", "router")
 PRODUCTS = ("product", "product_grad_input", "product_grad_weight")
 """The three products of matrices of a linear layer: streams of `accumulate`."""
 
+DGRAD = {"input": "grad_output", "weight": "weight_transposed"}
+"""What a number format rounds for the gradient of a linear layer's input: streams by point."""
+
 
 def streams(rule: NoiseRule, kind: str) -> tuple[str, ...]:
     """The streams in which a rule puts error at a site of this kind."""
     found: tuple[str, ...] = ()
+    if REGISTRY[rule.error].number_format:
+        found = () if rule.direction == "backward" else (rule.point,)
+        return found if rule.direction == "forward" else (*found, DGRAD[rule.point])
     if REGISTRY[rule.error].of_product:
         forward = rule.direction in ("forward", "both")
         return PRODUCTS[not forward : 3 if rule.direction != "forward" else 1]
@@ -39,6 +45,14 @@ def check_point(index: int, rule: NoiseRule, site: Site) -> None:
                 "the plain products of linear layers and lm_head. Exclude it ('*.experts.*')"
             )
         return
+    format_backward = REGISTRY[rule.error].number_format and rule.direction != "forward"
+    if format_backward and (site.kind not in ("linear", "lm_head") or ".experts." in site.name):
+        what = "experts" if ".experts." in site.name else f"the kind {site.kind}"
+        raise ConfigError(
+            f"rules[{index}].direction is {rule.direction!r} with the number format "
+            f"{rule.error!r}, and {site.name} is of {what}; backward, formats are for the plain "
+            "products of linear layers and lm_head. Give direction: forward, or exclude it"
+        )
     if rule.direction == "backward":
         return
     if rule.point == "weight" and site.kind not in GEMM_KINDS:

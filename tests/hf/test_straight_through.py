@@ -20,9 +20,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hetero_plugin import NoiseConfig
+from hetero_plugin import ConfigError, NoiseConfig
 from hetero_plugin.errors.formats import FORMATS
-from hetero_plugin.hf import wrap
+from hetero_plugin.hf import state_of, wrap
 
 SITES = {
     "no bias": "model.layers.1.mlp.up_proj",
@@ -195,3 +195,92 @@ def test_an_adapter_on_a_quantised_base(make, ids, dtype: torch.dtype) -> None:
     assert (b.grad.double() - wanted).norm() / wanted.norm() < close
     clean = g @ layer.base_layer.weight.detach().double() + scale * (g @ b64) @ a64
     assert (watched.grad_x.flatten(0, -2).double() - clean).norm() / clean.norm() > 2 * close
+
+
+BOTH = {"direction": "both"}
+
+
+@pytest.mark.parametrize("how", list(HOW))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("points", [("weight",), ("input",), ("weight", "input")], ids="-".join)
+@pytest.mark.parametrize("direction", ["both", "backward"])
+def test_the_product_for_the_inputs_gradient_has_operands_of_its_own(
+    make, ids, points: tuple[str, ...], dtype: torch.dtype, direction: str, how: str
+) -> None:
+    """grad_x = Q(g)·Q(W) in blocks along the output features; grad_W = gᵀ·Q(x) all the same."""
+    site = SITES["bias"]
+    rules = [rule(site, point, direction=direction) for point in points]
+    model = HOW[how](wrap(make().to(dtype), NoiseConfig.parse({"rules": rules})).train())
+    layer = model.get_submodule(site)
+    watched = Watched(layer)
+    model(ids, labels=ids).loss.backward()
+    x, given = watched.x.flatten(0, -2), watched.g.flatten(0, -2)
+    weight = layer.weight.detach()
+    forward = direction == "both"
+    q_x = quantised(x, "input") if "input" in points and forward else x.double()
+    q_g = quantised(given, "input") if "input" in points else given.double()
+    q_w = weight.double()
+    if "weight" in points:
+        q_w = quantised(weight.T.contiguous(), "weight").T
+    assert apart(watched.grad_x.flatten(0, -2), q_g, q_w, dtype) < 1
+    assert apart(layer.weight.grad, given.double().T, q_x, dtype) < 1
+    ones = torch.ones(1, len(given)).double()
+    assert apart(layer.bias.grad[None], ones, given.double(), dtype) < 1
+    if "weight" in points:  # along the input features it is another matrix
+        along = quantised(weight, "weight")
+        assert apart(watched.grad_x.flatten(0, -2), q_g, along, dtype) > 10
+
+
+def test_backward_formats_off_are_the_clean_model(make, ids) -> None:
+    rules = [rule("linear", point, **BOTH) for point in FORMAT]
+    clean, model = make(), wrap(make(), NoiseConfig.parse({"rules": rules}))
+    assert not torch.equal(clean(ids).logits, model(ids).logits)
+    state_of(model).set_scale(0.0)
+    for one in (clean, model):
+        one(ids, labels=ids).loss.backward()
+    for ours, other in zip(model.parameters(), clean.parameters(), strict=True):
+        assert torch.equal(ours.grad, other.grad)
+
+
+def test_compiled_it_is_the_same_product(make, ids) -> None:
+    torch._dynamo.reset()
+    rules = [rule(SITES["no bias"], point, **BOTH) for point in FORMAT]
+    grads = []
+    for compiled in (False, True):
+        model = wrap(make(), NoiseConfig.parse({"rules": rules})).train()
+        run = torch.compile(model, backend="aot_eager") if compiled else model
+        run(ids, labels=ids).loss.backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"targets": ["linear"], "point": "output"},
+            "direction: got 'both' for the number format mxfp4 at the output; a gradient's "
+            "product has its operands in a format",
+        ),
+        (
+            {"targets": ["norm"], "point": "input"},
+            "is of the kind norm; backward, formats are for the plain products of linear layers",
+        ),
+    ],
+)
+def test_a_format_backward_where_it_has_no_product_is_refused(
+    make, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        wrap(make(), NoiseConfig.parse({"rules": [{"error": "mxfp4", **BOTH, **given}]}))
+
+
+def test_a_product_can_not_also_be_added_up_in_another_way(make, ids) -> None:
+    rules = [
+        rule("linear", "weight", **BOTH),
+        {"targets": ["linear"], "error": "accumulate", "options": {"hardware": "hopper"}},
+    ]
+    model = wrap(make(), NoiseConfig.parse({"rules": rules}))
+    with pytest.raises(ConfigError, match="has accumulate and a number format with direction"):
+        model(ids)

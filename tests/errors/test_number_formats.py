@@ -65,8 +65,9 @@ def test_what_a_rule_says_of_itself() -> None:
         ("input", 0.5, (1,)),
     ]
     for direction in ("both", "backward"):
-        with pytest.raises(ConfigError, match="forward alone"):
+        with pytest.raises(ConfigError, match="a gradient's product has its operands in a format"):
             NoiseConfig(error="hif4", direction=direction)
+        assert NoiseConfig(error="hif4", direction=direction, point="input").rules
     with pytest.raises(ConfigError, match="from 0"):
         NoiseConfig(error="hif4", scale=1.5)
     with pytest.raises(ConfigError, match="scale"):

@@ -148,9 +148,10 @@ def test_a_number_format_gives_the_same_number_in_both_engines(case: Case, prese
     effect, apart = case.gap(noisy, case.clean), case.gap(ours, noisy)
     print(f"{preset}: clean {case.clean_gap:.2g}, apart {apart:.2g}, formats {effect:.2g}")
     assert effect >= 10 * yardstick
-    if INPUT in rules and case.dtype == "bfloat16":
-        # The engines round activations in other places, and a value beside a tie of four bits goes
-        # up in one and down in the other: Q is the same function of inputs that are not the same.
+    if INPUT in rules:
+        # Activations of the two engines differ in their last bits, and a value beside a tie of four
+        # bits goes up in one and down in the other: one function of inputs that are not the same.
+        # (0.19 where the formats moved them by 2.3 in float32, 0.37 and 0.56 in bfloat16.)
         assert apart < effect
     else:
         assert apart <= bound * yardstick

@@ -102,8 +102,7 @@ def follow_load_model(worker: Any) -> None:
 def _follow_steps(worker: object, held: HeldWeights) -> None:
     def wrapper(original: Function) -> Function:
         def execute_model(*args: object, **kwargs: object) -> object:
-            held.fresh()
-            return original(*args, **kwargs)
+            return held.step(lambda: original(*args, **kwargs))
 
         return execute_model
 

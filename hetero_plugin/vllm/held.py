@@ -143,6 +143,7 @@ class HeldWeights:
 
     def __init__(self) -> None:
         self.all: list[Held] = []
+        self._in_step = False
 
     def outdate(self) -> None:
         """Says that weights were loaded."""
@@ -155,8 +156,18 @@ class HeldWeights:
             held.fresh()
 
     def before_forward(self, model: nn.Module, args: object) -> None:
-        """Forward pre-hook of the model."""
+        """Forward pre-hook of the model: for passes outside of a step, such as warm-up's."""
+        if not self._in_step:
+            self.fresh()
+
+    def step(self, run: Callable[[], object]) -> object:
+        """Runs a step of the worker with everything fresh."""
         self.fresh()
+        self._in_step = True  # asking costs a microsecond or two a layer
+        try:
+            return run()
+        finally:
+            self._in_step = False
 
     def find_rewritten(self) -> bool:
         """Outdates what was made of weights that were written past `load_weights`, and says so.
@@ -229,8 +240,8 @@ class HeldWeight(Held, nn.Module):
         return getattr(self._layer[0], "bias", None)
 
     def sources(self) -> list[Tensor]:
-        weight = self._layer[0].weight
-        assert isinstance(weight, Tensor)
+        weight = self._layer[0]._parameters["weight"]
+        assert weight is not None
         return [weight]
 
     def _packed(self) -> bool:

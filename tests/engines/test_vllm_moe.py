@@ -30,10 +30,10 @@ RANDOM = {"qwen2_moe": ["router"], "qwen3_moe": ["router", "*.1.mlp.experts.*_pr
 def spec(family: str) -> dict[str, Any]:
     return {
         "rules": [
-            # Layer 0's experts, where it has some, with error on their weights alone.
+            # Of Qwen3-MoE layer 0's experts have error on their weights alone.
             {
                 "targets": ["linear", "norm", "activation", "attention", "router"],
-                "exclude": ["*.0.mlp.experts.*"],
+                "exclude": ["*.0.mlp.experts.*"] if family == "qwen3_moe" else [],
                 "scale": 0.05,
             },
             {

@@ -125,7 +125,8 @@ class HeldWeight:
                 return self._q
             _Epoch.next()  # written past its version, and so may others be
         self._q = None  # both at once would be a third copy
-        with torch.no_grad():
+        # Not a tensor of inference mode: a training pass may be the next to read it.
+        with torch.inference_mode(False), torch.no_grad():
             self._q = chain(weight.detach(), now.draw.of(rows_of_weight(weight)))
         self._made_of, self._sample = (scales, *_version(weight)), sample.clone()
         return self._q

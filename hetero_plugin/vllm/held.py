@@ -128,6 +128,7 @@ class Held:
         scales = self.state.in_force
         made_of = (tuple(scales[slot] for slot in self.slots), *map(_version, self.sources()))
         if self._made_of != made_of:
+            self._made_of = None  # should what follows fail half-way
             # Passes run in inference mode, whose tensors nobody may write outside of it.
             with torch.inference_mode(False), torch.no_grad():
                 self.refresh()

@@ -158,3 +158,12 @@ def test_in_a_process_group_it_is_computed_at_every_use(make, ids, computed, mon
         for _ in range(2):
             model(ids)
     assert len(computed) == 30
+
+
+def test_what_inference_mode_computed_can_be_trained_with(make, ids, computed) -> None:
+    model = wrap(make(), SPEC)
+    with torch.inference_mode():
+        model(ids)
+    model.train()(ids, labels=ids).loss.backward()
+    assert len(computed) == 15
+    assert model.get_submodule(SITE).weight.grad is not None

@@ -8,11 +8,14 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hetero_plugin.config import ConfigError
+
+if TYPE_CHECKING:
+    from hetero_plugin.study.resolve import Resolved
 
 _FOLDER = Path("recipes/studies")
 
@@ -87,22 +90,34 @@ def command(
             for name, word in words.items():
                 typer.echo(f"{name}: {word}")
         return
-    from hetero_plugin.verl.launch import LaunchError
+    _run(runs, as_json)
+
+
+def _run(runs: list[Resolved], as_json: bool) -> None:
+    """Runs what is not finished, with its progress on standard error."""
+    from rich.console import Console
+
+    from hetero_plugin.study import run as running
+    from hetero_plugin.study.display import Display
 
     # Ended by a supervisor it stops as after Ctrl-C: engines must not stay behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Engines look for ninja on the PATH; it lies beside the interpreter.
     beside = str(Path(sys.executable).parent)
     os.environ["PATH"] = beside + os.pathsep + os.environ.get("PATH", "")
+    display = Display(Console(stderr=True))
     try:
-        done = running.execute(runs, lambda line: print(line, file=sys.stderr, flush=True))
-    except LaunchError as error:
-        print(f"hetero-noise study: {error}", file=sys.stderr)
-        print("What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(1) from None
+        with display:
+            done = running.execute(runs, display)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+    except RuntimeError as error:
+        if isinstance(error, NotImplementedError | RecursionError):
+            raise
+        print(f"hetero-noise study: {display.current} failed: {error}", file=sys.stderr)
+        print("What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise SystemExit(1) from None
     if as_json:
         typer.echo(json.dumps(done, indent=1, ensure_ascii=False))
 

@@ -115,7 +115,20 @@ def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(evaluation, dict) and isinstance(evaluation.get("under"), list):
         under = [place(word) for word in evaluation["under"]]
         data = {**data, "evaluation": {**evaluation, "under": under}}
+    places = data.get("places")
+    if isinstance(places, dict):
+        made = {name: _located_place(one, folder) for name, one in places.items()}
+        data = {**data, "places": made}
     return data
+
+
+def _located_place(one: Any, folder: Path) -> Any:
+    """A place with the path of its script made that of a file: it is from the study's."""
+    prepare = one.get("prepare") if isinstance(one, dict) else None
+    if not isinstance(prepare, dict) or not isinstance(prepare.get("script"), str):
+        return one
+    script = str((folder / prepare["script"]).resolve())
+    return {**one, "prepare": {**prepare, "script": script}}
 
 
 def _located_arm(arm: Any, place: Any) -> Any:

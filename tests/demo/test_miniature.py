@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo import task, warmup
+from hetero_plugin.demo import task
+from recipes.miniature import warmup
 
 SHAPE = miniature.MiniatureShape(layers=2, hidden=64, intermediate=128, heads=2, kv_heads=1)
 

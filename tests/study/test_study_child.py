@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hetero_plugin.demo import child
+from hetero_plugin.study import child
 
-_TELLS = "from hetero_plugin.demo.child import tell; tell(0.25, 'a quarter'); print('noise')"
+_TELLS = "from hetero_plugin.study.child import tell; tell(0.25, 'a quarter'); print('noise')"
 
 
 def _run(code: str, log: Path, heard: list[tuple[float, str]], timeout: float = 60.0) -> None:

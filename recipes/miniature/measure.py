@@ -1,4 +1,4 @@
-"""`python -m hetero_plugin.demo.measure`: is the generated task hard enough to feel the error?
+"""`python recipes/miniature/measure.py`: is the generated task hard enough to feel the error?
 
 Warms the miniature up once for each seed and prints its greedy exact-match on the test set under
 relative Gaussian error on every linear layer but the head, as a plain Hugging Face model. The
@@ -8,36 +8,34 @@ model has never trained under noise; what it loses is what hardware error costs 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+import warmup
+
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.demo import data, settings, task, warmup
 from hetero_plugin.demo import model as miniature
+from hetero_plugin.demo import task
 from hetero_plugin.evaluation import stats
 from hetero_plugin.hf import unwrap, wrap
 
 LEVELS = (0.0, 0.02, 0.05, 0.10, 0.20)
 
 
-def warmed_up(
-    chosen: settings.DemoSettings,
-) -> tuple[Any, warmup.Encoder, task.Splits, warmup.WarmupResult]:
-    """The miniature of these settings after its warm-up, with what it was trained on."""
-    splits = data.generate(chosen.task, chosen.seed)
-    tokenizer = miniature.build_tokenizer()
-    encoder = warmup.Encoder(tokenizer, splits.dev[0], chosen.task.longest_answer)
-    model = miniature.build_model(chosen.shape, chosen.seed)
-    stream = task.training_stream(
-        digits=chosen.task.digits,
-        operands=chosen.task.operands,
-        seed=chosen.seed,
-        held_out=splits.held_out,
-    )
-    result = warmup.warm_up(model, encoder, stream, splits.dev, chosen.warmup)
+def warmed_up(seed: int) -> tuple[Any, warmup.Encoder, task.Splits, warmup.WarmupResult]:
+    """The miniature of `make.py`'s defaults after its warm-up, with what it was trained on."""
+    drawn: dict[str, Any] = {"digits": 5, "operands": 2, "seed": seed}
+    splits = task.make_splits(**drawn, n_train=4096, n_dev=500, n_test=1000)
+    encoder = warmup.Encoder(miniature.build_tokenizer(), splits.dev[0], longest_answer=6)
+    model = miniature.build_model(miniature.MiniatureShape(), seed)
+    stream = task.training_stream(**drawn, held_out=splits.held_out)
+    result = warmup.warm_up(model, encoder, stream, splits.dev, warmup.WarmupSettings())
     return model, encoder, splits, result
 
 
@@ -69,16 +67,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
-        chosen = settings.short(seed=seed)
         cpu = time.process_time()
-        model, encoder, splits, result = warmed_up(chosen)
+        model, encoder, splits, result = warmed_up(seed)
         print(
             f"seed {seed}: {result.parameters} parameters, {result.steps} steps in "
             f"{result.seconds:.0f} s ({time.process_time() - cpu:.0f} s of CPU time), "
             f"{result.accuracy:.1%} of {result.n_dev} development questions",
             flush=True,
         )
-        spec = chosen.evaluation_spec()
+        spec = NoiseConfig.parse("qerl-fp4").replace(seed=seed)
         found = accuracy_by_level(model, encoder, splits.test, spec, arguments.levels)
         for level, share in found.items():
             hits = round(share * len(splits.test))

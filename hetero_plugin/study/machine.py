@@ -1,4 +1,4 @@
-"""Before the first minute is spent: is everything there that a run needs?"""
+"""Whether this machine has what a run on a CPU needs, before the first minute is spent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.demo.settings import DemoSettings
-from hetero_plugin.demo.stages import check_model
-from hetero_plugin.evaluation.scoring.judge import judge_of
-from hetero_plugin.evaluation.tasks import DataError, load_task
-from hetero_plugin.verl.checkpoint import CheckpointError
+
+__all__ = ["check_machine"]
 
 _DISK_GIB, _MEMORY_GIB = 2.0, 5.0
 # Package: the extra that brings it.
@@ -28,8 +25,12 @@ _NEEDED = {
 }
 
 
-def check_machine(out: Path) -> None:
-    """Check packages, compiler, disk, memory and loopback network.
+def check_machine(out: Path, side_by_side: int = 1) -> None:
+    """Checks packages, compiler, disk, memory and loopback network.
+
+    Args:
+        out: folder of the runs; it need not be there.
+        side_by_side: runs at once, each of which needs memory.
 
     Raises:
         ImportError: a package is missing (names the pip command).
@@ -38,7 +39,7 @@ def check_machine(out: Path) -> None:
     for package, extra in _NEEDED.items():
         if find_spec(package) is None:
             raise ImportError(
-                f"the demonstration needs {package}, which is not installed; "
+                f"a run on a CPU needs {package}, which is not installed; "
                 f"pip install 'hetero-plugin[{extra}]'"
             )
     if shutil.which("g++") is None and shutil.which(os.environ.get("CXX", "c++")) is None:
@@ -53,18 +54,19 @@ def check_machine(out: Path) -> None:
     if free < _DISK_GIB:
         raise ConfigError(
             f"{place} has {free:.1f} GiB free; a run needs {_DISK_GIB:.0f} GiB. Free some, or give "
-            "another --out"
+            "another folder (--set output=...)"
         )
-    available = _available_gib()
-    if available is not None and available < _MEMORY_GIB:
+    available, needed = _available_gib(), _MEMORY_GIB * side_by_side
+    if available is not None and available < needed:
         raise ConfigError(
             f"{available:.1f} GiB of memory are available; Ray, the actor and vLLM together need "
-            f"{_MEMORY_GIB:.0f} GiB. End other programs first"
+            f"{_MEMORY_GIB:.0f} GiB a run, and {side_by_side} are to run at once. End other "
+            "programs first, or say places.NAME.side_by_side: 1"
         )
     if os.environ.get("RAY_ADDRESS"):
         raise ConfigError(
-            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']!r} points to a running Ray cluster; the "
-            "demonstration starts its own. Unset RAY_ADDRESS"
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']!r} points to a running Ray cluster; a run on "
+            "a CPU starts its own. Unset RAY_ADDRESS"
         )
     try:
         with socket.socket() as probe:
@@ -73,27 +75,6 @@ def check_machine(out: Path) -> None:
         raise ConfigError(
             f"no port can be opened on 127.0.0.1 ({error}); Ray and vLLM talk through it"
         ) from None
-
-
-def check_files(settings: DemoSettings) -> None:
-    """Check the user's own checkpoint and question files.
-
-    Raises:
-        ConfigError: one is missing or cannot be used; the message says what would be right.
-    """
-    if settings.model is not None:
-        try:
-            check_model(settings.model)
-        except CheckpointError as error:
-            raise ConfigError(f"--model: {error}") from None
-    for path in (settings.train_file, settings.test_file):
-        if path is None:
-            continue
-        try:
-            task = load_task(path, limit=1)
-            judge_of(task.questions)  # one that no scorer knows would train on zeros
-        except DataError as error:
-            raise ConfigError(str(error)) from None
 
 
 def _available_gib() -> float | None:
@@ -106,10 +87,3 @@ def _available_gib() -> float | None:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) / 2**20
     return None
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

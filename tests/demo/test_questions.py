@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.demo import data, settings, stages
 from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo.runfolder import RunFolder
+from hetero_plugin.demo import task
 from hetero_plugin.evaluation.tasks import load_task
 from hetero_plugin.verl.reward import gsm8k_strict
+from recipes.miniature import questions
 
 _GSM8K = Path(
     os.environ.get("HETERO_GSM8K", Path(__file__).resolve().parents[3] / "shared/data/gsm8k")
@@ -32,42 +32,27 @@ def start(tmp_path: Path) -> Path:
     return folder
 
 
-def _prepare(out: Path, chosen: settings.DemoSettings) -> stages.Outcome:
-    with RunFolder(out) as folder:
-        folder.claim(chosen)
-        return stages.prepare(stages.Context(chosen, folder, 1, lambda share, words: None))
-
-
 @needs_gsm8k
-def test_gsm8k_is_prepared_whole_and_in_order(start: Path, tmp_path: Path) -> None:
-    chosen = settings.short(
-        model=start, train_file=_GSM8K / "train.jsonl", test_file=_GSM8K / "test.jsonl"
+def test_gsm8k_is_prepared_whole_and_in_order(tmp_path: Path) -> None:
+    questions.write_given(
+        _GSM8K / "train.jsonl", _GSM8K / "test.jsonl", tmp_path, n_dev=500, seed=0
     )
-    outcome = _prepare(tmp_path / "run", chosen)
-    assert outcome.result["questions"] == {"train": 6973, "dev": 500, "test": 1319}
-    assert chosen.response_length() == 256
-    read = load_task(tmp_path / "run" / "data" / "test.parquet")
+    sizes = {name: len(load_task(tmp_path / f"{name}.parquet")) for name in questions.SPLITS}
+    assert sizes == {"train": 6973, "dev": 500, "test": 1319}
+    read = load_task(tmp_path / "test.parquet")
     original = load_task(_GSM8K / "test.jsonl")
     assert read.data_source == original.data_source == "openai/gsm8k"
     for mine, theirs in zip(read.questions, original.questions, strict=True):
         assert (mine.messages, mine.reference) == (theirs.messages, theirs.reference)
         assert gsm8k_strict(theirs.solution or "", mine.reference)
         assert not gsm8k_strict("#### 123456789", mine.reference)
-    # What verl is told to make room for is the longest prompt of all, in the model's own tokens.
-    tokenizer = miniature.build_tokenizer()
-    first = tokenizer.apply_chat_template(
-        [dict(m) for m in read.questions[0].messages],
-        add_generation_prompt=True,
-        return_dict=False,
-    )
-    assert outcome.result["longest_prompt"] >= len(first) > 100
 
 
 def test_generated_questions_are_prepared(tmp_path: Path) -> None:
-    outcome = _prepare(tmp_path / "run", settings.short())
-    assert outcome.result["questions"] == {"train": 4096, "dev": 500, "test": 1000}
-    assert outcome.result["longest_prompt"] == len("12345+67890=")
-    assert len(outcome.outputs) == 3
+    splits = task.make_splits(digits=5, operands=2, n_train=40, n_dev=5, n_test=10, seed=0)
+    files = questions.write_generated(splits, tmp_path)
+    sizes = {name: len(load_task(path)) for name, path in files.items()}
+    assert sizes == {"train": 40, "dev": 5, "test": 10}
 
 
 def _jsonl(path: Path, *questions: str) -> Path:
@@ -80,19 +65,18 @@ def test_a_test_question_in_the_training_file_is_refused(tmp_path: Path) -> None
     train = _jsonl(tmp_path / "train.jsonl", *"abcdefgh")
     test = _jsonl(tmp_path / "test.jsonl", "x", "b")
     with pytest.raises(ConfigError, match=r"1 questions of .*train\.jsonl are in"):
-        data.write_given(train, test, tmp_path, miniature.build_tokenizer(), n_dev=2, seed=0)
+        questions.write_given(train, test, tmp_path, n_dev=2, seed=0)
 
 
 def test_development_questions_leave_the_training_set(tmp_path: Path) -> None:
     train = _jsonl(tmp_path / "train.jsonl", *"abcdefghij")
     test = _jsonl(tmp_path / "test.jsonl", "x", "y")
-    tokenizer = miniature.build_tokenizer()
-    made = data.write_given(train, test, tmp_path / "out", tokenizer, n_dev=500, seed=0)
-    assert made.sizes == {"train": 8, "dev": 2, "test": 2}
+    files = questions.write_given(train, test, tmp_path / "out", n_dev=500, seed=0)
     asked = {
-        name: {q.messages[-1]["content"] for q in load_task(made.files[name]).questions}
-        for name in ("train", "dev")
+        name: {q.messages[-1]["content"] for q in load_task(path).questions}
+        for name, path in files.items()
     }
+    assert [len(asked[name]) for name in questions.SPLITS] == [8, 2, 2]
     assert not asked["train"] & asked["dev"] and len(asked["train"] | asked["dev"]) == 10
 
 
@@ -100,4 +84,4 @@ def test_a_checkpoint_of_another_family_is_named(start: Path) -> None:
     path = start / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "llama"}))
     with pytest.raises(ConfigError, match=r"is a 'llama'.*Qwen2"):
-        stages.check_model(start)
+        questions.check_model(start)

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from hetero_plugin import wrap
+from hetero_plugin import NoiseConfig, wrap
 from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo import settings, weights
+from hetero_plugin.study import weights
 from hetero_plugin.verl import checkpoint as verl_checkpoint
 
 SHAPE = miniature.MiniatureShape(layers=2, hidden=64, intermediate=128, heads=2, kv_heads=1)
@@ -43,8 +43,7 @@ def _train_and_save(start: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
     from torch.distributed.fsdp import fully_shard
 
     model = AutoModelForCausalLM.from_pretrained(start)
-    noise = settings.short().noise("noise")
-    model = wrap(model, noise)
+    model = wrap(model, NoiseConfig.parse({"preset": "qerl-fp4", "scale": 0.05}))
     fully_shard(model, mesh=init_device_mesh("cpu", (1,), mesh_dim_names=("fsdp",)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ids = torch.randint(3, 259, (4, 12), generator=torch.Generator().manual_seed(0))

@@ -3,52 +3,49 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.demo import task
-from hetero_plugin.demo.settings import TaskSettings
-from hetero_plugin.evaluation.tasks import Task, load_task, prompt_ids
+from hetero_plugin.evaluation.tasks import load_task
+from hetero_plugin.study.weights import check_clean
 
 SPLITS = ("train", "dev", "test")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The three question files, their sizes, and the longest training prompt kept (tokens)."""
+def check_model(path: Path) -> None:
+    """That training on a CPU can start from a checkpoint.
 
-    files: dict[str, Path]
-    sizes: dict[str, int]
-    longest_prompt: int
-
-
-def generate(settings: TaskSettings, seed: int) -> task.Splits:
-    """The generated splits of a run."""
-    return task.make_splits(
-        digits=settings.digits,
-        operands=settings.operands,
-        n_train=settings.n_train,
-        n_dev=settings.n_dev,
-        n_test=settings.n_test,
-        seed=seed,
-    )
+    Raises:
+        CheckpointError: no checkpoint there, or not a clean one.
+        ConfigError: not a Qwen2, or without weights or tokenizer.
+    """
+    config = check_clean(path)
+    if config.get("model_type") != "qwen2":
+        raise ConfigError(
+            f"--model {path} is a {config.get('model_type')!r}; training on a CPU is built for "
+            "Qwen2 checkpoints (model_type 'qwen2')"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise ConfigError(f"--model {path} holds no *.safetensors weights")
+    if not (path / "tokenizer_config.json").is_file():
+        raise ConfigError(f"--model {path} holds no tokenizer (tokenizer_config.json)")
 
 
-def write_generated(splits: task.Splits, folder: Path, tokenizer: Any) -> Prepared:
-    """Write the generated splits as parquet in GSM8K's layout."""
-    files, sizes = {}, {}
-    for name in SPLITS:
-        rows = task.to_rows(getattr(splits, name), name)
-        files[name] = task.write_parquet(rows, folder / f"{name}.parquet")
-        sizes[name] = len(rows)
-    return Prepared(files, sizes, _longest(tokenizer, load_task(files["train"], limit=64)))
+def write_generated(splits: task.Splits, folder: Path) -> dict[str, Path]:
+    """Write the generated splits as parquet in GSM8K's layout; the files by split."""
+    return {
+        name: task.write_parquet(
+            task.to_rows(getattr(splits, name), name), folder / f"{name}.parquet"
+        )
+        for name in SPLITS
+    }
 
 
 def write_given(
-    train_file: Path, test_file: Path, folder: Path, tokenizer: Any, *, n_dev: int, seed: int
-) -> Prepared:
+    train_file: Path, test_file: Path, folder: Path, *, n_dev: int, seed: int
+) -> dict[str, Path]:
     """Bring the user's question files into the layout that verl trains on.
 
     Development questions are taken out of the training file, by seed; the test file is used for
@@ -82,15 +79,14 @@ def write_given(
         "dev": [row for i, row in enumerate(rows) if i in chosen],
         "test": test_rows,
     }
-    files, sizes = {}, {}
+    files = {}
     for name in SPLITS:
         numbered = [
             {**row, "extra_info": {**row["extra_info"], "split": name, "index": i}}
             for i, row in enumerate(parts[name])
         ]
         files[name] = task.write_parquet(numbered, folder / f"{name}.parquet")
-        sizes[name] = len(numbered)
-    return Prepared(files, sizes, max(_longest(tokenizer, train), _longest(tokenizer, test)))
+    return files
 
 
 def _row(question: Any, split: str) -> dict[str, Any]:
@@ -108,7 +104,3 @@ def _row(question: Any, split: str) -> dict[str, Any]:
 
 def _text(row: dict[str, Any]) -> str:
     return str(row["prompt"][-1]["content"])
-
-
-def _longest(tokenizer: Any, questions: Task) -> int:
-    return max(len(prompt_ids(tokenizer, question)) for question in questions.questions)

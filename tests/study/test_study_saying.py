@@ -7,19 +7,24 @@ from pathlib import Path
 import pytest
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.demo import settings
-from hetero_plugin.demo.saying import SilentProcess, check_log
+from hetero_plugin.study.saying import SilentProcess, check_log
 from hetero_plugin.sites import sites_from_config
 from hetero_plugin.state import NoiseState
-from tests.demo.test_settings import _CONFIG
 
+_CONFIG = {
+    "model_type": "qwen2",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 4,
+    "vocab_size": 272,
+}
 ACTOR, WORKER = "verl actor rank 0", "engine worker 0"
 
 
 def _noise() -> NoiseConfig:
-    noise = settings.short().noise("noise")
-    assert noise is not None
-    return noise
+    return NoiseConfig.parse({"preset": "qerl-fp4", "scale": 0.05})
 
 
 def _said(who: str, noise: NoiseConfig) -> str:

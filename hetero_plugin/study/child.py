@@ -35,9 +35,11 @@ def run(
     report: Callable[[float, str], None],
     *,
     cwd: Path | None = None,
-    timeout: float = 3600.0,
+    timeout: float | None = None,
 ) -> None:
-    """Run `command` in `cwd` to its end, following its progress. `timeout` is in seconds.
+    """Run `command` in `cwd` to its end, following its progress.
+
+    `timeout` is in seconds; None: however long it takes.
 
     On an interrupt the process and all that it started are ended.
 
@@ -45,7 +47,7 @@ def run(
         StageFailed: it exited with an error, or took too long.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout
+    deadline = None if timeout is None else time.monotonic() + timeout
     with log.open("w", encoding="utf-8") as output, log.open(encoding="utf-8") as follow:
         process = subprocess.Popen(
             list(command),
@@ -68,9 +70,9 @@ def run(
                         report(float(share), str(message))
                 if ended:
                     break
-                if time.monotonic() > deadline:
+                if deadline is not None and time.monotonic() > deadline:
                     raise StageFailed(f"stopped after {timeout:.0f} s; log: {log}\n{tail(log)}")
-                time.sleep(0.25)
+                group.pause(0.25)
         finally:
             group.end(process, patience=5.0)
     if process.returncode != 0:

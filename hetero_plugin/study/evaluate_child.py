@@ -1,4 +1,4 @@
-"""`python -m hetero_plugin.demo.evaluate_child JOB`: one evaluation, as a process of its own.
+"""`python -m hetero_plugin.study.evaluate_child JOB`: one evaluation, as a process of its own.
 
 JOB is JSON: the arguments of `hetero_plugin.evaluation.vllm_eval.evaluate`. An engine that is
 ended with its process leaves no memory and no worker behind for the next one.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 
-from hetero_plugin.demo import child
 from hetero_plugin.evaluation.vllm_eval import evaluate
+from hetero_plugin.study import child
 
 
 def main(argument: str) -> None:

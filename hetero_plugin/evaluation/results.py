@@ -157,6 +157,24 @@ def within(document: Mapping[str, Any], margin: float) -> list[dict[str, Any]]:
     return rows
 
 
+def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """That two results are of the same questions, judged by the same rule.
+
+    Raises:
+        ResultError: they are not.
+    """
+    remedies = {
+        "n": "evaluate both on the same file with the same n",
+        "task_sha256": "evaluate both on the same file with the same n",
+        "scorer": "evaluate both with the same scorer",
+    }
+    for key, remedy in remedies.items():
+        one, two = first["header"].get(key), second["header"].get(key)
+        if one != two and (key != "scorer" or (one and two)):
+            what = "judged by different rules" if key == "scorer" else "asked different questions"
+            raise ResultError(f"the checkpoints were {what} ({key}: {one} and {two}); {remedy}")
+
+
 def between(
     first: Mapping[str, Any],
     second: Mapping[str, Any],
@@ -174,16 +192,7 @@ def between(
     Raises:
         ResultError: they answered different questions, or were judged by different rules.
     """
-    remedies = {
-        "n": "evaluate both on the same file with the same n",
-        "task_sha256": "evaluate both on the same file with the same n",
-        "scorer": "evaluate both with the same scorer",
-    }
-    for key, remedy in remedies.items():
-        one, two = first["header"].get(key), second["header"].get(key)
-        if one != two and (key != "scorer" or (one and two)):
-            what = "judged by different rules" if key == "scorer" else "asked different questions"
-            raise ResultError(f"the checkpoints were {what} ({key}: {one} and {two}); {remedy}")
+    check_comparable(first, second)
     chance = max(document["header"].get("chance") or 0.0 for document in (first, second))
     rows = []
     for row in first["levels"]:

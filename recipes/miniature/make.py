@@ -22,8 +22,8 @@ import questions
 import warmup
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo import task
+from hetero_plugin.miniature import model as miniature
+from hetero_plugin.miniature import task
 from hetero_plugin.study.child import tell
 
 Size = Annotated[int, typer.Option(min=1)]

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import warmup
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo import task
 from hetero_plugin.evaluation import stats
 from hetero_plugin.hf import unwrap, wrap
+from hetero_plugin.miniature import model as miniature
+from hetero_plugin.miniature import task
 
 LEVELS = (0.0, 0.02, 0.05, 0.10, 0.20)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.demo import task
 from hetero_plugin.evaluation.tasks import load_task
+from hetero_plugin.miniature import task
 from hetero_plugin.study.weights import check_clean
 
 SPLITS = ("train", "dev", "test")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from hetero_plugin.demo.task import Question
+from hetero_plugin.miniature.task import Question
 
 IGNORED = -100
 Report = Callable[[float, str], None]

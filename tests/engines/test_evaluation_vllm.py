@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from hetero_plugin import attestation
-from hetero_plugin.demo import task as arithmetic
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import results, tasks, vllm_eval
 from hetero_plugin.evaluation.report import page as report
+from hetero_plugin.miniature import task as arithmetic
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")

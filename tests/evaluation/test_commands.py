@@ -12,8 +12,8 @@ from toy import NAMES, simulate_result, simulate_run
 
 from hetero_plugin.cli import _run
 from hetero_plugin.cli.screen import print_levels
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import vllm_eval
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests import forked
 
 Doctor = Callable[..., tuple[int, list[str]]]

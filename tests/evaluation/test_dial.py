@@ -12,13 +12,13 @@ import torch
 
 from hetero_plugin.cli import _run
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation.dial.run import dial_spec, find, find_in_checkpoint
 from hetero_plugin.evaluation.dial.search import CLOSE, Curve, Want, interval, root
 from hetero_plugin.evaluation.fidelity.batch import FixedBatch
 from hetero_plugin.evaluation.fidelity.resample import Resamples
 from hetero_plugin.evaluation.fidelity.session import Asked, Session
 from hetero_plugin.hf import set_step, state_of, wrap
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 SHAPE = MiniatureShape(layers=2, hidden=32, intermediate=48)
 TOKENS = np.array([9.0] * 11 + [4.0])

@@ -12,10 +12,10 @@ import torch
 
 from hetero_plugin.cli import _run
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation.fidelity import hf
 from hetero_plugin.evaluation.fidelity.panel import MEASURES, summarise, token_rows
 from hetero_plugin.hf import state_of, wrap
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""What a running study shows: every stage, what it found, time so far and left; in a log as lines."""
+"""What a running study shows: stages, what they found, time so far and left; in a log as lines."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.study.saying import SilentProcess, check_log
 from hetero_plugin.sites import sites_from_config
 from hetero_plugin.state import NoiseState
+from hetero_plugin.study.saying import SilentProcess, check_log
 
 _CONFIG = {
     "model_type": "qwen2",

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from hetero_plugin import NoiseConfig, wrap
-from hetero_plugin.demo import model as miniature
+from hetero_plugin.miniature import model as miniature
 from hetero_plugin.study import weights
 from hetero_plugin.verl import checkpoint as verl_checkpoint
 

@@ -14,7 +14,7 @@ from typing import Any
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.dose.found import of_accuracy
-from hetero_plugin.evaluation.report import figures, words
+from hetero_plugin.evaluation.report import figures, rendering, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
@@ -89,6 +89,23 @@ def build_of_files(
     first = files_given[0]
     name = f"{first.stem}-report"
     return _write(report, first.with_name(f"{name}.json"), first.with_name(f"{name}.html"))
+
+
+def build_of(run: Mapping[str, Any], json_path: Path) -> tuple[Path, Path]:
+    """Writes the report of arms that are read already.
+
+    Args:
+        run: as `data.read_run` gives it.
+        json_path: the report's; the page lies beside it as ``.html``.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ResultError, Refused: as `build`.
+    """
+    report = _assemble(run, allow_unattested=False, legacy=False)
+    return _write(report, json_path, json_path.with_suffix(".html"))
 
 
 def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple[Path, Path]:
@@ -361,25 +378,7 @@ def difference_label(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def render(report: Mapping[str, Any], drawings: Mapping[str, str]) -> str:
     """The page: one HTML document that needs no network and no script."""
-    try:
-        import jinja2
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the report's page needs jinja2; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hetero_plugin.evaluation.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=words.percent,
-        points=words.points,
-        interval=words.interval,
-        pvalue=words.p_value,
-        level=words.level,
-    )
     every = {**dict.fromkeys(DRAWINGS, ""), **drawings}
-    return environment.get_template("report.html.j2").render(report=report, drawings=every)
+    return (
+        rendering.environment().get_template("report.html.j2").render(report=report, drawings=every)
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo import task
 from hetero_plugin.evaluation.tasks import load_task
+from hetero_plugin.miniature import model as miniature
+from hetero_plugin.miniature import task
 from hetero_plugin.verl.reward import gsm8k_strict
 from recipes.miniature import questions
 

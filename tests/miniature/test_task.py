@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hetero_plugin.demo import task
 from hetero_plugin.evaluation.scoring.judge import judge_of
 from hetero_plugin.evaluation.tasks import load_task
+from hetero_plugin.miniature import task
 
 
 def _splits(seed: int = 0, **sizes: int) -> task.Splits:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hetero_plugin.demo import model as miniature
-from hetero_plugin.demo import task
+from hetero_plugin.miniature import model as miniature
+from hetero_plugin.miniature import task
 from recipes.miniature import warmup
 
 SHAPE = miniature.MiniatureShape(layers=2, hidden=64, intermediate=128, heads=2, kv_heads=1)

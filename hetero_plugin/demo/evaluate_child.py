@@ -1,6 +1,6 @@
 """`python -m hetero_plugin.demo.evaluate_child JOB`: one evaluation, as a process of its own.
 
-JOB is JSON: the arguments of `hetero_plugin.evaluation.vllm_eval.evaluate`. An engine that is
+JOB is JSON: the arguments of `hetero_plugin.evaluation.answers.run.evaluate`. An engine that is
 ended with its process leaves no memory and no worker behind for the next one.
 """
 
@@ -10,7 +10,7 @@ import json
 import sys
 
 from hetero_plugin.demo import child
-from hetero_plugin.evaluation.vllm_eval import evaluate
+from hetero_plugin.evaluation.answers.run import evaluate
 
 
 def main(argument: str) -> None:

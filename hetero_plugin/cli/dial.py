@@ -29,14 +29,15 @@ def command(
     context: Annotated[int, typer.Option(help="Tokens of a window of text.")] = 32,
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: the spec's.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float32, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="hf (eager) or vllm (compiled).")] = "hf",
     out: Annotated[
         Path | None, typer.Option(help="Write the result there, as .json, and a figure beside it.")
     ] = None,
 ) -> None:
     """Find the scale at which a model's mismatch with itself has a wanted size.
 
-    Every rule of the specification is set to one scale, in one wrapped model, in Hugging Face in
-    eager mode, attested first: exits with 1 and REFUSED if a site can't be shown to act.
+    Every rule of the specification is set to one scale, in one model, in Hugging Face (eager)
+    or vLLM (compiled), attested first: exits with 1 and REFUSED if a site can't be shown to act.
     """
     from hetero_plugin.cli.screen import Bars
     from hetero_plugin.cli.tables import print_dial
@@ -56,6 +57,7 @@ def command(
                 dtype=dtype,
                 tokens=tokens,
                 context=context,
+                engine=engine,
             ),
             wanted,
             largest=largest,

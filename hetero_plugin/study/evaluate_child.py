@@ -1,6 +1,6 @@
 """`python -m hetero_plugin.study.evaluate_child JOB`: one evaluation, as a process of its own.
 
-JOB is JSON: the arguments of `hetero_plugin.evaluation.vllm_eval.evaluate`. An engine that is
+JOB is JSON: the arguments of `hetero_plugin.evaluation.answers.run.evaluate`. An engine that is
 ended with its process leaves no memory and no worker behind for the next one.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
-from hetero_plugin.evaluation.vllm_eval import evaluate
+from hetero_plugin.evaluation.answers.run import evaluate
 from hetero_plugin.study import child
 
 

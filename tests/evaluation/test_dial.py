@@ -17,6 +17,7 @@ from hetero_plugin.evaluation.dial.search import CLOSE, Curve, Want, interval, r
 from hetero_plugin.evaluation.fidelity.batch import FixedBatch
 from hetero_plugin.evaluation.fidelity.resample import Resamples
 from hetero_plugin.evaluation.fidelity.session import Asked, Session
+from hetero_plugin.evaluation.fidelity.table import HFTable
 from hetero_plugin.hf import set_step, state_of, wrap
 from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
@@ -112,7 +113,7 @@ def test_the_scale_that_is_found_gives_what_was_wanted(
     model = wrap(build_model(SHAPE, 0).to(dtype).eval(), config, quiet=True)
     set_step(model, 5)
     asked = Asked(Path(), Path(), config, draws=2)
-    session = Session(model, FixedBatch(model, text), {}, {})
+    session = Session(HFTable(model), FixedBatch(model, text), {}, {})
     wanted = Want.parse(want)
     found = find(session, asked, wanted, 1.0)
     assert state_of(model).step == 5 and state_of(model).scales.max() == pytest.approx(0.05)
@@ -140,7 +141,12 @@ def test_within_the_floor() -> None:
     batch = FixedBatch(model, text)
     batch.floor = {name: np.full(8, 0.11) for name in batch.floor}  # 0.01 a token
     with pytest.raises(ConfigError, match=r"within the floor; .* has 0\.01 \(up to 0\.01\)"):
-        find(Session(model, batch, {}, {}), Asked(Path(), Path(), config), Want("kl", 0.01), 1.0)
+        find(
+            Session(HFTable(model), batch, {}, {}),
+            Asked(Path(), Path(), config),
+            Want("kl", 0.01),
+            1.0,
+        )
 
 
 @pytest.fixture(scope="module")

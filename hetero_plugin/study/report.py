@@ -68,8 +68,8 @@ def _pages(runs: Sequence[Resolved], report: dict[str, Any], folder: Path) -> li
     for seed in report["seeds"]:
         arms = {}
         for run in (one for one in runs if one.seed == seed):
-            under, draw = run.evaluation.under[0], run.evaluation.noise_seeds[0]
-            path = run.evaluated_at(run.study.checkpoints(run.steps)[-1], under, draw)
+            last = run.study.checkpoints(run.steps)[-1]
+            path = run.evaluated_at(last, run.evaluation.under[0])
             shown = str(path.relative_to(run.study.output.absolute()))
             if path.is_file() and shown not in refused:
                 arms[run.arm] = _arm(run, results.load(path))

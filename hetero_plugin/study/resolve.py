@@ -19,6 +19,7 @@ from hetero_plugin.verl.noderun import NodeRun
 
 __all__ = ["Resolved", "cache_folder", "model_folder", "resolve", "resolve_all"]
 
+_SUFFIXES = (".yaml", ".yml", ".json")
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 # Settings that the CPU platform has its own words for, and so its own value of.
@@ -70,9 +71,9 @@ class Resolved:
         """The folder of the merged checkpoint of a step."""
         return self.folder / f"model-step{step}"
 
-    def evaluated_at(self, step: int, under: str, seed: int) -> Path:
+    def evaluated_at(self, step: int, under: str) -> Path:
         """The results file of an evaluation."""
-        return self.folder / f"eval-step{step}-{Path(under).stem}-{seed}.json"
+        return self.folder / f"eval-step{step}-{Path(under).stem}.json"
 
     def environment(self) -> dict[str, str]:
         """Of processes that work on what training left."""
@@ -195,19 +196,21 @@ class Resolved:
         evaluation = self.evaluation
         for step in self.study.checkpoints(self.steps):
             yield self.merger(step)
-            for under in evaluation.under:
-                which = ["--config" if under.endswith((".yaml", ".yml", ".json")) else "--preset"]
-                for seed in evaluation.noise_seeds:
-                    out = self.evaluated_at(step, under, seed)
-                    data = _data(self.study, self.place)
-                    yield [
-                        "hetero-noise", "eval", "--model", str(self.model_at(step)),
-                        "--data", data.test or data.val,
-                        "--levels", ",".join(f"{level:g}" for level in evaluation.levels),
-                        *which, under, "--seed", str(seed), "--margin", f"{evaluation.margin:g}",
-                        *(["--n", str(evaluation.questions)] if evaluation.questions else []),
-                        "--out", str(out),
-                    ]  # fmt: skip
+            data = _data(self.study, self.place)
+            files = [under for under in evaluation.under if under.endswith(_SUFFIXES)]
+            presets = [under for under in evaluation.under if under not in files]
+            for which in (*([f] for f in files), *([presets] if presets else [])):
+                option = "--config" if which[0] in files else "--presets"
+                out = self.evaluated_at(step, which[0])
+                yield [
+                    "hetero-noise", "eval", "--model", str(self.model_at(step)),
+                    "--data", data.test or data.val,
+                    "--levels", ",".join(f"{level:g}" for level in evaluation.levels),
+                    option, ",".join(which), "--seed", str(evaluation.seed),
+                    "--noise-seeds", str(evaluation.draws), "--margin", f"{evaluation.margin:g}",
+                    *(["--n", str(evaluation.questions)] if evaluation.questions else []),
+                    "--out", str(out if len(which) == 1 else self.folder / f"eval-step{step}"),
+                ]  # fmt: skip
 
 
 def _model(study: Study, place: Place) -> Any:

@@ -16,8 +16,8 @@ from hetero_plugin.study.resolve import Resolved
 __all__ = ["FORMAT", "assemble"]
 
 FORMAT = 1
-Documents = dict[tuple[str, int, int], dict[str, Any]]
-"""Evaluations of one step and specification, by arm, training seed and seed of the error."""
+Documents = dict[tuple[str, int], dict[str, Any]]
+"""Evaluations of one step and specification, by arm and training seed."""
 
 
 def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
         "where": first.where,
         "size": first.size,
         "seeds": sorted({run.seed for run in runs}),
-        "noise_seeds": list(wanted.noise_seeds),
+        "draws": wanted.draws,
         "steps": first.steps,
         "margin": wanted.margin,
         "arms": {run.arm: {"about": study.arm(run.arm).about} for run in runs},
@@ -54,11 +54,12 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
         for under in wanted.under:
             documents = dict(_documents(runs, step, under, report))
             if documents:
-                panel = _panel(documents, wanted.contrasts, wanted.margin)
+                panel = _panel(documents, wanted.contrasts, wanted.margin, wanted.draws)
                 report["panels"].append({"step": step, "under": Path(under).stem, **panel})
     _judge(report)
     report["runs"] = [row for run in runs if (row := _run(run)) is not None]
-    report["status"] = "ATTESTED" if report["panels"] and not report["refused"] else "REFUSED"
+    refused = "INCOMPLETE" if report["panels"] else "REFUSED"
+    report["status"] = refused if report["refused"] else "ATTESTED"
     report["headlines"] = _headlines(report)
     report["limits"] = _limits(report)
     return report
@@ -66,35 +67,34 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
 
 def _documents(
     runs: Sequence[Resolved], step: int, under: str, report: dict[str, Any]
-) -> Iterator[tuple[tuple[str, int, int], dict[str, Any]]]:
+) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
     for run in runs:
-        for seed in run.evaluation.noise_seeds:
-            path = run.evaluated_at(step, under, seed)
-            name = f"{run.arm}/seed-{run.seed}, step {step}, {Path(under).stem}, draw {seed}"
-            if not path.is_file():
-                report["missing"].append(name)
-                continue
-            document = results.load(path)
-            done = {row["level"] for row in document["levels"]}
-            if not set(run.evaluation.levels) <= done:
-                report["missing"].append(name)
-                continue
-            problems = results.problems(document)
-            if problems:
-                shown = str(path.relative_to(run.study.output.absolute()))
-                report["refused"] += [{"file": shown, "problem": one} for one in problems]
-                continue
-            for session in document["sessions"]:
-                report["versions"] |= session.get("versions") or {}
-            yield (run.arm, run.seed, seed), document
+        path, wanted = run.evaluated_at(step, under), run.evaluation
+        name = f"{run.arm}/seed-{run.seed}, step {step}, {Path(under).stem}"
+        document = results.load(path) if path.is_file() else None
+        if document is None or any(
+            results.pass_row(document, level, draw) is None
+            for level in wanted.levels
+            for draw in range(wanted.draws if level else 1)
+        ):
+            report["missing"].append(name)
+            continue
+        problems = results.problems(document)
+        if problems:
+            shown = str(path.relative_to(run.study.output.absolute()))
+            report["refused"] += [{"file": shown, "problem": one} for one in problems]
+            continue
+        for session in document["sessions"]:
+            report["versions"] |= session.get("versions") or {}
+        yield (run.arm, run.seed), document
 
 
 def _panel(
-    documents: Documents, contrasts: Sequence[tuple[str, str]], margin: float
+    documents: Documents, contrasts: Sequence[tuple[str, str]], margin: float, draws: int
 ) -> dict[str, Any]:
     first = next(iter(documents.values()))
     levels = [row["level"] for row in first["levels"]]
-    arms = list(dict.fromkeys(arm for arm, _, _ in documents))
+    arms = list(dict.fromkeys(arm for arm, _ in documents))
     panel: dict[str, Any] = {
         "levels": levels,
         "n": first["header"]["n"],
@@ -103,74 +103,77 @@ def _panel(
         "contrasts": [],
     }
     for arm in arms:
-        pairs = _whole(documents, arm)
+        seeds = _seeds(documents, arm)
         panel["accuracy"][arm] = [
-            {"level": level, **variance.crossed(_outcomes(documents, arm, pairs, level)).to_dict()}
+            {
+                "level": level,
+                **variance.crossed(_outcomes(documents, arm, seeds, level, draws)).to_dict(),
+            }
             for level in levels
         ]
     for one, two in contrasts:
-        if one in arms and two in arms:
-            panel["contrasts"] += _contrast(documents, one, two, levels, margin)
+        seeds = _seeds(documents, one, two)
+        if seeds:
+            rows = [_contrast(documents, one, two, seeds, level, margin, draws) for level in levels]
+            panel["contrasts"] += rows
     return panel
 
 
-def _whole(documents: Documents, *arms: str) -> list[tuple[int, list[int]]]:
-    """Training seeds that all the arms have, each with the draws that all of them have."""
-    seeds = sorted({seed for _, seed, _ in documents})
-    there = {
-        seed: [
-            draw
-            for draw in sorted({draw for _, _, draw in documents})
-            if all((arm, seed, draw) in documents for arm in arms)
-        ]
-        for seed in seeds
-    }
-    most = max((len(draws) for draws in there.values()), default=0)
-    return [(seed, draws) for seed, draws in there.items() if len(draws) == most and most]
+def _seeds(documents: Documents, *arms: str) -> list[int]:
+    """Training seeds that all the arms have."""
+    seeds = sorted({seed for _, seed in documents})
+    return [seed for seed in seeds if all((arm, seed) in documents for arm in arms)]
 
 
-def _outcomes(
-    documents: Documents, arm: str, pairs: Sequence[tuple[int, list[int]]], level: float
-) -> Any:
+def _rows(
+    documents: Documents, arm: str, seed: int, level: float, draws: int
+) -> list[dict[str, Any]]:
+    """The answers in each draw of a level; without error there is but one."""
+    found = [
+        results.pass_row(documents[arm, seed], level, draw) for draw in range(draws if level else 1)
+    ]
+    return [row for row in found if row is not None]
+
+
+def _outcomes(documents: Documents, arm: str, seeds: Sequence[int], level: float, d: int) -> Any:
     """1 for right and 0 for wrong: [seeds, draws, questions]."""
-
-    def row(seed: int, draw: int) -> list[float]:
-        found = results.level_row(documents[arm, seed, draw], level)
-        assert found is not None  # _documents has asked
-        return list(found["outcomes"])
-
-    return variance.stacked([[row(seed, draw) for draw in draws] for seed, draws in pairs])
+    return variance.stacked(
+        [[row["outcomes"] for row in _rows(documents, arm, seed, level, d)] for seed in seeds]
+    )
 
 
 def _contrast(
-    documents: Documents, one: str, two: str, levels: Sequence[float], margin: float
-) -> Iterator[dict[str, Any]]:
-    """Second less first at each level, paired by seed, draw and question."""
-    pairs = _whole(documents, one, two)
-    if not pairs:
-        return
-    for level in levels:
-        y = _outcomes(documents, two, pairs, level) - _outcomes(documents, one, pairs, level)
-        against: list[str] = []
-        for seed, draws in pairs:
-            for draw in draws:
-                rows = [documents[arm, seed, draw] for arm in (one, two)]
-                results.check_comparable(*rows)
-                found = [results.level_row(row, level) for row in rows]
-                assert found[0] is not None and found[1] is not None
-                names = (f"{one}'s answers (seed {seed})", f"{two}'s answers (seed {seed})")
-                chance = max(row["header"].get("chance") or 0.0 for row in rows)
-                against += guard.pair_reasons(
-                    found[0], found[1], margin=margin, chance=chance, names=names
-                )
-        yield {
-            "first": one,
-            "second": two,
-            "level": level,
-            **variance.crossed(y).to_dict(),
-            "equivalence": variance.crossed(y, 0.9).to_dict(),
-            "no_verdict": list(dict.fromkeys(against)),
-        }
+    documents: Documents,
+    one: str,
+    two: str,
+    seeds: Sequence[int],
+    level: float,
+    margin: float,
+    draws: int,
+) -> dict[str, Any]:
+    """Second less first at a level, paired by seed, draw and question."""
+    y = _outcomes(documents, two, seeds, level, draws)
+    y = y - _outcomes(documents, one, seeds, level, draws)
+    against: list[str] = []
+    for seed in seeds:
+        results.check_comparable(documents[one, seed], documents[two, seed])
+        chance = max(documents[arm, seed]["header"].get("chance") or 0.0 for arm in (one, two))
+        names = (f"{one}'s answers (seed {seed})", f"{two}'s answers (seed {seed})")
+        pairs = zip(
+            _rows(documents, one, seed, level, draws),
+            _rows(documents, two, seed, level, draws),
+            strict=True,
+        )
+        for first, second in pairs:
+            against += guard.pair_reasons(first, second, margin=margin, chance=chance, names=names)
+    return {
+        "first": one,
+        "second": two,
+        "level": level,
+        **variance.crossed(y).to_dict(),
+        "equivalence": variance.crossed(y, 0.9).to_dict(),
+        "no_verdict": list(dict.fromkeys(against)),
+    }
 
 
 def _judge(report: dict[str, Any]) -> None:

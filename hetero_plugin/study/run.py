@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from hetero_plugin.config import ConfigError
+from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation.files import locked, write_text
 from hetero_plugin.study import record, stages, summary
 from hetero_plugin.study.check import check, check_here
@@ -122,19 +122,18 @@ def chain(run: Resolved) -> tuple[Stage, ...]:
                 3.0,
             )
         )
-        for under in wanted.under:
-            for seed in wanted.noise_seeds:
-                out = run.evaluated_at(step, under, seed)
-                found.append(
-                    Stage(
-                        f"evaluate {short}/step-{step}/{Path(under).stem}-{seed}",
-                        "evaluate",
-                        out.with_suffix(".done.json"),
-                        partial(_evaluated, run, merged, under, seed),
-                        partial(stages.evaluate, run, step, under, seed),
-                        60.0,
-                    )
-                )
+        found.append(
+            Stage(
+                f"evaluate {short}/step-{step}",
+                "evaluate",
+                run.folder / f"eval-step{step}.done.json",
+                partial(_evaluated, run, merged),
+                partial(stages.evaluate, run, step),
+                45.0 + 6.0 * (1 + wanted.draws * len(wanted.under) * (len(wanted.levels) - 1))
+                if run.place.device == "cpu"
+                else None,
+            )
+        )
     return tuple(found)
 
 
@@ -143,12 +142,12 @@ def _left(path: Path) -> Any:
     return (record.read(path) or {}).get("outputs")
 
 
-def _evaluated(run: Resolved, merged: Path, under: str, seed: int) -> dict[str, Any]:
+def _evaluated(run: Resolved, merged: Path) -> dict[str, Any]:
     wanted = run.evaluation.model_dump(mode="json")
-    for key in ("under", "noise_seeds", "contrasts", "checkpoints"):
-        wanted.pop(key)  # which others there are
-    spec = stages.evaluation_spec(under, seed)
-    return {"model": _left(merged), "evaluation": wanted, "fingerprint": spec.fingerprint}
+    for key in ("contrasts", "checkpoints"):
+        wanted.pop(key)  # what is compared with what, and what else there is
+    specs = {under: NoiseConfig.parse(under).fingerprint for under in run.evaluation.under}
+    return {"model": _left(merged), "evaluation": wanted, "specifications": specs}
 
 
 def preparations(runs: Sequence[Resolved]) -> list[tuple[Stage, Preparation]]:

@@ -131,7 +131,9 @@ class Evaluation(Frozen):
     """scales of the error; 0 has to be among them"""
     under: tuple[str, ...] = ("linear",)
     """presets, or paths of specifications: which sites have it"""
-    noise_seeds: tuple[Seed, ...] = (0,)
+    draws: Count = 1
+    """of the error at each level"""
+    seed: Seed = 0
     """of the error in evaluations"""
     margin: Number = 0.02
     """of the equivalence test, a share"""
@@ -155,7 +157,7 @@ class Evaluation(Frozen):
             raise ConfigError(
                 f"levels: got {list(self.levels)}; they should be 0 and at least one above it."
             )
-        for name in ("levels", "under", "noise_seeds", "contrasts"):
+        for name in ("levels", "under", "contrasts"):
             values = getattr(self, name)
             if len(set(values)) != len(values) or (not values and name != "contrasts"):
                 raise ConfigError(f"{name}: got {list(values)}; give one or more, each once.")

@@ -189,19 +189,16 @@ def merge(run: Resolved, step: int, report: Report) -> Outcome:
     return Outcome({"words": words, **moved}, files_of(target))
 
 
-def evaluation_spec(under: str, seed: int) -> NoiseConfig:
-    """Which sites have error in an evaluation, and its seed."""
-    return NoiseConfig.parse(under, where="evaluation.under").replace(seed=seed)
-
-
-def evaluate(run: Resolved, step: int, under: str, seed: int, report: Report) -> Outcome:
+def evaluate(run: Resolved, step: int, report: Report) -> Outcome:
     """Greedy accuracy at every level by vLLM, attested, in a process of its own.
+
+    One engine serves every specification, level and draw.
 
     Raises:
         StageFailed: the evaluation failed or was refused, with the end of its log.
     """
-    out, data = run.evaluated_at(step, under, seed), run.place.data or run.study.data
-    wanted = run.evaluation
+    wanted, data = run.evaluation, run.place.data or run.study.data
+    outs = {Path(under).stem: run.evaluated_at(step, under) for under in wanted.under}
 
     def near(path: Path) -> str:
         return os.path.relpath(path, run.folder)  # so that moved folders still hold the same run
@@ -209,24 +206,36 @@ def evaluate(run: Resolved, step: int, under: str, seed: int, report: Report) ->
     job = {
         "model_path": near(run.model_at(step)),
         "data_file": near(Path(data.test or data.val).expanduser().absolute()),
-        "levels": list(wanted.levels),
-        "spec": json.loads(evaluation_spec(under, seed).canonical),
-        "n": wanted.questions,
-        "seed": seed,
-        "max_tokens": wanted.max_tokens,
-        "dtype": wanted.dtype,
-        "margin": wanted.margin,
-        "out": near(out),
-        "engine": wanted.engine,
+        "specs": {
+            Path(under).stem: json.loads(NoiseConfig.parse(under).canonical)
+            for under in wanted.under
+        },
+        "outs": {name: near(out) for name, out in outs.items()},
+        "settings": {
+            "levels": list(wanted.levels),
+            "n": wanted.questions,
+            "seed": wanted.seed,
+            "draws": wanted.draws,
+            "max_tokens": wanted.max_tokens,
+            "dtype": wanted.dtype,
+            "margin": wanted.margin,
+            "engine": wanted.engine,
+        },
     }
     command = [sys.executable, "-m", "hetero_plugin.study.evaluate_child", json.dumps(job)]
-    _discard_stale(out, run.model_at(step))
-    child.run(command, run.environment(), out.with_suffix(".log"), report, cwd=run.folder)
-    document = json.loads(out.read_text(encoding="utf-8"))
-    found = {row["level"]: row["accuracy"]["value"] for row in document["levels"]}
-    words = ", ".join(f"{value:.1%} at {level:.0%}" for level, value in found.items())
-    result = {"words": f"{words} (n={document['header']['n']})", "accuracy": found}
-    return Outcome({**result, "accuracy": {str(k): v for k, v in found.items()}}, (out,))
+    for out in outs.values():
+        _discard_stale(out, run.model_at(step))
+    log = run.folder / f"eval-step{step}.log"
+    child.run(command, run.environment(), log, report, cwd=run.folder)
+    accuracy: dict[str, dict[str, float]] = {}
+    for name, out in outs.items():
+        document = json.loads(out.read_text(encoding="utf-8"))
+        accuracy[name] = {
+            f"{row['level']:g}": row["accuracy"]["value"] for row in document["levels"]
+        }
+    first = next(iter(accuracy.values()))
+    words = ", ".join(f"{value:.1%} at {float(level):.0%}" for level, value in first.items())
+    return Outcome({"words": words, "accuracy": accuracy}, tuple(outs.values()))
 
 
 def _discard_stale(out: Path, model: Path) -> None:

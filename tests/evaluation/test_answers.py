@@ -146,7 +146,8 @@ def test_several_models_by_the_command(
     assert left.value.code == 1 and "1 of 3 models failed" in said.err
     assert "broken: holds no weights" in said.err
     made = sorted(path.name for path in (tmp_path / "all").glob("*.json"))
-    assert made == [f"{model}.{name}.json" for model in ("one", "two") for name in ("linear", "rmsnorm")]  # fmt: skip
+    pairs = [(model, name) for model in ("one", "two") for name in ("linear", "rmsnorm")]
+    assert made == [f"{model}.{name}.json" for model, name in pairs]
     assert len(list((tmp_path / "all").glob("*.parquet"))) == 4
 
 

@@ -22,7 +22,9 @@ from hetero_plugin.study.read import read, studies
 from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "studies"
-FILES = studies(FOLDER)
+# What is made for a laptop repeats no study.
+OWN = ("demo", "demo-full", "matrix", "matrix-all")
+FILES = [path for path in studies(FOLDER) if path.stem not in OWN]
 
 # What the study gives as its common setting, by verl's paths.
 COMMON: dict[str, Any] = {
@@ -311,3 +313,25 @@ def test_specifications_are_all_used() -> None:
     for path in (FOLDER.parent / "specs").glob("*.yaml"):
         assert f"../specs/{path.name}" in used or f"specs/{path.stem}" in used, path.name
         NoiseConfig.parse(path)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_study_of_the_miniature_composes(name: str) -> None:
+    study = read(FOLDER / f"{name}.yaml")
+    for run in resolve_all(study, seeds=study.seeds[:1]):
+        found = check(run)
+        assert found["verl"].startswith("every key"), run.name
+        if run.noise is not None and run.noise.rules:
+            assert "not checked" not in found["sites"], run.name
+    assert study.evaluation.contrasts and all(one.prepare for one in study.places.values())
+
+
+def test_the_matrix_answers_what_was_asked() -> None:
+    main, whole = read(FOLDER / "matrix.yaml"), read(FOLDER / "matrix-all.yaml")
+    assert set(main.arms) == {"clean", "noise", "noise-global", "noise-epoch"}
+    assert len(main.seeds) >= 5 and main.evaluation.levels == (0.0, 0.02, 0.05, 0.1, 0.2)
+    assert main.evaluation.draws == 2
+    # The larger one goes on in the main one's folder: its arms are the same runs.
+    assert whole.name == main.name
+    for arm in main.arms:
+        assert resolve(whole, arm, 3).settings == resolve(main, arm, 3).settings

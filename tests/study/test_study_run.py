@@ -191,7 +191,8 @@ def test_list_and_dry_run() -> None:
     assert one["run"] == "robustness/1.5b/E5b/seed-2" and "\n" not in one["command"]
     assert one["noise"]["seed"] == 2 and one["checked"]["checkpoints"] == "after steps 58, 116"
     assert sum("model_merger" in line for line in one["then"]) == 2
-    assert sum("--levels 0,0.05,0.1" in line for line in one["then"]) == 4
+    assert sum("--levels 0,0.05,0.1" in line for line in one["then"]) == 2
+    assert all("--noise-seeds 2" in line for line in one["then"] if " eval " in line)
     lines = CliRunner().invoke(app, words).stdout.splitlines()
     assert one["command"] in lines and all(line[:1] in "#" or "verl" in line for line in lines)
 
@@ -331,7 +332,7 @@ def test_a_run_ends_with_its_summary(small: Resolved, monkeypatch: pytest.Monkey
     assert watch.order == [
         "train noise/seed-0",
         "merge noise/seed-0/step-2",
-        "evaluate noise/seed-0/step-2/linear-0",
+        "evaluate noise/seed-0/step-2",
     ]
     assert data == json.loads((small.folder / summary.NAME).read_text())
     assert data["asked"]["fingerprint"] == small.noise.fingerprint  # type: ignore[union-attr]

@@ -96,9 +96,15 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     data = _located(data, path.parent)
     if base is None:
         return data
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: got {base!r}; it should be the path of a file.")
-    return merged(_with_base(path.parent / base, (*above, full)), data)
+    bases = [base] if isinstance(base, str) else base
+    if not isinstance(bases, list) or not all(isinstance(one, str) for one in bases):
+        raise ConfigError(
+            f"{path}: base: got {base!r}; it should be the path of a file, or a list."
+        )
+    below: dict[str, Any] = {}
+    for one in bases:  # a later one is laid over those before it
+        below = merged(below, _with_base(path.parent / one, (*above, full)))
+    return merged(below, data)
 
 
 def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
                 panel = _panel(documents, wanted.contrasts, wanted.margin, wanted.draws)
                 report["panels"].append({"step": step, "under": Path(under).stem, **panel})
     _judge(report)
+    report["training"] = _training(runs)
     report["runs"] = [row for run in runs if (row := _run(run)) is not None]
     refused = "INCOMPLETE" if report["panels"] else "REFUSED"
     report["status"] = refused if report["refused"] else "ATTESTED"
@@ -188,6 +189,42 @@ def _judge(report: dict[str, Any]) -> None:
             if row["no_verdict"]
             else variance.word(row["value"], equal["low"], equal["high"], report["margin"], p)
         )
+
+
+_MEASURED = {
+    "critic/rewards/mean": "reward",
+    "hetero/rollout_actor_logprob_gap/mean": "mean |Δ log-prob|, rollout to actor",
+    "rollout_corr/kl": "KL(rollout ‖ actor), nats a token",
+    "rollout_corr/chi2_token": "χ² of the ratios, by token",
+    "rollout_corr/rollout_is_mean": "mean importance weight",
+    "rollout_corr/rollout_is_ratio_fraction_high": "weights cut at the threshold",
+    "rollout_corr/rollout_rs_masked_fraction": "tokens rejected",
+    "actor/pg_clipfrac": "ratios clipped by PPO",
+    "actor/entropy": "entropy, nats a token",
+    "actor/grad_norm": "norm of the gradient",
+}
+
+
+def _training(runs: Sequence[Resolved]) -> list[dict[str, Any]]:
+    """What verl logged, the mean of the last quarter of the steps and over seeds, by arm."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        metrics = summary.metrics_of(run.folder)
+        steps = [step for step in metrics if step > 0]
+        for name in _MEASURED:
+            values = [float(metrics[step][name]) for step in steps if name in metrics[step]]
+            if values:
+                last = values[-max(1, len(values) // 4) :]
+                found.setdefault(name, {}).setdefault(run.arm, []).append(sum(last) / len(last))
+    return [
+        {
+            "metric": name,
+            "label": _MEASURED[name],
+            "values": {arm: sum(v) / len(v) for arm, v in found[name].items()},
+        }
+        for name in _MEASURED
+        if name in found
+    ]
 
 
 def _run(run: Resolved) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""A study's report: ``report.json``, ``report.html`` and, seed by seed, the pages of its arms."""
+"""A study's report as JSON, HTML and Markdown, and the pages of its arms seed by seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hetero_plugin.attestation import Refused
 from hetero_plugin.evaluation import files, results
 from hetero_plugin.evaluation.report import data, figures, page, rendering
-from hetero_plugin.study import summary
+from hetero_plugin.study import markdown, summary
 from hetero_plugin.study.resolve import Resolved
 from hetero_plugin.study.results import assemble
 
@@ -28,7 +28,8 @@ def write(runs: Sequence[Resolved]) -> tuple[Path, Path]:
         runs: of one study at one place.
 
     Returns:
-        ``report.json`` and ``report.html``, in the folder of the study's runs.
+        ``report.json`` and ``report.html``, in the folder of the study's runs; ``report.md`` is
+        beside them.
 
     Raises:
         ResultError: nothing is evaluated yet, or a file can't be read or written.
@@ -50,6 +51,8 @@ def write(runs: Sequence[Resolved]) -> tuple[Path, Path]:
     with files.locked(paths[0], error=results.ResultError, remedy="wait for it"):
         files.write_json(paths[0], report)
         files.write_text(paths[1], text)
+        if report["panels"]:
+            files.write_text(folder / "report.md", markdown.render(report))
     if not report["panels"]:
         raise Refused(
             "REFUSED: " + "; ".join(f"{r['file']}: {r['problem']}" for r in report["refused"])

@@ -1,6 +1,6 @@
 """Writes docs/results.md from what studies and evaluations left: ``python -m scripts.results``.
 
-    python -m scripts.results runs/matrix/miniature/report.md runs/real/fidelity.md --out docs/results.md
+    python -m scripts.results runs/matrix/miniature/report.md runs/real/fidelity.md
 
 Each file is a finding with its own command, numbers and limits, as the package wrote it; nothing is
 added here but the order and a title.
@@ -15,8 +15,8 @@ import typer
 
 HEAD = """# Results
 
-What we found, written by `python -m scripts.results` from the files of the runs. Each part names its
-study, seeds, questions, intervals and what it can't say; no claim goes beyond them.
+What we found, written by `python -m scripts.results` from the files of the runs. Each part names
+its study, seeds, questions, intervals and what it can't say; no claim goes beyond them.
 """
 
 

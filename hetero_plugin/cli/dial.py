@@ -8,17 +8,30 @@ from typing import Annotated
 import typer
 
 from hetero_plugin.cli.checkpoint import fetched
-from hetero_plugin.cli.options import spec_from_options
+from hetero_plugin.cli.options import numbers, spec_from_options
+from hetero_plugin.config import ConfigError
 
 
 def command(
     model: Annotated[
         Path, typer.Option(help="Folder of a clean Hugging Face checkpoint, or a name on the hub.")
     ],
-    text: Annotated[Path, typer.Option(help="A text file, UTF-8.")],
     want: Annotated[
-        str, typer.Option(help="kl=0.015, mean-dlogp=0.011 (nats a token) or ratio-out=0.075.")
+        str,
+        typer.Option(
+            help="kl=0.015, mean-dlogp=0.011 (nats a token), ratio-out=0.075, accuracy-loss=2pp."
+        ),
     ],
+    text: Annotated[Path | None, typer.Option(help="A text file, UTF-8.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Questions, for accuracy-loss: as of eval.")
+    ] = None,
+    levels: Annotated[
+        str, typer.Option(help="Of accuracy-loss: scales that are tried, with commas.")
+    ] = "0.01,0.02,0.05,0.1,0.2",
+    n: Annotated[
+        int | None, typer.Option(help="Of accuracy-loss: only the first so many questions.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Name of a preset: which sites.")] = None,
     config: Annotated[
         str | None, typer.Option(help="Specification: a .yaml or .json file, or JSON text.")
@@ -40,6 +53,23 @@ def command(
     or vLLM (compiled), attested first: exits with 1 and REFUSED if a site can't be shown to act.
     """
     from hetero_plugin.cli.screen import Bars
+    from hetero_plugin.evaluation.dial import accuracy
+
+    loss = accuracy.parse(want)
+    if loss is not None:
+        if data is None or text is not None:
+            raise ConfigError(f"--want {want} is about answers: give --data, and no --text")
+        target = out or Path("dial.json")
+        with Bars() as bars:
+            answered = accuracy.find(
+                fetched(model), data, loss, spec=spec_from_options(preset, config, None),
+                out=target, levels=numbers("--levels", levels), progress=bars.update, n=n,
+                seed=seed, dtype=dtype, backend=engine,
+            )  # fmt: skip
+        print(answered["sentence"], target, target.with_suffix(".eval.json"), sep="\n")
+        return
+    if text is None or data is not None:
+        raise ConfigError(f"--want {want} is about a text: give --text, and no --data")
     from hetero_plugin.cli.tables import print_dial
     from hetero_plugin.evaluation.dial.run import dial_spec, find_in_checkpoint
     from hetero_plugin.evaluation.dial.search import Want

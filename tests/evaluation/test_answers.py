@@ -43,7 +43,10 @@ SETTINGS: dict[str, Any] = {
 def test_two_specifications_in_one_engine_are_those_by_themselves(
     folder: Path, tmp_path: Path
 ) -> None:
-    specs = {"linear": "linear", "norms": {"error": "relative_uniform", "targets": ["norm"]}}
+    specs = {
+        "linear": "linear",
+        "norms": {"error": "relative_uniform", "targets": ["norm"], "scale": 0.1},
+    }
     outs = {name: tmp_path / f"{name}.json" for name in specs}
     found = evaluate_specs(
         folder / "one", folder / "test.parquet", specs, outs, Settings(**SETTINGS)
@@ -146,8 +149,7 @@ def test_several_models_by_the_command(
     assert left.value.code == 1 and "1 of 3 models failed" in said.err
     assert "broken: holds no weights" in said.err
     made = sorted(path.name for path in (tmp_path / "all").glob("*.json"))
-    pairs = [(model, name) for model in ("one", "two") for name in ("linear", "rmsnorm")]
-    assert made == [f"{model}.{name}.json" for model, name in pairs]
+    assert made == ["one.linear.json", "one.rmsnorm.json", "two.linear.json", "two.rmsnorm.json"]
     assert len(list((tmp_path / "all").glob("*.parquet"))) == 4
 
 
@@ -173,9 +175,14 @@ def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 def test_specifications_that_cannot_be_together() -> None:
     outs = {"a": Path(), "b": Path()}
     with pytest.raises(ConfigError, match="b and a differ in seed"):
-        cases_of({"a": {"seed": 1}, "b": {"seed": 2}}, outs, Settings())
-    whole, cases = cases_of({"a": {"seed": 1}, "b": {"seed": 2}}, outs, Settings(seed=3))
+        cases_of({"a": {"scale": 0.1, "seed": 1}, "b": {"scale": 0.1, "seed": 2}}, outs, Settings())
+    whole, cases = cases_of(
+        {"a": {"scale": 0.1, "seed": 1}, "b": {"scale": 0.1, "seed": 2}}, outs, Settings(seed=3)
+    )
     assert [case.rules for case in cases] == [(0,), (1,)] and len(whole.rules) == 2
     with pytest.raises(ConfigError, match="draws anew at each call"):
-        cases_of({"a": {"resample": "call"}}, outs, Settings(draws=2))
-    assert cases_of({"a": {"resample": "never"}}, outs, Settings(draws=2))[0].resample == "step"
+        cases_of({"a": {"scale": 0.1, "resample": "call"}}, outs, Settings(draws=2))
+    assert (
+        cases_of({"a": {"scale": 0.1, "resample": "never"}}, outs, Settings(draws=2))[0].resample
+        == "step"
+    )

@@ -214,3 +214,46 @@ def test_bad_settings(
 ) -> None:
     assert call(folder, *args) == 2
     assert message in capsys.readouterr().err
+
+
+def test_by_accuracy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is answered is simulated: a loss of two points at a known scale."""
+    from toy import simulate_result
+
+    from hetero_plugin.evaluation.dial import accuracy
+
+    levels = {0.0: 0.7, 0.01: 0.695, 0.02: 0.685, 0.05: 0.63, 0.1: 0.5, 0.2: 0.25}
+    asked: dict[str, object] = {}
+
+    def answered(*_: object, **given: object) -> dict[str, object]:
+        asked.update(given)
+        document = simulate_result(seed=3, accuracies=levels, n=2000)
+        document["header"] |= {"spec": {"preset": "linear"}, "dtype": "auto", "step": 0}
+        return document
+
+    monkeypatch.setattr(accuracy, "evaluate", answered)
+    out = tmp_path / "d.json"
+    found = accuracy.find(folder, folder, 0.02, spec="linear", out=out)
+    assert asked["levels"] == list(levels) and asked["out"] == tmp_path / "d.eval.json"
+    assert 0.015 < found["scale"]["value"] < 0.035
+    assert found["scale"]["low"] is None or found["scale"]["low"] <= found["scale"]["value"]
+    scales = {rule.scale for rule in NoiseConfig.parse(found["found_spec"]).rules}
+    assert scales == {found["scale"]["value"]} and json.loads(out.read_text()) == found
+    with pytest.raises(ConfigError, match=r"accuracy-loss=60pp: .* over 20 %"):
+        accuracy.find(folder, folder, 0.6, spec="linear", out=out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--want", "accuracy-loss=2"), "such as accuracy-loss=2pp"),
+        (("--want", "accuracy-loss=0pp"), "such as accuracy-loss=2pp"),
+        (("--want", "accuracy-loss=2pp"), "is about answers: give --data"),
+        (("--want", "kl=1", "--data", "x"), "is about a text"),
+    ],
+)
+def test_bad_wishes_of_accuracy(
+    folder: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(folder, *words) == 2
+    assert message in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import Any
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.dose.found import of_accuracy
-from hetero_plugin.evaluation.report import figures, rendering, words
+from hetero_plugin.evaluation.report import figures, panels, rendering, sources, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
@@ -73,7 +73,7 @@ def build_of_files(
 
     Args:
         paths: what `hetero-noise eval` wrote. Several are compared, and must be of one question
-            file and the same levels.
+            file and the same levels. Also what fidelity, sensitivity and dial wrote, beside them.
         allow_unattested: as `build`.
         legacy: as `build`.
 
@@ -84,9 +84,14 @@ def build_of_files(
         ResultError: a file can't be read, or the page can't be written.
         Refused: as `build`.
     """
-    files_given = [Path(path) for path in paths]
-    report = _assemble(read_files(files_given), allow_unattested=allow_unattested, legacy=legacy)
-    first = files_given[0]
+    given = [Path(path) for path in paths]
+    evaluated = [path for path in given if panels.kind_of(path) == "results"]
+    if not evaluated:
+        raise results.ResultError(f"{given[0]}: is shown beside results of hetero-noise eval; give "
+                                  "a file of these too")  # fmt: skip
+    run = {**read_files(evaluated), "panels": panels.read([p for p in given if p not in evaluated])}
+    report = _assemble(run, allow_unattested=allow_unattested, legacy=legacy)
+    first = evaluated[0]
     name = f"{first.stem}-report"
     return _write(report, first.with_name(f"{name}.json"), first.with_name(f"{name}.html"))
 
@@ -145,6 +150,9 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -
         for name, arm in arms.items()
         for problem in results.problems(arm["result"])
     ]
+    shown = dict(run.get("panels") or panels.read([]))
+    refused += shown.pop("problems")
+    documents = {name: arm["result"] for name, arm in arms.items()}
     first = next(iter(arms.values()))["result"]["header"]
     # Each was fixed before its first answer; of several the strictest holds for all.
     margin = min(float(arm["result"]["header"].get("margin", 0.02)) for arm in arms.values())
@@ -176,7 +184,10 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -
                 "decoding",
             )
         },
-        differences=results.differences({name: arm["result"] for name, arm in arms.items()}),
+        differences=results.differences(documents),
+        floors=sources.floors(documents, margin),
+        sources=sources.table(documents),
+        panels=shown,
         levels=[row["level"] for row in next(iter(arms.values()))["result"]["levels"]],
         margin=margin,
         confidence=0.95,

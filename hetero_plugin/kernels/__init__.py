@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero_plugin.kernels import build, checks, fused, keys, product, reference, unrounded
+from hetero_plugin.kernels import build, checks, formats, fused, keys, product, reference, unrounded
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -41,6 +41,7 @@ fused.register(_library)
 unrounded.register(_library)
 keys.register(_library)
 product.register(_library)
+formats.register(_library)
 
 
 def _same_shape(x: Tensor, *_: object) -> Tensor:
@@ -158,6 +159,7 @@ def _load() -> tuple[str, str]:
 KERNEL, WHY_REFERENCE = _load()
 """Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``; and why that
 one, empty otherwise."""
+formats.declare_all()
 KERNEL_CUDA = _load_cuda()
 """Which implementation runs on a CUDA device: ``triton`` or ``reference``."""
 

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ KEYS, CLOCK = torch.arange(64), torch.zeros(1, dtype=torch.int64)
 needs_kernel = pytest.mark.skipif(KERNEL == "reference", reason="no C++ compiler here")
 
 
+@cache
 def values(dtype: torch.dtype, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     """Gaussians and Student's t(4) of many sizes, and what is odd."""
     g = torch.Generator().manual_seed(seed)
@@ -95,7 +97,7 @@ def every_case(error: str) -> None:
     """All dtypes, blends, widths, numbers of rows and segments of one format."""
     for dtype in DTYPES:
         for scale in (1.0, 0.3, 0.0):
-            for rows, columns in ((24, 4864), (9, 101), (1, 1), (1, 33), (7, 515), (0, 64)):
+            for rows, columns in ((12, 1300), (31, 515), (1, 1), (2, 33), (0, 64)):
                 one = torch.tensor([[columns, 5, 0, 1]])
                 check(values(dtype, rows, columns), torch.tensor([0.0, scale]), one, error)
         several = torch.tensor([[130, 5, 64, 1], [77, 6, 0, 0], [64, 7, 128, 2], [129, 8, 0, 3]])
@@ -170,8 +172,8 @@ def test_options_that_no_word_has_yet(name: str) -> None:
     torch.ops.hetero_noise.declare_format(f"test {name}", operands)
     one = torch.tensor([[515, 5, 0, 0]])
     for dtype in DTYPES:
-        x = values(dtype, 24, 515)
-        for rows in (x, x[1:3], x[6:9]):
+        x = values(dtype, 12, 515)
+        for rows in (x, x[1:3]):
             got = torch.ops.hetero_noise.perturb(
                 rows, KEYS, CLOCK, torch.ones(1), one, f"test {name}", True
             )

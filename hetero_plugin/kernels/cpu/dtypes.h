@@ -17,10 +17,15 @@ struct Subnormals {
 
 struct BF16 {
   using storage = uint16_t;
+  // GCC takes five instructions to widen where there is one.
   static f32x16 load(const storage* p) {
     u16x16 v;
     std::memcpy(&v, p, 32);
+#if defined(__AVX512F__)
+    return as_float((u32x16)_mm512_cvtepu16_epi32((__m256i)v) << 16);
+#else
     return as_float(__builtin_convertvector(v, u32x16) << 16);
+#endif
   }
   static void keep(storage* p, u32x16 bits) {
     const u16x16 v = __builtin_convertvector(bits >> 16, u16x16);

@@ -59,7 +59,8 @@ void declare_format(std::string_view name, const at::Tensor& numbers) {
   f.mantissa = (int)n[3], f.smallest = (int)n[4], f.kept = (int)n[5];
   f.low = (float)n[6], f.high = (float)n[7], f.divisor = (float)n[8], f.floor = (float)n[9], f.outer = (float)n[10];
   TORCH_CHECK(f.rule >= FLOOR && f.rule <= HIF4 && f.span >= BLOCK && f.span <= TENSOR && f.block >= 0 &&
-                  f.block <= LONGEST && f.block % LANES == 0 && (f.block > 0 || f.span != BLOCK),
+                  f.block <= LONGEST && f.block % LANES == 0 && (f.block > 0 || (f.span != BLOCK && f.rule == SCALED)) &&
+                  (f.rule != HIF4 || f.block == 64),
               "hetero_noise::declare_format: no format of rule ", f.rule, ", span ", f.span, " and blocks of ", f.block);
   const std::unique_lock<std::shared_mutex> lock(declaring);
   declared[std::string(name)] = f;
@@ -274,13 +275,13 @@ static void hif4_blocks(const typename D::storage* x, typename D::storage* y, in
     const f32x16 inverse = to_bfloat16(splatf(1.0f) / scale);
     scale = select(m >= (i32x16)splat(INFINITE), as_float(splat(NAN_BITS)), scale);
     for (int k = 0; k < 4; ++k) {
-      // 2^-up_8 and 2^(up_8 + up_4) from exponents.
-      const u32x16 up_8 = (u32x16)(as_float((u32x16)of_8[k]) * inverse >= splatf(4.0f)) & splat(1u << 23);
-      const f32x16 halved = as_float(splat(0x3F800000u) - up_8);
-      const u32x16 up_4 = (u32x16)(as_float((u32x16)of_4[k]) * inverse * halved >= splatf(2.0f)) & splat(1u << 23);
-      const u32x16 up = up_8 + up_4;
+      // Scales of 8 and of 4, added to exponents; halving what is compared is doubling the bound.
+      const f32x16 on_8 = as_float((u32x16)of_8[k]) * inverse, on_4 = as_float((u32x16)of_4[k]) * inverse;
+      const u32x16 one = splat(1u << 23), none = {};
+      const u32x16 up_8 = on_8 >= splatf(4.0f) ? one : none;
+      const u32x16 up = up_8 + (on_4 >= as_float(splat(0x40000000u) + up_8) ? one : none);
       const f32x16 ratio = magnitude(v[k]) * inverse * as_float(splat(0x40800000u) - up) + splatf(0.5f);
-      const f32x16 bounded = ratio < splatf(7.5f) ? ratio : splatf(7.5f);
+      const f32x16 bounded = at_most(ratio, 7.5f);
       const f32x16 quarters = __builtin_convertvector(__builtin_convertvector(bounded, i32x16), f32x16);
       const f32x16 q = scale * as_float(splat(0x3E800000u) + up) * quarters;
       finish<D, BLEND>(y + k * LANES, v[k], as_float(as_bits(q) | (as_bits(v[k]) & splat(SIGN))), s);

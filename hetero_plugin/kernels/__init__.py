@@ -76,16 +76,19 @@ for _name in ("perturb", "perturb_reference"):
     torch.library.register_autograd(f"hetero_noise::{_name}", _straight_through, lib=_library)
 
 
-def _perturb_cuda(*args: Any) -> Tensor:
+def _perturb_cuda(*args: Any, **how: Any) -> Tensor:
+    *tensors, error, _ = args
+    if (known := formats.numbers(error)) is not None:
+        from hetero_plugin.kernels.cuda import formats as cuda_formats
+
+        return cuda_formats.perturb(*tensors, known, **how)
     from hetero_plugin.kernels.cuda import perturb as cuda
 
-    return cuda.perturb(*args)
+    return cuda.perturb(*args, **how)
 
 
-def _perturb_cuda_(x: Tensor, *args: Any) -> None:
-    from hetero_plugin.kernels.cuda import perturb as cuda
-
-    cuda.perturb(x, *args, in_place=True)
+def _perturb_cuda_(*args: Any) -> None:
+    _perturb_cuda(*args, in_place=True)
 
 
 def _gated_cuda_(*args: Any) -> None:
@@ -105,9 +108,7 @@ def _perturb_unrounded_cuda_(x: Tensor, dtype: torch.dtype, *given: Any) -> None
     if not native:
         unrounded.perturb_unrounded_(x, dtype, *given)
         return
-    from hetero_plugin.kernels.cuda import perturb as cuda
-
-    cuda.perturb(x, *args, in_place=True, rounds_to=dtype)
+    _perturb_cuda(x, *args, in_place=True, rounds_to=dtype)
 
 
 def _weighed_unrounded_cuda_(clean: Tensor, dtype: torch.dtype, *args: Any) -> None:

@@ -13,8 +13,8 @@ from enum import IntEnum
 from hetero_plugin.errors.formats.grid import E2M1, Grid
 
 __all__ = [
+    "BLOCKS",
     "HIF4",
-    "LONGEST",
     "Numbers",
     "Rule",
     "Span",
@@ -24,10 +24,8 @@ __all__ = [
     "of_nvfp4",
 ]
 
-LONGEST = 512
-"""Columns of the longest block of the kernels, but for whole rows and tensors."""
-_LANES = 16
-"""Columns of a block are a multiple of them."""
+BLOCKS = (16, 32, 64, 128, 256, 512)
+"""Columns of a block that the kernels take."""
 
 
 class Rule(IntEnum):
@@ -61,7 +59,7 @@ class Numbers:
     Args:
         rule: of the scale.
         span: the largest number of what is needed beside those of blocks.
-        block: columns that share a scale, a multiple of 16; 0: those of the span.
+        block: columns that share a scale, of `BLOCKS`; 0: those of the span.
         mantissa, smallest, low, high: of the grid of elements, as in `grid.Grid`; an integer's
             numbers are those of one whose subnormals go up to the end.
         kept: bits of mantissa, of EVEN.
@@ -103,7 +101,7 @@ def _shared(granularity: str | int) -> tuple[Span, int] | None:
     """Span and block of what shares a scale."""
     if granularity in ("row", "tensor"):
         return Span[str(granularity).upper()], 0
-    if isinstance(granularity, int) and granularity % _LANES == 0 and granularity <= LONGEST:
+    if isinstance(granularity, int) and granularity in BLOCKS:
         return Span.BLOCK, granularity
     return None
 

@@ -202,12 +202,18 @@ def compiled(variant: Variant, capability: int) -> Any:
             signature[parameter.name] = pointers.get(parameter.name, f"*i{8 * size}")
         else:
             signature[parameter.name] = parameter.annotation_type
+    # Where neighbours are loaded together, what they are loaded from lies at such an address.
+    names = [parameter.name for parameter in variant.kernel.params]
+    aligned = [
+        (names.index(name),) for name in ("x_ptr", "y_ptr") if variant.constants.get("ALIGNED")
+    ]
+    attrs = {path: [["tt.divisibility", 16]] for path in aligned}
     # Not from Triton's cache: the debug information there names the sources of whoever filled it,
     # another checkout perhaps.
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.always_compile = True
         return triton.compile(
-            ASTSource(variant.kernel, signature, constexprs=variant.constants),
+            ASTSource(variant.kernel, signature, constexprs=variant.constants, attrs=attrs),
             target=GPUTarget("cuda", capability, 32),
             options={"num_warps": variant.warps, "enable_fp_fusion": False},
         )

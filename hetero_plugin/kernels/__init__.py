@@ -77,11 +77,11 @@ for _name in ("perturb", "perturb_reference"):
 
 
 def _perturb_cuda(*args: Any, **how: Any) -> Tensor:
-    *tensors, error, _ = args
+    x, row_keys, clock, scales, segments, error, _ = args
     if (known := formats.numbers(error)) is not None:
         from hetero_plugin.kernels.cuda import formats as cuda_formats
 
-        return cuda_formats.perturb(*tensors, known, **how)
+        return cuda_formats.perturb(x, row_keys, clock, scales, segments, known, **how)
     from hetero_plugin.kernels.cuda import perturb as cuda
 
     return cuda.perturb(*args, **how)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -52,7 +53,7 @@ def _interpreted() -> None:
         assert known is not None
         for dtype in DTYPES:
             for segments in (ONE, SEVERAL) if dtype == torch.bfloat16 else (SEVERAL,):
-                x = values(dtype, 7, int(segments[:, 0].sum()), 3)
+                x = values(dtype, 7 if known.block == 0 else 4, int(segments[:, 0].sum()), 3)
                 how = KEYS, CLOCK, SCALES, segments
                 want = reference.perturb(x, *how, error, True)
                 where = f"{error} {dtype} {len(segments)}"
@@ -60,7 +61,7 @@ def _interpreted() -> None:
                 mine = x.clone()
                 cuda.perturb(mine, *how, known, in_place=True)
                 compare(f"{where} in place", mine, want)
-        x = values(torch.float32, 7, 256, 3)  # before a rounding, and where 16 lie together
+        x = values(torch.float32, 4, 256, 3)  # before a rounding, and where 16 lie together
         how = KEYS, CLOCK, SCALES, torch.tensor([[256, 5, 0, 2]])
         want = reference.perturb(x.bfloat16(), *how, error, True).float()
         cuda.perturb(mine := x.clone(), *how, known, in_place=True, rounds_to=torch.bfloat16)
@@ -68,7 +69,7 @@ def _interpreted() -> None:
         unset = KEYS, CLOCK, torch.tensor([float("nan")]), torch.tensor([[256, 5, 0, 0]])
         compare(f"{error} unset", cuda.perturb(x, *unset, known), torch.full_like(x, torch.nan))
     for name, (apply, known) in OPTIONS.items():
-        x = values(torch.bfloat16, 7, 515, 1)
+        x = values(torch.bfloat16, 4, 515, 1)
         got = cuda.perturb(x, KEYS, CLOCK, torch.ones(2), ONE, known)
         compare(name, got, apply(x.float()).to(x.dtype))
     print(json.dumps([wrong, cuda_compared]))
@@ -88,8 +89,9 @@ def test_its_arithmetic_is_the_references_to_the_bit() -> None:
     assert compared == len(NAMES) * (4 * 2 + 2) + len(OPTIONS)
 
 
-# Instructions an element on sm_90, at most; what was counted when they were written, and a tenth.
-GOALS = {"mxfp4": 1000}
+# Instructions an element on sm_90, at most: what was counted, and a tenth. Those of rows are too
+# many: the compiler unrolls the loop that finds the largest number, and the count is of the text.
+GOALS = {"mxfp4": 33, "hif4": 34, "fp8_e4m3": 89, "nvfp4|row|vllm": 84}
 
 
 @pytest.mark.parametrize("name", list(GOALS))
@@ -97,8 +99,11 @@ def test_it_compiles_for_a_real_device(name: str) -> None:
     made, code = compiled(f"{name}, bf16", 90)
     ptx = made.asm["ptx"]
     assert "sm_90" in ptx and "fma.rn" not in ptx
-    # Subnormal numbers count, and divisions are rounded.
-    assert ".ftz" not in ptx and "div.full" not in ptx and "div.approx" not in ptx
+    # Subnormal numbers count (but to a floor of what is at least 0.5), and divisions are rounded.
+    assert set(re.findall(r"\S*\.ftz\S*", ptx)) <= {"cvt.rmi.ftz.f32.f32"}
+    assert "div.full" not in ptx and "div.approx" not in ptx
+    # Eight neighbours in one instruction, and no element by itself.
+    assert "global.v4.b32" in ptx and "global.b16" not in ptx
     assert code.spilled == 0
     assert code.loop / 8 <= GOALS[name]
 

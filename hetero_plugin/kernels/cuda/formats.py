@@ -12,6 +12,7 @@ Products and sums are apart (no fused multiply-add), divisions are rounded (`div
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import triton
@@ -19,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hetero_plugin.errors.formats.numbers import Numbers, Rule, Span
-from hetero_plugin.kernels.cuda.perturb import check_device, one_variant, programs_of_rows, shape_of
+from hetero_plugin.kernels.cuda.perturb import check_device, programs_of_rows, shape_of
 from hetero_plugin.kernels.cuda.value import DTYPES, nearest, rounded, stored, widened
 
 TILE = 1024
@@ -30,6 +31,14 @@ _SCALED, _NVFP4, _DIVIDED, _HIF4 = (
 )
 _CEIL, _EVEN, _RCEIL = (tl.constexpr(int(rule)) for rule in (Rule.CEIL, Rule.EVEN, Rule.RCEIL))
 _ROW, _TENSOR = tl.constexpr(int(Span.ROW)), tl.constexpr(int(Span.TENSOR))
+
+
+def of_aligned_pointers(function: Any) -> Any:
+    """As `cuda.perturb.one_variant`, but for whether x and y lie at a multiple of 16 bytes."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    scalars = [name for name in names if not name.isupper()]
+    others = [name for name in scalars if name not in ("x_ptr", "y_ptr")]
+    return triton.jit(do_not_specialize=scalars, do_not_specialize_on_alignment=others)(function)
 
 
 @triton.jit
@@ -136,7 +145,7 @@ def _factors(most, outer, divisor, floor, high, top, half, RULE: tl.constexpr):
         if RULE == _CEIL:
             e += ((bits & 0x7FFFFF) != 0).to(tl.int32)
         elif RULE == _EVEN:
-            e = _exponent((bits.to(tl.int32, bitcast=True) + half)) - top
+            e = _exponent(bits.to(tl.int32, bitcast=True) + half) - top
         elif RULE == _RCEIL:
             ratio = _bits(tl.div_rn(most, one * high))
             e = _exponent(ratio) + ((ratio & 0x7FFFFF) != 0).to(tl.int32)
@@ -195,7 +204,7 @@ def _quantised(
                 outer = _outer(most)
         before, after, sign = _factors(of_block, outer, divisor, floor, high, top, half, RULE)
         before = before[:, None]
-        if RULE == _SCALED or RULE == _DIVIDED:
+        if (RULE == _SCALED) | (RULE == _DIVIDED):
             v = tl.div_rn(x, before + tl.zeros_like(x))
         else:
             v = x * before
@@ -203,7 +212,7 @@ def _quantised(
     return q
 
 
-@one_variant
+@of_aligned_pointers
 def _formats(
     x_ptr, y_ptr, scales_ptr, most_ptr,
     in_place: tl.int32, rows: tl.int32, N: tl.int64, start: tl.int64, width: tl.int32,
@@ -214,15 +223,14 @@ def _formats(
 ):  # fmt: skip
     """One segment. BLOCK: columns of a block, TILE where the span alone has a scale (WHOLE).
 
-    ALIGNED: 16 neighbouring elements lie at an address that is a multiple of theirs.
+    ALIGNED: 16 neighbouring elements lie at an address that is a multiple of 16.
     """
     scale = tl.load(scales_ptr + slot)
     if (scale != 0.0) | (in_place == 0):
         BLOCKS: tl.constexpr = TILE // BLOCK
         inside = tl.arange(0, BLOCKS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
         if ALIGNED:
-            x_ptr = tl.multiple_of(x_ptr, 16)
-            y_ptr = tl.multiple_of(y_ptr, 16)
+            width = (width >> 4) << 4  # the compiler sees it, and that masks go by sixteen
         for row in range(tl.program_id(1), rows, tl.num_programs(1)):
             base = row * N + start  # 64 bits, as N has
             if ALIGNED:
@@ -231,16 +239,16 @@ def _formats(
             if SPAN == _TENSOR:
                 most = tl.load(most_ptr)
             elif SPAN == _ROW:
-                sizes = tl.zeros([TILE], tl.int32)
-                flat = tl.arange(0, TILE)
+                sizes = tl.zeros([BLOCKS, BLOCK], tl.int32)
                 for first in range(0, width, TILE):
-                    at = x_ptr + base + first + flat
-                    v = _widen(tl.load(at, mask=first + flat < width, other=0), KEPT)
+                    column = first + inside
+                    raw = tl.load(x_ptr + base + column, mask=column < width, other=0)
+                    v = _widen(raw, KEPT)
                     if KEPT != DTYPE:
                         v = nearest(v, DTYPE)
                     size = (_bits(v) & 0x7FFFFFFF).to(tl.int32, bitcast=True)
                     sizes = tl.maximum(sizes, size)
-                most = tl.max(sizes, 0).to(tl.float32, bitcast=True)
+                most = tl.max(tl.max(sizes, 1), 0).to(tl.float32, bitcast=True)
             for first in range(tl.program_id(0) * TILE, width, tl.num_programs(0) * TILE):
                 column = first + inside
                 raw = tl.load(x_ptr + base + column, mask=column < width, other=0)
@@ -306,7 +314,7 @@ def perturb(
     rows, columns = shape_of(x, row_keys, scales, table)
     if rows == 0:
         return y
-    whole, aligned = numbers.block == 0, _aligned(x, y, table)
+    aligned = _aligned(x, y, table)
     values = stored(x, False), stored(y, False)
     start = 0
     for width, _, _, slot in table:

@@ -27,7 +27,8 @@ class ErrorTraits:
             which rounds by itself and is rounded to nearest.
         draws: what z is: ``normal``, ``uniform`` or None, for an error that is not random.
         kernel: its number in the native kernels, C++ and Triton; None: it runs as tensor
-            operations.
+            operations, or is a number format, which the kernels know by its numbers
+            (errors/formats/numbers.py).
         whole_row: the error of an element depends on the others of its row, so that a rank with a
             share of the columns can't compute it. On other rows it may never depend: a row's error
             is its own, in any batch.

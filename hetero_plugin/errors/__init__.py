@@ -11,6 +11,7 @@ from importlib import import_module
 
 from hetero_plugin.config.error_models import ERROR_MODELS, REGISTRY
 from hetero_plugin.errors.base import ARITHMETIC, ErrorModel
+from hetero_plugin.errors.formats import FORMATS
 from hetero_plugin.errors.number_formats import nvfp4_model
 
 for _file in pkgutil.iter_modules(__path__, f"{__name__}."):
@@ -23,7 +24,12 @@ if _lacking := sorted(set(REGISTRY) - set(ARITHMETIC)):
     )
 
 MODELS: dict[str, ErrorModel] = {
-    name: ErrorModel(**vars(traits), function=ARITHMETIC[name]) for name, traits in REGISTRY.items()
+    name: ErrorModel(
+        **vars(traits),
+        function=ARITHMETIC[name],
+        numbers=FORMATS[name].numbers if traits.number_format else None,
+    )
+    for name, traits in REGISTRY.items()
 }
 _RELATIVE = {model.relative_of: model for model in MODELS.values() if model.relative_of}
 

@@ -19,6 +19,7 @@ from hetero_plugin.errors.base import ErrorModel, Function, arithmetic
 from hetero_plugin.errors.formats import FORMATS
 from hetero_plugin.errors.formats.grid import E2M1, E4M3
 from hetero_plugin.errors.formats.micro import Reference, nvfp4
+from hetero_plugin.errors.formats.numbers import of_nvfp4
 
 __all__ = ["nvfp4_model"]
 
@@ -65,4 +66,5 @@ def nvfp4_model(words: str) -> ErrorModel:
         "block": 0 if whole_row else _NVFP4_BLOCK,
         "whole_tensor": scale == "max",
     }
-    return ErrorModel(**traits, function=_blended(apply))
+    numbers = of_nvfp4(scale if scale in ("max", "row") else float(scale), reference)
+    return ErrorModel(**traits, function=_blended(apply), numbers=numbers)

@@ -24,6 +24,7 @@ from hetero_plugin.errors import ErrorModel, error_model
 from hetero_plugin.kernels import KERNEL
 from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
 from hetero_plugin.kernels.copies import own
+from hetero_plugin.kernels.formats import declare
 from hetero_plugin.state import Draw, NoiseState
 
 __all__ = [
@@ -77,8 +78,12 @@ class Stage:
     stochastic: bool
     segments: Tensor
 
+    def __post_init__(self) -> None:
+        declare(self.error)
+
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(own(attributes))
+        declare(self.error)  # in another process, perhaps
 
 
 Recorder = Callable[[tuple[str, ...], str, Tensor, Tensor], None]

@@ -260,7 +260,7 @@ def test_modes_of_a_scale(grid: Grid) -> None:
             assert torch.equal(mx(x, grid, mode), right), (top, mode)
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "row", 128, "tile"])
+@pytest.mark.parametrize("granularity", ["tensor", "row", 128, "block"])
 def test_what_shares_a_scale(granularity: Any) -> None:
     """Against a loop over the pieces, FP8 and INT8."""
     x = SAMPLES["outliers"][:200, :300]
@@ -269,7 +269,7 @@ def test_what_shares_a_scale(granularity: Any) -> None:
         pieces = [(slice(None), slice(None))]
     elif granularity == "row":
         pieces = [(slice(i, i + 1), slice(None)) for i in range(200)]
-    elif granularity == "tile":
+    elif granularity == "block":
         pieces = [(slice(i, i + 128), slice(j, j + 128)) for i in (0, 128) for j in (0, 128, 256)]
     else:
         pieces = [(slice(i, i + 1), slice(j, j + 128)) for i in range(200) for j in (0, 128, 256)]

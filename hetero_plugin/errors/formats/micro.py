@@ -69,9 +69,10 @@ def _scale_exponent(amax: Tensor, grid: Grid, mode: Mode, mantissa: int) -> Tens
     if mode == "even":
         return exponent((bits + (1 << (22 - mantissa))).view(torch.float32))
     # rceil: 2**e >= amax / largest, both exact but for the division, as the instruction has it.
-    ratio = amax / grid.largest
-    fraction = (ratio.view(torch.int32) & 0x7FFFFF) != 0
-    return exponent(ratio) + fraction.to(torch.int32) + grid.top
+    ratio = (amax / grid.largest).view(torch.int32)
+    # A number below 2**-126 has no exponent of its own: its first bit says whether -127 is enough.
+    fraction = (ratio & 0x7FFFFF) > torch.where(ratio < 0x800000, 0x400000, 0)
+    return exponent(ratio.view(torch.float32)) + fraction.to(torch.int32) + grid.top
 
 
 def nvfp4(

@@ -30,6 +30,7 @@ from hetero_plugin.hf.forwards import Own, give_back, own_name, take
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.operator import Chain, Product, linear, perturb_gradient
+from hetero_plugin.operator.shared import with_shared_scale
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
@@ -56,12 +57,17 @@ class LayerNoise(OfAModel):
     """On an output projection: the noise of its input, which is the attention's output."""
     formula: Formula | None = None
     """On a norm with AQN: how it computes with a weight."""
+    partners: tuple[nn.Module, ...] = ()
+    """Layers whose weights have one scale with this one's (`hetero_plugin.operator.shared`)."""
 
 
 def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> LayerNoise:
     """The chains of one site, which a module carries.
 
     An input or a weight has the input's columns, an output its own.
+
+    Raises:
+        ConfigError: the weight is to have error, and is quantised already.
     """
     state = context.state
     into = site.in_features if site.in_features is not None else site.features
@@ -72,12 +78,15 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
     def product(stream: str, columns: int) -> Product:
         return Product.of(state, stream, [(site.name, columns, 0)])
 
+    weight = make("weight", into if site.in_features is not None else site.features)
+    if weight:
+        _check_unquantised(site, module)
     return LayerNoise(
         site=site,
         context=context,
         output=make("output", site.features),
         input=make("input", into),
-        weight=make("weight", into if site.in_features is not None else site.features),
+        weight=weight,
         grad_input=make("grad_input", into),
         grad_weight=make("grad_weight", into),
         products=(
@@ -87,6 +96,19 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
         ),
         marks=(context.mark(site, module),),
     )
+
+
+def _check_unquantised(site: Site, module: nn.Module) -> None:
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and (
+        weight.dtype.itemsize == 1 or not weight.dtype.is_floating_point
+    ):
+        raise ConfigError(
+            f"{site.name} ({type(module).__name__}): its weight is quantised already "
+            f"({str(weight.dtype).removeprefix('torch.')}), and error on it would have to be put "
+            "on what it was before; load the checkpoint that it was made from, or use the point "
+            "output or input"
+        )
 
 
 def _heads_first(noise: LayerNoise, module: Any, x: Tensor, now: Pass) -> bool:
@@ -136,7 +158,10 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
         return None
     # Its rows are keyed by number: output features, one expert's after the other's.
     rows = torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
-    if forward:
+    if forward and noise.partners:
+        others = [cast(Tensor, partner.weight) for partner in noise.partners]
+        weight = with_shared_scale(noise.weight, weight, others, now.draw, noise.site.name)
+    elif forward:
         weight = noise.weight(weight, now.draw.of(rows))
     if backward:
         weight = perturb_gradient(weight, noise.grad_weight, now.of_weights(rows))

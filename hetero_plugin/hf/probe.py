@@ -13,7 +13,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from hetero_plugin.attestation import ProbedSite
-from hetero_plugin.attestation.expected import comparable_sites, expected_sites, probe_prompts
+from hetero_plugin.attestation.expected import (
+    comparable_sites,
+    expected_sites,
+    is_deterministic,
+    probe_prompts,
+)
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import disabled, phase, state_of, wrap
 from hetero_plugin.hf.attachment import attachment_of
@@ -132,6 +137,9 @@ class HFProbe:
             return {}, []  # compiled code hands nothing over
         with phase(self.model, self.phase), forgiving(self.model):
             return measure(self.model, self.state, forward=self.forward)
+
+    def deterministic(self) -> bool:
+        return is_deterministic(self.state.config)
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:

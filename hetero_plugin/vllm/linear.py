@@ -22,6 +22,7 @@ from vllm.platforms import current_platform
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, Part, Product
+from hetero_plugin.operator.shared import with_shared_scale
 from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
 from hetero_plugin.vllm.columns import check_product, check_rows
@@ -84,6 +85,8 @@ class RowSlice(nn.Module):
         self.start, self.width = start, width
         self.input_chain, self.weight_chain = input, weight
         self.rows = torch.arange(first_row, first_row + width, dtype=torch.int64, device=device)
+        self.others: list[RowSlice] = []
+        """Those whose weights have one scale with this one's."""
 
     def follow(self, layer: nn.Module) -> None:
         """Takes the rows from the layer's present weight, and packs them for the CPU."""
@@ -106,6 +109,10 @@ class RowSlice(nn.Module):
 
     def noisy_weight(self, draw: Draw) -> Tensor:
         """The rows [width, K] with their error; each is keyed by its global index."""
+        if self.others:
+            weights = [other.weight for other in self.others]
+            name = self.weight_chain.parts[0][0]
+            return with_shared_scale(self.weight_chain, self.weight, weights, draw, name)
         return self.weight_chain(self.weight, draw.of(self.rows))
 
 
@@ -276,12 +283,15 @@ def linear_noise(
     slices, start = [], 0
     for part, x, w in zip(outputs, inputs, weights, strict=True):
         _, width, offset = part
-        check_rows(state, w, width)
+        check_rows(state, w, width, offset)
         own = Product.of(state, "product", [part])
         slices.append(RowSlice(start, width, offset, x, w, state.device, own))
         if not method.quantised:
             slices[-1].follow(layer)
         start += width
+    shared = [one for one in slices if one.weight_chain.shares]
+    for one in shared:
+        one.others = [other for other in shared if other is not one]
     return LinearNoise(state, output, None, slices)
 
 
@@ -323,7 +333,8 @@ class HeadNoise:
     """int64: those of the scale table that decide whether the noisy weight is in use."""
 
     def __post_init__(self) -> None:
-        check_rows(self.state, self.weight, self.columns)
+        first = int(self.weight_rows[0]) if self.columns else 0
+        check_rows(self.state, self.weight, self.columns, first)
         self.entries = ops.entries_of(self.state, self.weight)
 
     def __bool__(self) -> bool:

@@ -17,20 +17,30 @@ from functools import cache
 import pytest
 import torch
 
-from hetero_plugin.errors import MODELS
+from hetero_plugin.errors import MODELS, error_model
 from hetero_plugin.errors.base import ErrorModel
 from hetero_plugin.errors.formats import numbers as native
 from hetero_plugin.errors.formats.grid import E2M1, E2M3, E4M3, Grid
-from hetero_plugin.errors.formats.micro import MODES, REFERENCES, mx
+from hetero_plugin.errors.formats.micro import MODES, mx
 from hetero_plugin.errors.formats.scaled import fp8, integer
-from hetero_plugin.errors.number_formats import nvfp4_model
 from hetero_plugin.kernels import KERNEL, reference
 from hetero_plugin.kernels.formats import declare
 
+REFERENCES = ("vllm", "compressed-tensors")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FORMATS = [name for name, model in MODELS.items() if model.number_format]
 NVFP4 = [f"nvfp4|{scale}|{of}" for scale in ("max", "row", "37.5") for of in REFERENCES]
-NAMES = FORMATS + NVFP4
+OTHER = [
+    *(f"{name}|{mode}|ocp" for name in ("mxfp4", "mxfp8_e4m3") for mode in ("ceil", "rceil")),
+    "mxfp4|even|ocp",
+    "mxfp6_e3m2|even|compressed-tensors",
+    "fp8_e4m3|tensor|max|own|compressed-tensors",
+    "fp8_e5m2|128|max|0.001|compressed-tensors",
+    "int8|tensor|max|symmetric",
+    "int8|32|max|full",
+    "int4|row|max|full",
+]
+NAMES = FORMATS + NVFP4 + OTHER
 KEYS, CLOCK = torch.arange(64), torch.zeros(1, dtype=torch.int64)
 needs_kernel = pytest.mark.skipif(KERNEL == "reference", reason="no C++ compiler here")
 
@@ -141,7 +151,7 @@ OPTIONS = {
         )
         for grid in (E2M1, E2M3, E4M3)
         for mode in MODES
-        for of in REFERENCES
+        for of in ("ocp", "compressed-tensors")
     },
     **{
         f"fp8 {shared} {floor}": (
@@ -181,7 +191,7 @@ def test_options_that_no_word_has_yet(name: str) -> None:
 
 
 def test_what_the_kernels_do_not_take_is_said_to_be_none() -> None:
-    assert native.of_fp8(E4M3, "tile") is None and native.of_integer(4, 48) is None
+    assert native.of_fp8(E4M3, "block") is None and native.of_integer(4, 48) is None
     assert native.of_integer(4, 1024) is None and native.of_integer(4, 512) is not None
     traits = vars(MODELS["mxfp4"])
     assert not ErrorModel(**{**traits, "numbers": None}).native
@@ -189,9 +199,9 @@ def test_what_the_kernels_do_not_take_is_said_to_be_none() -> None:
 
 def test_every_format_is_native_and_its_numbers_are_those_of_its_grid() -> None:
     for name in NAMES:
-        model = nvfp4_model(name) if "|" in name else MODELS[name]
+        model = error_model(name)
         assert model.native and model.numbers is not None
-        assert model.numbers.block == (0 if name.startswith(("int8", "fp8")) else model.block or 16)
+        assert model.numbers.block in (0, 16) or model.numbers.block == model.block
         assert (model.numbers.span != native.Span.BLOCK) == model.whole_row
 
 

@@ -24,7 +24,19 @@ from hetero_plugin.errors.formats.numbers import (
 )
 from hetero_plugin.errors.formats.scaled import fp8, integer
 
-__all__ = ["FORMATS", "Format"]
+__all__ = ["FORMATS", "GRIDS", "Format"]
+
+
+GRIDS = {
+    "mxfp4": E2M1,
+    "mxfp6_e2m3": E2M3,
+    "mxfp6_e3m2": E3M2,
+    "mxfp8_e4m3": E4M3,
+    "mxfp8_e5m2": E5M2,
+    "fp8_e4m3": E4M3,
+    "fp8_e5m2": E5M2,
+}
+"""The numbers of the elements of MX formats and of FP8."""
 
 
 @dataclass(frozen=True)

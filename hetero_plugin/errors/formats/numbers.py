@@ -106,7 +106,7 @@ def _shared(granularity: str | int) -> tuple[Span, int] | None:
     return None
 
 
-def of_mx(grid: Grid, mode: str = "floor", reference: str = "vllm") -> Numbers | None:
+def of_mx(grid: Grid, mode: str = "floor", reference: str = "ocp") -> Numbers | None:
     """`micro.mx` with the same arguments."""
     kept = E2M1.mantissa if reference == "compressed-tensors" else grid.mantissa
     return Numbers(Rule[mode.upper()], Span.BLOCK, 32, kept=kept, **_grid(grid))  # type: ignore[arg-type]

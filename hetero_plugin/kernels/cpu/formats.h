@@ -193,7 +193,9 @@ static inline void factors(const Format& f, f32x16 most, float outer, f32x16& in
     if (f.rule == EVEN) e = exponent(bits + (1u << (22 - f.kept))) - top;
     if (f.rule == RCEIL) {
       const u32x16 ratio = as_bits(most / splatf(f.high));
-      e = exponent(ratio) - (i32x16)((ratio & 0x7FFFFFu) != 0);
+      // Below 2**-126 a number has no exponent of its own: is -127 enough?
+      const u32x16 whole = select((i32x16)(ratio < splat(0x800000u)), splat(0x400000u), splat(0u));
+      e = exponent(ratio) - (i32x16)((ratio & 0x7FFFFFu) > whole);
     }
     const i32x16 lowest = (i32x16)splat((uint32_t)-127), highest = (i32x16)splat(127u);
     e = greater(e, lowest);

@@ -148,7 +148,9 @@ def _factors(most, outer, divisor, floor, high, top, half, RULE: tl.constexpr):
             e = _exponent(bits.to(tl.int32, bitcast=True) + half) - top
         elif RULE == _RCEIL:
             ratio = _bits(tl.div_rn(most, one * high))
-            e = _exponent(ratio) + ((ratio & 0x7FFFFF) != 0).to(tl.int32)
+            # Below 2**-126 a number has no exponent of its own: is -127 enough?
+            whole = tl.where(ratio < 0x800000, 0x400000, 0)
+            e = _exponent(ratio) + ((ratio & 0x7FFFFF) > whole).to(tl.int32)
         e = tl.minimum(tl.maximum(e, -127), 127)
         before = _power_of_two(-e)
         after = tl.where(bits >= 0x7F800000, float("nan"), _power_of_two(e))

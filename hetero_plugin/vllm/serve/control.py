@@ -11,6 +11,7 @@ from typing import Any
 from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.state import Phase
 from hetero_plugin.vllm.install import Installed, Worker
+from hetero_plugin.vllm.probe.formats import format_checks
 from hetero_plugin.vllm.probe.keys import shared_keys
 
 
@@ -104,12 +105,15 @@ def hetero_noise_keys(worker: Worker, rows: int = 0) -> dict[str, Any]:
         rows: how many of the last pass's row keys to give.
 
     Returns:
-        ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none).
+        ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none);
+        ``formats``: checks of the operators of number formats (name, passed, detail).
     """
     found = _installed(worker)
+    model = worker.model_runner.get_model()
     return {
         "rows": found.state.draw.keys[: _whole("rows", rows)].tolist(),
-        "shared": shared_keys(worker.model_runner.get_model()),
+        "shared": shared_keys(model),
+        "formats": format_checks(model, found.state),
     }
 
 

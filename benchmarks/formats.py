@@ -2,12 +2,13 @@
 
     python benchmarks/formats.py [--rows 512] [--columns 4864] [--json FILE] [--plot FILE.svg]
 
-Time is the thread's own, so that what else runs on the machine counts little; ways take turns. The
-floor is the largest of three: a copy, in this run; the vector operations of the kernel, counted in
-its source, at four a cycle, the most that a core with AVX-512 starts; a division's five cycles, on a
-unit of its own. compressed-tensors and torchao quantise and dequantise as they
-do themselves, dynamic scales included; torchao is measured where it can be imported (a folder on
-PYTHONPATH; an environment that has it, PEFT would take it up from).
+Time is the thread's own, so that what else runs on the machine counts little; ways take turns, and
+small tensors several calls a turn. The floor is the largest of three: a copy, in this run; the
+vector operations of the kernel, counted in its source, at four a cycle, the most that a core with
+AVX-512 starts; a division's five cycles, on a unit of its own. compressed-tensors and torchao
+quantise and dequantise as they do themselves, dynamic scales included; torchao is measured where it
+can be imported: put it into a folder of its own on PYTHONPATH, since transformers and PEFT import it
+wherever it is.
 """
 
 from __future__ import annotations
@@ -120,15 +121,17 @@ def torchao(x: Tensor) -> dict[str, Way]:
     }
 
 
-def measured(ways: dict[str, Way], runs: int) -> dict[str, list[float]]:
-    """Seconds of this thread, in turns; the first turn is not counted."""
+def measured(ways: dict[str, Way], runs: int, calls: int) -> dict[str, list[float]]:
+    """Seconds a call of this thread, in turns; the first turn and a turn's first call not."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(runs + 1):
         for name, way in ways.items():
+            way()  # brings the tensor back into the cache, if it fits
             began = time.thread_time()
-            way()
+            for _ in range(calls):
+                way()
             if turn:
-                times[name].append(time.thread_time() - began)
+                times[name].append((time.thread_time() - began) / calls)
     return times
 
 
@@ -153,7 +156,7 @@ def main(
         ways |= {f"ours, {name}, half": ours(x, name, 0.5) for name in FORMATS}
         for peer, each in peers.items():
             ways |= {f"{peer}, {name}": way for name, way in each.items()}
-        times = measured(ways, runs)
+        times = measured(ways, runs, max(1, 1_000_000 // x.numel()))
     ns = {name: [t / x.numel() * 1e9 for t in each] for name, each in times.items()}
     middle = {name: statistics.median(each) for name, each in ns.items()}
     versions = {

@@ -7,8 +7,8 @@ small tensors several calls a turn. The floor is the largest of three: a copy, i
 vector operations of the kernel, counted in its source, at four a cycle, the most that a core with
 AVX-512 starts; a division's five cycles, on a unit of its own. compressed-tensors and torchao
 quantise and dequantise as they do themselves, dynamic scales included; torchao is measured where it
-can be imported: put it into a folder of its own on PYTHONPATH, since transformers and PEFT import it
-wherever it is.
+can be imported: put it into a folder of its own on PYTHONPATH, since transformers and PEFT import
+it wherever it is.
 """
 
 from __future__ import annotations

@@ -53,6 +53,12 @@ FORMATS: dict[str, dict[str, Any]] = {
     "inputs in nvfp4": _inputs("nvfp4", options={"tensor_scale": "row"}),
     "inputs in hif4": _inputs("hif4"),
     "inputs in int8": _inputs("int8"),
+    # Layers of several sites are multiplied part by part, and whole for scale 0; these are not.
+    "inputs in mxfp4, o_proj and down_proj": {
+        **_inputs("mxfp4"),
+        "targets": ["*.o_proj", "*.down_proj"],
+        "exclude": [],
+    },
 }
 """Measured where `--way` names them."""
 RULE = ("targets", "exclude", "scale", "error", "point", "options")

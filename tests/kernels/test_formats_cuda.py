@@ -29,6 +29,7 @@ from tests.kernels.test_formats_native import (
     same,
     values,
 )
+from tests.kernels.test_variants import Launches
 
 ONE = torch.tensor([[515, 5, 0, 1]])
 SEVERAL = torch.tensor([[130, 5, 64, 1], [77, 6, 0, 0], [64, 7, 128, 2], [129, 8, 0, 3]])
@@ -106,6 +107,24 @@ def test_it_compiles_for_a_real_device(name: str) -> None:
     assert "global.v4.b32" in ptx and "global.b16" not in ptx
     assert code.spilled == 0
     assert code.loop / 8 <= GOALS[name]
+
+
+def test_calibrated_scales_and_other_rows_make_no_variants() -> None:
+    from hetero_plugin.kernels.cuda import formats as cuda
+
+    counted, before = Launches(cuda._formats), cuda._formats
+    cuda._formats = counted
+    try:
+        for scale in ("0.5", "37.5", "1000.0"):
+            for rows, columns, slot in ((1, 896, 1), (16, 4864, 2), (7, 896, 3)):
+                x = torch.empty(rows, columns, dtype=torch.bfloat16)
+                parts = torch.tensor([[columns, 5, 0, slot]])
+                known = numbers(f"nvfp4|{scale}|vllm")
+                assert known is not None
+                cuda.perturb(x, KEYS, CLOCK, torch.ones(17), parts, known)
+    finally:
+        cuda._formats = before
+    assert counted.launches == 9 and len(counted.keys) == 1
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ compilations for other instruction sets.
 from __future__ import annotations
 
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from hetero_plugin.errors.formats.micro import MODES, mx
 from hetero_plugin.errors.formats.scaled import fp8, integer
 from hetero_plugin.kernels import KERNEL, reference
 from hetero_plugin.kernels.formats import declare
+from hetero_plugin.operator.chain import Stage
 
 REFERENCES = ("vllm", "compressed-tensors")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -248,6 +250,24 @@ def test_a_row_is_its_own_in_any_batch_and_any_number_of_threads() -> None:
             assert same(torch.ops.hetero_noise.perturb(x, *how), whole)
         finally:
             torch.set_num_threads(before)
+
+
+@needs_kernel
+def test_a_chain_that_came_from_another_process_knows_its_format() -> None:
+    stage = Stage("nvfp4|55.5|vllm", True, False, torch.tensor([[64, 5, 0, 0]]))
+    code = f"""
+import pickle, torch
+import hetero_plugin.operator
+stage = pickle.loads({pickle.dumps(stage)!r})
+x, keys = torch.ones(1, 64), torch.zeros(1, dtype=torch.int64)
+y = torch.ops.hetero_noise.perturb(x, keys, keys, torch.ones(1), stage.segments, stage.error, True)
+print(y[0, 0].item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip(), done.stderr[-2000:]
+    x = torch.ones(1, 64)
+    how = KEYS, CLOCK, torch.ones(1), stage.segments, stage.error, True
+    assert float(done.stdout) == reference.perturb(x, *how)[0, 0].item()
 
 
 def _main() -> None:

@@ -218,7 +218,7 @@ def here() -> list[Any]:
 def definition() -> Any:
     """HiF4 by its definition, a number at a time, of bfloat16 numbers."""
     elements = mismatches = 0
-    for _, x in samples(SCALAR):
+    for _, x in samples():
         wide = torch.nn.functional.pad(x.bfloat16().float(), (0, -x.shape[1] % 64))
         mismatches += differ(formatted("hif4")(wide), _hif4(wide))
         elements += wide.numel()

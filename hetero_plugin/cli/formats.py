@@ -148,7 +148,7 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> None:
 
     from hetero_plugin.cli.screen import stdout
 
-    made = Table(title=title, title_justify="left", expand=False)
+    made = Table(title=title, title_justify="left", expand=False, min_width=len(title))
     for number, heading in enumerate(head):
         made.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in rows:
@@ -185,7 +185,11 @@ def _print_leaves(by_format: dict[str, list[Measured]]) -> None:
         of_leaf = {leaf: [one for one in each if _leaf(one.site) == leaf] for leaf in leaves}
         whole = [measured.summary(of_leaf[leaf], leaf) for leaf in leaves]
         rows.append([name, *(f"{100 * one.relative:.3f}" for one in whole)])
-    _table("relative error by sort of layer, %", ["format", *leaves], rows)
+    table = [["format", *leaves], *rows]
+    if len(leaves) > len(rows):  # the longer side downwards
+        table = [list(column) for column in zip(*table, strict=True)]
+        table[0][0] = "layer"
+    _table("relative error by sort of layer, %", table[0], table[1:])
 
 
 def _print_worst(by_format: dict[str, list[Measured]]) -> None:

@@ -65,7 +65,11 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
         for stream in ("input", "output", "weight")
         if (found := format_word(each, stream)) is not None
     }
-    look = FormatLook({f"{name} ({stream})" for name, stream in formats})
+    attachment = attachment_of(model)
+    assert attachment is not None
+    # An adapter that is switched off does not run, and needs not.
+    optional = {one.site.name for one in attachment.found if one.optional}
+    look = FormatLook({f"{name} ({stream})" for name, stream in formats if name not in optional})
 
     def note(names: tuple[str, ...], stream: str, before: Tensor, after: Tensor) -> None:
         format = formats.get((names[0], stream)) if len(names) == 1 else None

@@ -3,7 +3,9 @@ weights. Quick: half a minute in all."""
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -340,6 +342,25 @@ def test_gradients_pass_a_shared_scale() -> None:
     model(IDS, labels=IDS).loss.backward()
     for parameter in model.parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all()
+
+
+def test_a_shared_scale_compiled_copied_and_followed() -> None:
+    """Compiled the same bits; a copy has partners of its own; a partner's new weight is seen."""
+    spec = NoiseConfig(error="nvfp4", point="weight", options={"share": "fused"}, layers=[0])
+    model: Any = wrap(make_family("qwen2"), spec, quiet=True)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        eager = model(IDS).logits
+        assert torch.equal(torch.compile(model, backend="aot_eager")(IDS).logits, eager)
+        other = copy.deepcopy(model)
+        mlp, copied = model.model.layers[0].mlp, other.model.layers[0].mlp
+        assert copied.up_proj.hetero_noise.partners == (copied.gate_proj,)
+        mlp.gate_proj.weight[0, 0] = 40.0
+        assert not torch.equal(model(IDS).logits, eager)
+        assert torch.equal(other(IDS).logits, eager)
+        again = pickle.loads(pickle.dumps(other))
+        assert torch.equal(again(IDS).logits, eager)
+        assert again.model.layers[0].mlp.up_proj.hetero_noise.partners[0] is not copied.gate_proj
 
 
 def test_partners_that_are_not_there_are_named() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -16,6 +15,7 @@ from hetero_plugin.cli import app
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.errors import error_model
 from hetero_plugin.errors.formats import FORMATS
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests.hf.families import make_family
 
 runner = CliRunner()

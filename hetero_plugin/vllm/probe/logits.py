@@ -11,6 +11,7 @@ the rows' keys, which hold token id and position.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ class Windows:
         if keys is None:
             return
         starts = ((keys >> _POSITION) == 0).nonzero()[:, 0].tolist()
-        for start, end in zip(starts, [*starts[1:], len(keys)], strict=True):
+        for start, end in pairwise([*starts, len(keys)]):
             self._window(keys[start:end], logits[start:end])
 
     def _window(self, keys: Tensor, logits: Tensor) -> None:

@@ -13,7 +13,8 @@ PYTHON ?= python3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env compiler demo demo-full test test-fast compat gpu lint format docs dist clean
+.PHONY: help env compiler demo demo-full matrix test test-fast compat gpu lint format docs oracles \
+	dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,10 +28,13 @@ compiler:
 	       "need it: apt-get install g++" >&2; exit 1; }
 
 demo: compiler env ## train, evaluate and report the miniature, short form
-	$(BIN)/hetero-noise demo
+	$(BIN)/hetero-noise study run recipes/studies/demo.yaml
 
 demo-full: compiler env ## the miniature, trained long enough to see an effect
-	$(BIN)/hetero-noise demo --full
+	$(BIN)/hetero-noise study run recipes/studies/demo-full.yaml
+
+matrix: compiler env ## error, AQN and neither, five training seeds each, reported; goes on where it was
+	$(BIN)/hetero-noise study run recipes/studies/matrix.yaml
 
 test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; then compat with 0.24.0, short
 	$(BIN)/python -m pytest --timeout=900 --durations=15 \
@@ -62,6 +66,10 @@ docs: ## the pages as a site, strictly, in site/
 	@bash scripts/docs_env.sh .venv-docs
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "site/index.html"
+
+oracles: env ## number formats against torchao, ModelOpt, gfloat, ml_dtypes, compressed-tensors, vLLM
+	@bash scripts/oracles_env.sh .venv-oracles
+	$(BIN)/python -m scripts.oracles --other .venv-oracles/bin/python
 
 dist: env ## wheel and sdist, in dist/
 	rm -rf build dist

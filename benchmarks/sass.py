@@ -27,14 +27,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import triton
 import typer
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from hetero_plugin.kernels.cuda import formats as cuda_formats
 from hetero_plugin.kernels.cuda import fused as cuda_fused
 from hetero_plugin.kernels.cuda import perturb as cuda
 from hetero_plugin.kernels.cuda.value import DRAWS, MODELS
+from hetero_plugin.kernels.formats import numbers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import save, table
@@ -72,12 +75,38 @@ FUNCTIONS = {
     "_product": "step",
     "_weigh": "step",
     "_shifted": "step",
+    "_quantised": "error",
+    "_factors": "error",
+    "_nearest": "error",
+    "_of_scale": "error",
+    "_outer": "error",
+    "_hif4": "error",
+    "_power_of_two": "error",
+    "_exponent": "error",
+    "_to_bfloat16": "error",
+    "_bits": "error",
+    "_float": "error",
+    "_narrow": "rounding",
+    "_widen": "memory",
     "load": "memory",
     "store": "memory",
     "pointers": "memory",
     "split": "memory",
     "join": "memory",
 }
+FORMATS = (
+    "mxfp4",
+    "mxfp8_e4m3",
+    "int4",
+    "nvfp4",
+    "nvfp4|0.5|vllm",
+    "nvfp4|row|vllm",
+    "nvfp4|row|compressed-tensors",
+    "fp8_e4m3",
+    "int8",
+    "hif4",
+)
+"""One of each form of the kernel: what is compiled for is a rule, a span and a block."""
 DTYPE_NAMES = ("bf16", "fp16", "fp32")
 BYTES = (2, 2, 4)
 
@@ -92,6 +121,7 @@ class Variant:
     bytes: int
     elements: int = 16
     """Of a thread, in one turn of the loop."""
+    warps: int = cuda.TILE // 32
 
 
 @dataclass
@@ -135,6 +165,13 @@ def variants() -> list[Variant]:
         constants = _constants(model, 0, True, True)
         constants |= {"STEP_KIND": step, "UNIT": 0, "IN_DTYPE": False}
         found.append(Variant(name, cuda_fused._fused, constants, 6))
+    for error in FORMATS:
+        known = numbers(error)
+        assert known is not None
+        form = cuda_formats.constants(known, torch.bfloat16, torch.bfloat16, True)
+        warps = cuda_formats.WARPS
+        each = cuda_formats.TILE // (32 * warps)
+        found.append(Variant(f"{error}, bf16", cuda_formats._formats, form, 4, each, warps))
     return found
 
 
@@ -153,8 +190,9 @@ def _constants(model: int, dtype: int, stochastic: bool, paired: bool) -> dict[s
 
 def compiled(variant: Variant, capability: int) -> Any:
     """The variant, compiled by Triton for a capability such as 90."""
-    size = BYTES[variant.constants["KEPT"]] * (2 if variant.constants["PAIRED"] else 1)
+    size = BYTES[variant.constants["KEPT"]] * (2 if variant.constants.get("PAIRED") else 1)
     pointers = {"keys_ptr": "*i64", "clock_ptr": "*i64", "scales_ptr": "*fp32", "o_ptr": "*fp32"}
+    pointers["most_ptr"] = "*fp32"
     pointers["w_ptr"] = f"*i{8 * BYTES[variant.constants['DTYPE']]}"
     signature = {}
     for parameter in variant.kernel.params:
@@ -164,14 +202,20 @@ def compiled(variant: Variant, capability: int) -> Any:
             signature[parameter.name] = pointers.get(parameter.name, f"*i{8 * size}")
         else:
             signature[parameter.name] = parameter.annotation_type
+    # Where neighbours are loaded together, what they are loaded from lies at such an address.
+    names = [parameter.name for parameter in variant.kernel.params]
+    aligned = [
+        (names.index(name),) for name in ("x_ptr", "y_ptr") if variant.constants.get("ALIGNED")
+    ]
+    attrs = {path: [["tt.divisibility", 16]] for path in aligned}
     # Not from Triton's cache: the debug information there names the sources of whoever filled it,
     # another checkout perhaps.
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.always_compile = True
         return triton.compile(
-            ASTSource(variant.kernel, signature, constexprs=variant.constants),
+            ASTSource(variant.kernel, signature, constexprs=variant.constants, attrs=attrs),
             target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": cuda.TILE // 32, "enable_fp_fusion": False},
+            options={"num_warps": variant.warps, "enable_fp_fusion": False},
         )
 
 

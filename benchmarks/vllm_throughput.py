@@ -45,6 +45,27 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+def _inputs(error: str, **more: Any) -> dict[str, Any]:
+    """A number format on the inputs of every linear layer; weights are quantised once, not here."""
+    return {"targets": ["linear"], "exclude": ["lm_head"], "error": error, "point": "input", **more}
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "inputs in mxfp4": _inputs("mxfp4"),
+    "inputs in nvfp4": _inputs("nvfp4", options={"tensor_scale": "row"}),
+    "inputs in hif4": _inputs("hif4"),
+    "inputs in int8": _inputs("int8"),
+    # Layers of several sites are multiplied part by part, and whole for scale 0; these are not.
+    "inputs in mxfp4, o_proj and down_proj": {
+        **_inputs("mxfp4"),
+        "targets": ["*.o_proj", "*.down_proj"],
+        "exclude": [],
+    },
+}
+"""Measured where `--way` names them."""
+RULE = ("targets", "exclude", "scale", "error", "point", "options")
+
+
 def make_model(folder: Path, layers: int, hidden: int, dtype: str) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -82,8 +103,7 @@ def serve(settings: dict[str, Any]) -> None:
 
     if settings.get("naive"):
         naive()
-    keys = ("targets", "exclude", "scale", "error", "point")
-    rule = {key: settings[key] for key in keys if key in settings}
+    rule = {key: settings[key] for key in RULE if key in settings}
     noisy = {
         "quantization": "hetero_noise",
         "additional_config": {"hetero_noise": {"rules": [rule]}},
@@ -101,7 +121,7 @@ def serve(settings: dict[str, Any]) -> None:
         **({"gpu_memory_utilization": settings["share"]} if torch.cuda.is_available() else {}),
         **(noisy if rule else {}),
     )
-    if rule and rule["scale"]:
+    if rule and rule.get("scale", 1.0):
         from hetero_plugin.vllm import client
 
         status = client.status(llm)
@@ -182,10 +202,12 @@ def main(
     if child is not None:
         serve(json.loads(child))
         return
-    unknown = set(way or ()) - set(WAYS)
+    known = WAYS | FORMATS
+    unknown = set(way or ()) - set(known)
     if unknown:
-        sys.exit(f"--way {', '.join(sorted(unknown))}: there are {', '.join(map(repr, WAYS))}")
-    ways = {name: WAYS[name] for name in WAYS if not way or name in way or name == BASE}
+        sys.exit(f"--way {', '.join(sorted(unknown))}: there are {', '.join(map(repr, known))}")
+    ways = {name: one for name, one in WAYS.items() if not way or name in way or name == BASE}
+    ways |= {name: FORMATS[name] for name in FORMATS if name in (way or ())}
     cuda = torch.cuda.is_available()
     batches = sequences or ([1, 16, 64, 256] if cuda else [64])
     words = [f"decode {n}" for n in batches] + [f"prefill {n}" for n in (batches if cuda else [4])]

@@ -31,7 +31,7 @@ LONG = (
     "tests/trl/test_grpo.py",
     "tests/engines/test_evaluation_vllm.py",
     "tests/engines/test_gpu_rehearsal.py",
-    "tests/demo/test_run.py",
+    "tests/study/test_study_demo.py",
 )
 """Of the files that start engines, what takes minutes: these first, so that lanes (a file each at a
 time) end together."""

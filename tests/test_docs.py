@@ -12,9 +12,14 @@ import yaml
 
 from hetero_plugin.config import (
     ERROR_MODELS,
+    FORMATS,
+    FP8,
+    MX,
+    NVFP4,
     PRESETS,
     AQNConfig,
     ConfigError,
+    Integer,
     NoiseConfig,
     NoiseRule,
     preset,
@@ -118,6 +123,40 @@ def test_the_tables_of_keys_are_the_fields(model: Any, start: str, end: str) -> 
         assert default.split(";")[0] in ("none", "all", written), (key, default, written)
         for choice in get_args(field.annotation):
             assert not isinstance(choice, str) or choice in values or model is AQNConfig, key
+
+
+FORMATS_PAGE = (ROOT / "docs" / "formats.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "start", "end"),
+    [
+        (NVFP4, "Of `nvfp4`:", "Of the MX"),
+        (MX, "Of the MX formats:", "Of `fp8"),
+        (FP8, "Of `fp8_e4m3` and", "Of `int8`"),
+        (Integer, "Of `int8` and `int4`:", "`share: fused` is"),
+    ],
+    ids=["nvfp4", "mx", "fp8", "integer"],
+)
+def test_the_tables_of_options_are_the_fields(model: Any, start: str, end: str) -> None:
+    rows = table(FORMATS_PAGE.partition(start)[2].partition(end)[0])
+    assert list(rows) == list(model.model_fields)
+    for key, (values, default, meaning) in rows.items():
+        field = model.model_fields[key]
+        assert meaning == plain(field.description or ""), key
+        assert default == shown(field.default), key
+        for choice in get_args(field.annotation):
+            for word in get_args(choice):
+                assert not isinstance(word, str) or word in values, (key, word)
+
+
+def test_the_formats_page_has_every_format_and_its_rules_are_rules() -> None:
+    for name in FORMATS:
+        assert f"`{name}`" in FORMATS_PAGE, name
+    found = re.findall(r"^```yaml\n(.*?)^```", FORMATS_PAGE, re.DOTALL | re.MULTILINE)
+    assert len(found) == 2
+    for text in found:
+        assert NoiseConfig.parse(yaml.safe_load(text)).rules
 
 
 def shown(default: Any) -> str:

@@ -28,9 +28,9 @@ FOLDERS = (
     "vllm",
     "trl",
     "verl",
+    "miniature",
     "evaluation",
     "study",
-    "demo",
     "cli",
 )
 CORE = FOLDERS[: FOLDERS.index("attestation")]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hetero_plugin.attestation import ProbedSite
 from hetero_plugin.config import NoiseConfig
+from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.sites import Site, select, sites_from_config
 from hetero_plugin.state import Phase
 
@@ -54,6 +55,12 @@ def expected_sites(
         if scales:
             found.append(ProbedSite(chosen.site.name, chosen.site.kind, max(scales)))
     return found
+
+
+def is_deterministic(config: NoiseConfig) -> bool:
+    """Whether all errors of a specification are functions of the values alone: number formats."""
+    formats = [REGISTRY[rule.error].number_format for rule in config.rules]
+    return bool(formats) and all(formats) and config.aqn is None
 
 
 def comparable_sites(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["AQNProbe", "GatedProbe", "MeasuringProbe", "Probe", "ProbedSite"]
+__all__ = ["AQNProbe", "DeterministicProbe", "GatedProbe", "MeasuringProbe", "Probe", "ProbedSite"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +73,11 @@ class MeasuringProbe(Protocol):
 
     def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
         """Realised error by kind, and checks of it (name, passed, detail)."""
+
+
+@runtime_checkable
+class DeterministicProbe(Protocol):
+    """A probe that knows whether the specification's errors are functions of the values alone."""
+
+    def deterministic(self) -> bool:
+        """Whether the same input must have the same error, bit for bit."""

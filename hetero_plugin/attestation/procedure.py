@@ -32,6 +32,7 @@ import numpy as np
 from hetero_plugin.attestation.knock_in import difference, effect, equal, knock_in
 from hetero_plugin.attestation.probe import (
     AQNProbe,
+    DeterministicProbe,
     GatedProbe,
     MeasuringProbe,
     Probe,
@@ -228,6 +229,11 @@ def _look_at_configured(probe: Probe, found: _Findings) -> None:
         changed, asked = not equal(off, noisy), any(site.scale > 0 for site in found.expected)
         name = "configured noise changes the output" if asked else "configured noise is zero"
         found.check(name, changed == asked, difference(off, noisy))
+    if isinstance(probe, DeterministicProbe) and probe.deterministic() and found.expected:
+        again = probe.output()
+        found.check(
+            "the same input has the same error", equal(noisy, again), difference(noisy, again)
+        )
     if isinstance(probe, MeasuringProbe):
         found.realised, checks = probe.measured()
         for one in checks:

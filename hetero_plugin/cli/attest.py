@@ -188,33 +188,33 @@ def _vllm(
     fault: tuple[str, str | None] | None,
 ) -> dict[str, Any]:
     from hetero_plugin import attestation
-    from hetero_plugin.evaluation import checkpoints, faults, vllm_eval
+    from hetero_plugin.evaluation import checkpoints, engines, faults
     from hetero_plugin.vllm.probe import VLLMProbe, prompt_logprobs
 
     length = min(int(hf_config.get("max_position_embeddings") or 64), 64)
     arguments = {
         "model": str(model),
         "max_model_len": length,
-        **vllm_eval.cpu_arguments(hf_config, length, 8),
+        **engines.cpu_arguments(hf_config, length, 8),
         **arguments,
     }
     checkpoints.tokenizer(model)  # vLLM's own failure to load it is far from its name
     reference = None
     if plain_engine:
         bars.update("starting an engine without the plugin", 0, 1)
-        plain = vllm_eval.start_plain_engine(arguments)
+        plain = engines.start_plain(arguments)
         try:
             reference = prompt_logprobs(plain)
         finally:
-            vllm_eval.stop_engine(plain)
+            engines.stop(plain)
         bars.update("starting an engine without the plugin", 1, 1)
     bars.update("starting the engine", 0, 1)
     if fault is not None and fault[0] == "process":
-        llm = vllm_eval.start_plain_engine(arguments)
+        llm = engines.start_plain(arguments)
     elif fault is not None and fault[1] is not None:
-        llm = vllm_eval.start_engine(faults.without(spec, fault[1]), arguments)
+        llm = engines.start(faults.without(spec, fault[1]), arguments)
     else:
-        llm = vllm_eval.start_engine(spec, arguments)
+        llm = engines.start(spec, arguments)
     bars.update("starting the engine", 1, 1)
     try:
         return attestation.attest(
@@ -223,4 +223,4 @@ def _vllm(
             progress=lambda done, of: bars.update("attesting", done, of),
         )
     finally:
-        vllm_eval.stop_engine(llm)
+        engines.stop(llm)

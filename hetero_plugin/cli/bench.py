@@ -12,6 +12,7 @@ import typer
 from hetero_plugin.config import ConfigError
 
 BENCHMARKS = {
+    "formats": ("formats.py", "number formats beside compressed-tensors' and torchao's"),
     "kernel": ("kernel.py", "the operator beside a copy, dropout and the naive way; AQN's step"),
     "kernel-gpu": ("kernel_gpu.py", "the operator on a GPU beside a copy, scale 0, naive"),
     "floor": ("floor.py", "what the noise should cost on a GPU, from bytes and instructions"),

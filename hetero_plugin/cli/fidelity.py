@@ -25,15 +25,16 @@ def command(
     context: Annotated[int, typer.Option(help="Tokens of a window of text.")] = 256,
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: the spec's.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float32, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="hf (eager) or vllm (compiled).")] = "hf",
     out: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
 ) -> None:
     """Per-token KL, Δp, same top token, perplexity ratio against clean, with an A/A floor.
 
-    In Hugging Face in eager mode, attested first: exits with 1 and REFUSED if a site can't be
-    shown to act.
+    In Hugging Face (eager) or vLLM (compiled), attested first: exits with 1 and REFUSED if a site
+    can't be shown to act.
     """
     from hetero_plugin.cli.screen import Bars, print_fidelity
-    from hetero_plugin.evaluation.fidelity.hf import measure_checkpoint
+    from hetero_plugin.evaluation.fidelity.run import measure_checkpoint
 
     with Bars() as bars:
         found = measure_checkpoint(
@@ -45,6 +46,7 @@ def command(
             dtype=dtype,
             tokens=tokens,
             context=context,
+            engine=engine,
             out=out,
             progress=bars.update,
         )

@@ -7,7 +7,14 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 
@@ -21,6 +28,8 @@ class Bars:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -100,6 +109,7 @@ def print_attestation(record: Mapping[str, Any], *, every_site: bool = True) -> 
 def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = False) -> None:
     """Accuracy by level, and each noisy level against the clean one."""
     from hetero_plugin.evaluation import power, results, stats
+    from hetero_plugin.evaluation.report import sources
     from hetero_plugin.evaluation.report.words import (
         interval,
         p_value,
@@ -153,6 +163,11 @@ def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = F
         f"by Holm over {len(rows)} level(s)",
         highlight=False,
     )
+    name = str(document["header"].get("model") or "the model")
+    lines = [row["sentence"] for row in sources.floors({name: document}, margin).values()]
+    lines += [row["sentence"] for row in sources.table({name: document})]
+    for line in lines:
+        console.print(line, highlight=False)
     found = results.problems(document)
     console.print(
         f"UNATTESTED: {'; '.join(found)}" if found else "every level attested", highlight=False

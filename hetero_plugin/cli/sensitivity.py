@@ -33,12 +33,13 @@ def command(
     draws: Annotated[int, typer.Option(help="Of the noise, a pass each.", min=1)] = 1,
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: the spec's.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float32, …")] = "auto",
+    engine: Annotated[str, typer.Option(help="hf (eager) or vllm (compiled).")] = "hf",
 ) -> None:
     """Map where a model breaks: KL and loss with error at each site alone, and what to keep clean.
 
-    Through the scale table of one wrapped model, a forward pass a site, in Hugging Face in eager
-    mode, attested first: exits with 1 and REFUSED if a site can't be shown to act. An interrupted
-    map goes on with the same command.
+    Through the scale table of one model, a forward pass a site, in Hugging Face (eager) or vLLM
+    (compiled), attested first: exits with 1 and REFUSED if a site can't be shown to act. An
+    interrupted map goes on with the same command.
     """
     from hetero_plugin.cli.screen import Bars
     from hetero_plugin.cli.tables import print_sensitivity
@@ -59,6 +60,7 @@ def command(
                 dtype=dtype,
                 tokens=tokens,
                 context=context,
+                engine=engine,
             ),
             out,
             budget=wanted,

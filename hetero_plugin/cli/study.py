@@ -8,11 +8,14 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hetero_plugin.config import ConfigError
+
+if TYPE_CHECKING:
+    from hetero_plugin.study.resolve import Resolved
 
 _FOLDER = Path("recipes/studies")
 
@@ -24,6 +27,7 @@ class Action(StrEnum):
     dry_run = "dry-run"
     run = "run"
     status = "status"
+    report = "report"
 
 
 def command(
@@ -41,11 +45,12 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """List studies, print and check the commands of one, run it here, or say where it stands.
+    """List studies, print and check the commands of one, run it here, say where it stands, report.
 
     dry-run starts nothing: for each arm and seed it prints the whole command in one line, what was
-    checked, and what comes after training. run starts the training of each arm and seed on this
-    machine, once all have been checked; finished ones are not made again.
+    checked, and what comes after training. run prepares, trains, merges and evaluates each arm and
+    seed on this machine, once all have been checked, and ends with the report; what is finished is
+    not made again. report makes the report anew, of what is finished.
     """
     from hetero_plugin.study.read import read, studies
     from hetero_plugin.study.resolve import resolve_all
@@ -87,22 +92,53 @@ def command(
             for name, word in words.items():
                 typer.echo(f"{name}: {word}")
         return
-    from hetero_plugin.verl.launch import LaunchError
+    if action is Action.run:
+        _run(runs, as_json)
+    everything = resolve_all(study, (), (), where)
+    for path in _reported(everything):
+        print(path, file=sys.stderr if as_json else sys.stdout)
+
+
+def _reported(runs: list[Resolved]) -> tuple[Path, Path]:
+    """The report's files as the user would write them: relative below the working folder."""
+    from hetero_plugin.evaluation.results import ResultError
+    from hetero_plugin.study.report import write
+
+    try:
+        found = write(runs)
+    except ResultError as error:
+        print(f"hetero-noise study: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    here = Path.cwd()
+    one, two = (p.relative_to(here) if p.is_relative_to(here) else p for p in found)
+    return one, two
+
+
+def _run(runs: list[Resolved], as_json: bool) -> None:
+    """Runs what is not finished, with its progress on standard error."""
+    from rich.console import Console
+
+    from hetero_plugin.study import run as running
+    from hetero_plugin.study.display import Display
 
     # Ended by a supervisor it stops as after Ctrl-C: engines must not stay behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Engines look for ninja on the PATH; it lies beside the interpreter.
     beside = str(Path(sys.executable).parent)
     os.environ["PATH"] = beside + os.pathsep + os.environ.get("PATH", "")
+    display = Display(Console(stderr=True))
     try:
-        done = running.execute(runs, lambda line: print(line, file=sys.stderr, flush=True))
-    except LaunchError as error:
-        print(f"hetero-noise study: {error}", file=sys.stderr)
-        print("What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(1) from None
+        with display:
+            done = running.execute(runs, display)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+    except RuntimeError as error:
+        if isinstance(error, NotImplementedError | RecursionError):
+            raise
+        print(f"hetero-noise study: {display.current} failed: {error}", file=sys.stderr)
+        print("What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise SystemExit(1) from None
     if as_json:
         typer.echo(json.dumps(done, indent=1, ensure_ascii=False))
 

@@ -3,7 +3,7 @@
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import table_number, whole_step
 from hetero_plugin.config.error_models import ERROR_MODELS, FORMATS
-from hetero_plugin.config.options import NVFP4, Accumulate
+from hetero_plugin.config.options import FP8, MX, NVFP4, Accumulate, Integer
 from hetero_plugin.config.problems import ConfigError
 from hetero_plugin.config.rule import NoiseRule
 from hetero_plugin.config.spec import (
@@ -21,12 +21,15 @@ __all__ = [
     "ENVIRONMENT",
     "ERROR_MODELS",
     "FORMATS",
+    "FP8",
     "METHOD",
+    "MX",
     "NVFP4",
     "PRESETS",
     "AQNConfig",
     "Accumulate",
     "ConfigError",
+    "Integer",
     "NoiseConfig",
     "NoiseRule",
     "preset",

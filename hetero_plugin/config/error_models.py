@@ -27,12 +27,14 @@ class ErrorTraits:
             which rounds by itself and is rounded to nearest.
         draws: what z is: ``normal``, ``uniform`` or None, for an error that is not random.
         kernel: its number in the native kernels, C++ and Triton; None: it runs as tensor
-            operations.
+            operations, or is a number format, which the kernels know by its numbers
+            (errors/formats/numbers.py).
         whole_row: the error of an element depends on the others of its row, so that a rank with a
             share of the columns can't compute it. On other rows it may never depend: a row's error
             is its own, in any batch.
         block: the error of an element depends on so many columns from a multiple of them on; 0: it
             does not. A rank's share must begin and end at such a multiple.
+        block_rows: the same of rows, of a weight's tiles; 1: rows don't matter to one another.
         whole_tensor: the error of an element depends on the others of its tensor: for weights alone
             (a token's would depend on its batch), and not where ranks have shares of one.
         absolute: the scale is in the units of what the error is added to. Gradients are far smaller
@@ -54,6 +56,7 @@ class ErrorTraits:
     kernel: int | None = None
     whole_row: bool = False
     block: int = 0
+    block_rows: int = 1
     whole_tensor: bool = False
     absolute: bool = False
     blend: bool = False
@@ -121,18 +124,18 @@ _TABLE = (
         additive=False,
         whole_row=True,
     ),
-    # With its scale of the tensor; its options give others (errors/number_formats.py).
+    # As they are without options, which give others (errors/number_formats.py).
     _format("nvfp4", "E2M1 in blocks of 16", 0, whole_tensor=True, keys=("options",)),
-    _format("mxfp4", "E2M1 in blocks of 32", 32),
-    _format("mxfp6_e2m3", "E2M3 in blocks of 32", 32),
-    _format("mxfp6_e3m2", "E3M2 in blocks of 32", 32),
-    _format("mxfp8_e4m3", "E4M3 in blocks of 32", 32),
-    _format("mxfp8_e5m2", "E5M2 in blocks of 32", 32),
+    _format("mxfp4", "E2M1 in blocks of 32", 32, keys=("options",)),
+    _format("mxfp6_e2m3", "E2M3 in blocks of 32", 32, keys=("options",)),
+    _format("mxfp6_e3m2", "E3M2 in blocks of 32", 32, keys=("options",)),
+    _format("mxfp8_e4m3", "E4M3 in blocks of 32", 32, keys=("options",)),
+    _format("mxfp8_e5m2", "E5M2 in blocks of 32", 32, keys=("options",)),
     _format("hif4", "HiF4 in blocks of 64", 64),
-    _format("int4", "4-bit integers in groups of 128", 128),
-    _format("fp8_e4m3", "E4M3 with a scale a row", 0),
-    _format("fp8_e5m2", "E5M2 with a scale a row", 0),
-    _format("int8", "8-bit integers with a scale a row", 0),
+    _format("int4", "4-bit integers in groups of 128", 128, keys=("options",)),
+    _format("fp8_e4m3", "E4M3 with a scale a row", 0, keys=("options",)),
+    _format("fp8_e5m2", "E5M2 with a scale a row", 0, keys=("options",)),
+    _format("int8", "8-bit integers with a scale a row", 0, keys=("options",)),
     ErrorTraits(
         name="accumulate",
         formula="s·(P(x, W) − x·Wᵀ): the product added up as options say",

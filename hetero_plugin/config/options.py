@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from hetero_plugin.config.base import Frozen, no_bool
+from hetero_plugin.config.base import Frozen
+from hetero_plugin.config.formats import FP8, MX, NVFP4, FormatOptions, Integer
 from hetero_plugin.config.problems import ConfigError
 
-__all__ = ["NVFP4", "OPTIONS", "Accumulate"]
+__all__ = ["FP8", "MX", "NVFP4", "OPTIONS", "Accumulate", "FormatOptions", "Integer"]
 
 _NO_FP8 = ("volta", "turing", "ampere", "cdna2", "cdna3")
 _AMD = ("cdna2", "cdna3")
@@ -110,23 +111,11 @@ class Accumulate(Frozen):
             raise ConfigError("mode: got 'chunk' with round: nearest; it rounds toward zero alone.")
 
 
-class NVFP4(Frozen):
-    """NVFP4's scale of the whole tensor, and whose order of operations.
-
-    Raises:
-        ConfigError: an unknown key or value.
-    """
-
-    tensor_scale: (
-        Literal["max", "row"]
-        | Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=3e38)]
-        | None
-    ) = None
-    """2688 / max of the tensor (`max`, weights alone), of each row, or that number itself; none:
-    `max` for weights, `row` elsewhere"""
-    reference: Literal["vllm", "compressed-tensors"] = "vllm"
-    """whose emulation, to the bit"""
-
-
-OPTIONS = {"accumulate": Accumulate, "nvfp4": NVFP4}
+_FORMATS: dict[str, type[FormatOptions]] = {
+    "nvfp4": NVFP4,
+    **dict.fromkeys(("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2"), MX),
+    **dict.fromkeys(("fp8_e4m3", "fp8_e5m2"), FP8),
+    **dict.fromkeys(("int8", "int4"), Integer),
+}
+OPTIONS: dict[str, type[Accumulate] | type[FormatOptions]] = {"accumulate": Accumulate, **_FORMATS}
 """Error model -> its options."""

@@ -11,7 +11,15 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from hetero_plugin.config.base import Frozen, Number
 from hetero_plugin.config.error_models import BLENDS, ERROR_MODELS, KEYS, REGISTRY
 from hetero_plugin.config.layers import as_entries, check_layers, numbers_of
-from hetero_plugin.config.options import NVFP4, OPTIONS, Accumulate
+from hetero_plugin.config.options import (
+    FP8,
+    MX,
+    NVFP4,
+    OPTIONS,
+    Accumulate,
+    FormatOptions,
+    Integer,
+)
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 
 __all__ = ["NoiseRule"]
@@ -50,8 +58,9 @@ class NoiseRule(Frozen):
     number"""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """how value + error becomes the tensor's dtype"""
-    options: Accumulate | NVFP4 | None = None
-    """of `accumulate` (a machine, or how to add) and `nvfp4` (where its tensor's scale is from)"""
+    options: Accumulate | NVFP4 | MX | FP8 | Integer | None = None
+    """of `accumulate` (a machine, or how to add) and number formats (where scales are from, whose
+    arithmetic)"""
 
     @property
     def spoils_gradients(self) -> bool:
@@ -139,11 +148,16 @@ class NoiseRule(Frozen):
     @property
     def word(self) -> str:
         """Its error model with its options, as `hetero_plugin.errors.error_model` takes it."""
-        if self.error != "nvfp4":
-            return self.error
-        options = self.options if isinstance(self.options, NVFP4) else NVFP4()
-        scale = options.tensor_scale or ("max" if self.point == "weight" else "row")
-        return f"nvfp4|{scale}|{options.reference}"
+        made = self.format_options
+        return self.error if made is None else made.word(self.error, self.point)
+
+    @property
+    def format_options(self) -> FormatOptions | None:
+        """The options of a number format, its defaults where none are given; None: it has none."""
+        kind = OPTIONS.get(self.error)
+        if kind is None or not issubclass(kind, FormatOptions):
+            return None
+        return self.options if isinstance(self.options, kind) else kind()
 
     @field_validator("options", mode="before")
     @classmethod
@@ -154,7 +168,7 @@ class NoiseRule(Frozen):
         if error not in OPTIONS:
             raise ConfigError(
                 f"given for the error model {error!r}, which has none; they belong to "
-                f"{' and '.join(OPTIONS)}."
+                f"{', '.join(OPTIONS)}."
             )
         if isinstance(value, dict):
             return OPTIONS[error](**value)
@@ -163,12 +177,9 @@ class NoiseRule(Frozen):
         return value
 
     def _check_options(self) -> None:
-        if self.error == "nvfp4" and self.word.startswith("nvfp4|max") and self.point != "weight":
-            raise ConfigError(
-                f"options: tensor_scale is 'max' at the {self.point}; the largest activation of a "
-                "batch would make a token's error depend on the others. Give 'row', or the number "
-                "that calibration found (2688 / max)."
-            )
+        made = self.format_options
+        if made is not None:
+            made.check(self.error, self.point)
         if self.error != "accumulate":
             return
         if self.options is None:

@@ -175,6 +175,8 @@ class NoiseConfig(Frozen):
             written["layers"] = None if layers is None else sorted(layers)
             if rule.options is None:  # as before there were any
                 del written["options"]
+            elif written["options"].get("share", "") is None:  # as before there was this one
+                del written["options"]["share"]
         if self.aqn is not None:
             data["aqn"]["targets"] = sorted(set(self.aqn.targets))
             chosen = self.aqn.layer_set()

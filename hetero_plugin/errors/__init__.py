@@ -11,7 +11,8 @@ from importlib import import_module
 
 from hetero_plugin.config.error_models import ERROR_MODELS, REGISTRY
 from hetero_plugin.errors.base import ARITHMETIC, ErrorModel
-from hetero_plugin.errors.number_formats import nvfp4_model
+from hetero_plugin.errors.formats import FORMATS
+from hetero_plugin.errors.number_formats import format_model
 
 for _file in pkgutil.iter_modules(__path__, f"{__name__}."):
     import_module(_file.name)
@@ -23,7 +24,12 @@ if _lacking := sorted(set(REGISTRY) - set(ARITHMETIC)):
     )
 
 MODELS: dict[str, ErrorModel] = {
-    name: ErrorModel(**vars(traits), function=ARITHMETIC[name]) for name, traits in REGISTRY.items()
+    name: ErrorModel(
+        **vars(traits),
+        function=ARITHMETIC[name],
+        numbers=FORMATS[name].numbers if traits.number_format else None,
+    )
+    for name, traits in REGISTRY.items()
 }
 _RELATIVE = {model.relative_of: model for model in MODELS.values() if model.relative_of}
 
@@ -32,7 +38,7 @@ def error_model(name: str, *, relative: bool = False) -> ErrorModel:
     """The error model of a rule.
 
     Args:
-        name: as a rule's ``word``: its ``error``, and of NVFP4 the options.
+        name: as a rule's ``word``: its ``error``, and the options of a number format.
         relative: as in the rule.
 
     Raises:
@@ -40,8 +46,8 @@ def error_model(name: str, *, relative: bool = False) -> ErrorModel:
     """
     if relative and name in _RELATIVE:
         return _RELATIVE[name]
-    if name.startswith("nvfp4|"):
-        return nvfp4_model(name)
+    if "|" in name and name.partition("|")[0] in FORMATS:
+        return format_model(name)
     if name not in MODELS:
         raise ValueError(f"unknown error model {name!r}; known: {', '.join(sorted(ERROR_MODELS))}")
     return MODELS[name]

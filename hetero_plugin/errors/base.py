@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hetero_plugin.config.error_models import REGISTRY, ErrorTraits
+from hetero_plugin.errors.formats.numbers import Numbers
 
 __all__ = ["ARITHMETIC", "ErrorModel", "Function", "arithmetic"]
 
@@ -49,6 +50,14 @@ class ErrorModel(ErrorTraits):
 
     Attributes:
         function: gives the error to add if `additive`, else the new value.
+        numbers: of a number format that the native kernels have with these options, what they
+            know of it; see `formats.numbers`.
     """
 
     function: Function
+    numbers: Numbers | None = None
+
+    @property
+    def native(self) -> bool:
+        """Whether the native kernels know it, with these options."""
+        return self.kernel is not None or self.numbers is not None

@@ -1,7 +1,7 @@
 """Number formats as error models: what a tensor is after it has been stored in one.
 
-Scales belong to a row or to a block of it. NVFP4's second one is of the tensor (weights alone, or a
-token's error would depend on its batch), of the row, or a number that was found by calibration.
+Scales belong to a row or to a block of it, unless options say otherwise: a scale of the tensor is
+for weights alone (a token's error would depend on its batch), or a number that calibration found.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from torch import Tensor
 from hetero_plugin.config.error_models import FORMATS as NAMES
 from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.errors.base import ErrorModel, Function, arithmetic
-from hetero_plugin.errors.formats import FORMATS
-from hetero_plugin.errors.formats.grid import E2M1, E4M3
-from hetero_plugin.errors.formats.micro import Reference, nvfp4
+from hetero_plugin.errors.formats import FORMATS, GRIDS
+from hetero_plugin.errors.formats.micro import Mode, MXReference, Reference, mx, nvfp4, nvfp4_rows
+from hetero_plugin.errors.formats.numbers import Numbers, of_fp8, of_integer, of_mx, of_nvfp4
+from hetero_plugin.errors.formats.scaled import FP8Reference, Granularity, fp8, integer
 
-__all__ = ["nvfp4_model"]
+__all__ = ["format_model"]
 
 _NVFP4_BLOCK = 16
+_TILE = 128
 
 
 def _blended(apply: Callable[[Tensor], Tensor]) -> Function:
@@ -39,30 +41,72 @@ for _name in NAMES:
 
 
 @cache
-def nvfp4_model(words: str) -> ErrorModel:
-    """NVFP4 with options.
+def format_model(words: str) -> ErrorModel:
+    """A number format with options.
 
     Args:
-        words: ``nvfp4|SCALE|REFERENCE``: ``max``, ``row`` or a number; see `formats.micro.nvfp4`.
+        words: the format's name and its options, as `config.formats` writes them:
+            ``nvfp4|SCALE|REFERENCE``, ``mx…|MODE|REFERENCE``,
+            ``fp8_…|GRANULARITY|AMAX|FLOOR|REFERENCE``, ``int…|GRANULARITY|AMAX|RANGE``.
     """
-    _, scale, reference = words.split("|")
+    name, *options = words.split("|")
+    made = _nvfp4 if name == "nvfp4" else _mx if name.startswith("mx") else _scaled
+    apply, shape, numbers = made(name, options)
+    # Of the format's own traits all but what its blocks are.
+    traits: dict[str, Any] = {**vars(REGISTRY[name]), "name": words, **shape}
+    return ErrorModel(**traits, function=_blended(apply), numbers=numbers)
 
-    def apply(x: Tensor) -> Tensor:
-        of = cast(Reference, reference)
-        if scale == "max":
-            return nvfp4(x, None, of)
-        if scale != "row":
-            return nvfp4(x, float(scale), of)
-        top = x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        g = torch.nan_to_num(E4M3.largest * E2M1.largest / top, nan=1.0, posinf=1.0)
-        return nvfp4(x, g[..., None], of)  # against [..., blocks, 16]
 
+Made = tuple[Callable[[Tensor], Tensor], dict[str, Any], Numbers | None]
+"""Arithmetic, what is other of the traits, and the same for the native kernels; None: tensor
+operations, as for orders of operations that those do not have."""
+
+
+def _nvfp4(name: str, options: list[str]) -> Made:
+    scale, reference = options[0], cast(Reference, options[1])
     whole_row = scale in ("max", "row")
-    traits: dict[str, Any] = {
-        **vars(REGISTRY["nvfp4"]),
-        "name": words,
+    shape = {
         "whole_row": whole_row,
         "block": 0 if whole_row else _NVFP4_BLOCK,
         "whole_tensor": scale == "max",
     }
-    return ErrorModel(**traits, function=_blended(apply))
+    word = scale if whole_row else float(scale)
+    numbers = of_nvfp4(word, reference) if reference in ("vllm", "compressed-tensors") else None
+    if scale == "row":
+        return lambda x: nvfp4_rows(x, reference), shape, numbers
+    given = None if scale == "max" else float(scale)
+    return lambda x: nvfp4(x, given, reference), shape, numbers
+
+
+def _mx(name: str, options: list[str]) -> Made:
+    mode, reference = cast(Mode, options[0]), cast(MXReference, options[1])
+    numbers = None if reference == "modelopt" else of_mx(GRIDS[name], mode, reference)
+    return lambda x: mx(x, GRIDS[name], mode, reference), {}, numbers
+
+
+def _scaled(name: str, options: list[str]) -> Made:
+    """FP8 and integers: what shares a scale says what an error depends on."""
+    shared = options[0]
+    granularity: Granularity = int(shared) if shared.isdecimal() else shared
+    amax = None if options[1] == "max" else float(options[1])
+    shape = {
+        "whole_row": shared == "row" or (shared == "tensor" and amax is None),
+        "block": granularity if isinstance(granularity, int) else _TILE * (shared == "block"),
+        "block_rows": _TILE if shared == "block" else 1,
+        "whole_tensor": shared == "tensor" and amax is None,
+    }
+    if name in GRIDS:
+        floor = None if options[2] == "own" else float(options[2])
+        reference = cast(FP8Reference, options[3])
+        native = amax is None and reference == "compressed-tensors"
+        return (
+            lambda x: fp8(x, GRIDS[name], granularity, floor, amax=amax, reference=reference),
+            shape,
+            of_fp8(GRIDS[name], granularity, floor or 0.0) if native else None,
+        )
+    bits, symmetric = (8 if name == "int8" else 4), options[2] == "symmetric"
+    return (
+        lambda x: integer(x, bits, granularity, symmetric, amax=amax),
+        shape,
+        of_integer(bits, granularity, symmetric) if amax is None else None,
+    )

@@ -31,11 +31,12 @@ class Measured:
 
     Args:
         site: its canonical name.
-        kind: of its site, ``linear`` or ``lm_head``.
+        kind: of its site.
         format: as in `hetero_plugin.errors.formats.FORMATS`.
         signal, error: sums of squares of the matrix and of what the format changes, float64.
         zeros: how many numbers become 0 and were none.
         numbers: how many there are.
+        tensor: ``weight`` or ``activation``.
     """
 
     site: str
@@ -45,6 +46,7 @@ class Measured:
     error: float
     zeros: int
     numbers: int
+    tensor: str = "weight"
 
     @property
     def relative(self) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hetero_plugin.evaluation.tasks import Task
 
 PROMPTS = 64
+TOKENS = 4096  # at most so many of these prompts, all of a prompt or none: it bounds the cost
 
 
 def measure(
@@ -145,11 +146,14 @@ def measure_checkpoint(
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
     spec = config.replace(rules=tuple(rule.replace(scale=scale) for rule in config.rules))
     wrap(model, spec, quiet=True)
-    sequences = []
+    sequences: list[list[int]] = []
     for question in task.questions[:PROMPTS]:
         answer = question.solution or question.reference
         tail = tokenizer.encode(answer, add_special_tokens=False)
-        sequences.append(prompt_ids(tokenizer, question) + [int(token) for token in tail])
+        ids = prompt_ids(tokenizer, question) + [int(token) for token in tail]
+        if sequences and sum(map(len, sequences)) + len(ids) > TOKENS:
+            break
+        sequences.append(ids)
     rows = measure(
         model,
         _batches(sequences),
@@ -162,9 +166,9 @@ def measure_checkpoint(
         del row["sums"]
     return {
         "note": (
-            f"Measured at scale {scale:g} on {len(sequences)} questions with their answers, in "
-            f"{dtype}, eager Hugging Face. RMS relative error is of e/x over nonzero x; bias is "
-            "mean e over RMS x."
+            f"Measured at scale {scale:g} on the first {len(sequences)} questions with their "
+            f"answers ({sum(map(len, sequences)):,} tokens), in {dtype}, eager Hugging Face. RMS "
+            "relative error is of e/x over nonzero x; bias is mean e over RMS x."
         ),
         "scale": scale,
         "dtype": dtype,

@@ -64,6 +64,17 @@ class _Level(_Part):
     also: dict[str, _Other] = {}
 
 
+class _Control(_Part):
+    accuracy: _Accuracy
+    outcomes: list[Outcome]
+    texts: list[str] | None = None
+
+
+class _Draw(_Level):
+    draw: _Count
+    sample: _Count
+
+
 class _Seen(_Part):
     name: str
     seen: bool
@@ -146,6 +157,8 @@ class Results(_Part):
     header: Header
     sessions: list[_Session]
     levels: list[_Level]
+    draws: list[_Draw] | None = None
+    control: _Control | None = None
     realised: _RealisedPart | None = None
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "new",
     "paired",
+    "pass_row",
     "problems",
     "read_json",
     "resume",
@@ -66,11 +67,14 @@ def load(path: Path) -> dict[str, Any]:
     records.check(records.Results, path, document, line)
     n = document["header"]["n"]
     levels = set()
-    for index, row in enumerate(document["levels"]):
-        where = f"{path}, line {line(('levels', index))}"
-        if row["level"] in levels:
+    places = [("levels", index, row) for index, row in enumerate(document["levels"])]
+    places += [("draws", index, row) for index, row in enumerate(document.get("draws") or [])]
+    for part, index, row in places:
+        where = f"{path}, line {line((part, index))}"
+        which = (row["level"], row.get("draw", 0), row.get("sample", 0))
+        if which in levels:
             raise ResultError(f"{where}: level {row['level']:g} is there twice")
-        levels.add(row["level"])
+        levels.add(which)
         right = sum(row["outcomes"])
         if len(row["outcomes"]) != n or right != row["accuracy"]["hits"]:
             raise ResultError(
@@ -114,13 +118,26 @@ def level_row(document: Mapping[str, Any], level: float) -> dict[str, Any] | Non
     return None
 
 
+def pass_row(
+    document: Mapping[str, Any], level: float, draw: int = 0, sample: int = 0
+) -> dict[str, Any] | None:
+    """The finished row of a level in one draw of the error and one sample, or None."""
+    if draw == sample == 0:
+        return level_row(document, level)
+    for row in document.get("draws") or []:
+        if (row["level"], row["draw"], row["sample"]) == (level, draw, sample):
+            return row
+    return None
+
+
 def problems(document: Mapping[str, Any]) -> list[str]:
     """Why the document's noise is not proven; empty when every level's session attested."""
     found: list[str] = []
     if not document["levels"]:
         found.append("no level was evaluated")
     fingerprint = document["header"].get("fingerprint")
-    used = sorted({int(row["session"]) for row in document["levels"]})
+    rows = [*document["levels"], *(document.get("draws") or [])]
+    used = sorted({int(row["session"]) for row in rows})
     for index in used:
         if not 0 <= index < len(document["sessions"]):
             found.append(f"session {index} is missing")
@@ -128,7 +145,7 @@ def problems(document: Mapping[str, Any]) -> list[str]:
         session = document["sessions"][index]
         for problem in attestation.problems(session.get("attestation"), fingerprint):
             found.append(f"session {index}: {problem}")
-    for row in document["levels"]:
+    for row in rows:
         scales = row.get("scales") or {}
         if not is_level(scales, row["level"]):
             found.append(
@@ -157,6 +174,24 @@ def within(document: Mapping[str, Any], margin: float) -> list[dict[str, Any]]:
     return rows
 
 
+def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """That two results are of the same questions, judged by the same rule.
+
+    Raises:
+        ResultError: they are not.
+    """
+    remedies = {
+        "n": "evaluate both on the same file with the same n",
+        "task_sha256": "evaluate both on the same file with the same n",
+        "scorer": "evaluate both with the same scorer",
+    }
+    for key, remedy in remedies.items():
+        one, two = first["header"].get(key), second["header"].get(key)
+        if one != two and (key != "scorer" or (one and two)):
+            what = "judged by different rules" if key == "scorer" else "asked different questions"
+            raise ResultError(f"the checkpoints were {what} ({key}: {one} and {two}); {remedy}")
+
+
 def between(
     first: Mapping[str, Any],
     second: Mapping[str, Any],
@@ -174,16 +209,7 @@ def between(
     Raises:
         ResultError: they answered different questions, or were judged by different rules.
     """
-    remedies = {
-        "n": "evaluate both on the same file with the same n",
-        "task_sha256": "evaluate both on the same file with the same n",
-        "scorer": "evaluate both with the same scorer",
-    }
-    for key, remedy in remedies.items():
-        one, two = first["header"].get(key), second["header"].get(key)
-        if one != two and (key != "scorer" or (one and two)):
-            what = "judged by different rules" if key == "scorer" else "asked different questions"
-            raise ResultError(f"the checkpoints were {what} ({key}: {one} and {two}); {remedy}")
+    check_comparable(first, second)
     chance = max(document["header"].get("chance") or 0.0 for document in (first, second))
     rows = []
     for row in first["levels"]:
@@ -207,6 +233,10 @@ COMPARED = (
     "chance",
     "margin",
     "engine",
+    "backend",
+    "draws",
+    "samples",
+    "temperature",
 )
 
 

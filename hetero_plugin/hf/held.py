@@ -17,13 +17,17 @@ process of a process group, since FSDP gathers new values behind a parameter's v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, is_recording
+from hetero_plugin.operator.shared import with_shared_scale
+from hetero_plugin.sites import Site
 
 if TYPE_CHECKING:
     from hetero_plugin.hf.context import Pass
@@ -85,7 +89,7 @@ class HeldWeight:
     def __init__(self) -> None:
         self._made_of: tuple[Any, ...] | None = None
         self._q: Tensor | None = None
-        self._sample: Tensor | None = None
+        self._samples: list[Tensor] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HeldWeight, ()  # a copy, or what is read from a file, begins anew
@@ -95,43 +99,74 @@ class HeldWeight:
         """Bytes that are held."""
         return 0 if self._q is None else self._q.nbytes
 
-    def is_current(self, chain: Chain, weight: Tensor, now: Pass) -> bool:
+    def is_current(
+        self, chain: Chain, weight: Tensor, now: Pass, others: Sequence[Tensor] = ()
+    ) -> bool:
         """Whether a pass would compute with the error of the present weight; as `of`, slow."""
-        held = self.of(chain, weight, now)
+        held = self.of(chain, weight, now, others)
         if held is None:
             return True  # computed at every use
         with torch.no_grad():
-            return torch.equal(held, chain(weight.detach(), now.draw.of(rows_of_weight(weight))))
+            return torch.equal(held, _computed(chain, weight, now, others))
 
-    def of(self, chain: Chain, weight: Tensor, now: Pass) -> Tensor | None:
+    def of(
+        self, chain: Chain, weight: Tensor, now: Pass, others: Sequence[Tensor] = ()
+    ) -> Tensor | None:
         """The weight with its error, computed now or before; None where it can't be held.
 
         Args:
             chain: of the weight.
             weight: [..., out, in].
             now: the pass, for its scales.
+            others: weights that share its scale (`hetero_plugin.operator.shared`).
         """
         if torch.compiler.is_compiling() or is_recording():
             return None
         if not now.in_force or not chain.fixed:
             return None
-        if type(weight) is not nn.Parameter or weight.is_inference() or _in_a_group():
+        weights = (weight, *others)
+        if _in_a_group() or not all(map(_is_plain, weights)):
             return None
-        sample = _sample_of(weight)
+        samples = [_sample_of(one) for one in weights]
         scales = tuple(now.in_force[slot] for slot in chain.slots)
-        if self._q is not None and self._made_of == (scales, *_version(weight)):
-            assert self._sample is not None
-            if torch.equal(self._sample, sample):
+        if self._q is not None and self._made_of == (scales, *map(_version, weights)):
+            if all(map(torch.equal, self._samples, samples)):
                 return self._q
             _Epoch.next()  # written past its version, and so may others be
         self._q = None  # both at once would be a third copy
         # Not a tensor of inference mode: a training pass may be the next to read it.
         with torch.inference_mode(False), torch.no_grad():
-            self._q = chain(weight.detach(), now.draw.of(rows_of_weight(weight)))
-        self._made_of, self._sample = (scales, *_version(weight)), sample.clone()
+            self._q = _computed(chain, weight, now, others)
+        self._made_of = scales, *map(_version, weights)
+        self._samples = [sample.clone() for sample in samples]
         return self._q
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return type(weight) is nn.Parameter and not weight.is_inference()
+
+
+def _computed(chain: Chain, weight: Tensor, now: Pass, others: Sequence[Tensor]) -> Tensor:
+    if others:
+        name = chain.parts[0][0]
+        return with_shared_scale(chain, weight.detach(), others, now.draw, name)
+    return chain(weight.detach(), now.draw.of(rows_of_weight(weight)))
 
 
 def rows_of_weight(weight: Tensor) -> Tensor:
     """The keys of a weight's rows: output features, one expert's after the other's; int64."""
     return torch.arange(weight.numel() // weight.shape[-1], device=weight.device)
+
+
+def check_plain(site: Site, module: nn.Module) -> None:
+    """Raises ConfigError for a layer whose weight is quantised already."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and (
+        weight.dtype.itemsize == 1 or not weight.dtype.is_floating_point
+    ):
+        raise ConfigError(
+            f"{site.name} ({type(module).__name__}): its weight is quantised already "
+            f"({str(weight.dtype).removeprefix('torch.')}), and error on it would have to be put "
+            "on what it was before; load the checkpoint that it was made from, or use the point "
+            "output or input"
+        )

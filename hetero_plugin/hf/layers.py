@@ -27,10 +27,11 @@ from hetero_plugin.hf.classes import CLEAN, SORT, clean_type, is_noisy_type, own
 from hetero_plugin.hf.context import ForwardContext, Pass
 from hetero_plugin.hf.copies import OfAModel
 from hetero_plugin.hf.forwards import Own, give_back, own_name, take
-from hetero_plugin.hf.held import HeldWeight, rows_of_weight, straight_through
+from hetero_plugin.hf.held import HeldWeight, check_plain, rows_of_weight, straight_through
 from hetero_plugin.hf.norms import Formula, heads_come_first
 from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.operator import Chain, Product, dgrad_linear, linear, perturb_gradient
+from hetero_plugin.operator.shared import with_shared_scale
 from hetero_plugin.sites import Site
 
 ATTRIBUTE = "hetero_noise"
@@ -61,12 +62,22 @@ class LayerNoise(OfAModel):
     """On a norm with AQN: how it computes with a weight."""
     held: HeldWeight = field(default_factory=HeldWeight)
     """The weight with its error, where that is fixed."""
+    partners: tuple[nn.Module, ...] = ()
+    """Layers whose weights have one scale with this one's (`hetero_plugin.operator.shared`)."""
+
+    @property
+    def sharing(self) -> list[Tensor]:
+        """The weights of `partners`, as they are now."""
+        return [cast(Tensor, partner.weight) for partner in self.partners]
 
 
 def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> LayerNoise:
     """The chains of one site, which a module carries.
 
     An input or a weight has the input's columns, an output its own.
+
+    Raises:
+        ConfigError: the weight is to have error, and is quantised already.
     """
     state = context.state
     into = site.in_features if site.in_features is not None else site.features
@@ -77,12 +88,15 @@ def layer_noise(site: Site, context: ForwardContext, module: nn.Module) -> Layer
     def product(stream: str, columns: int) -> Product:
         return Product.of(state, stream, [(site.name, columns, 0)])
 
+    weight = make("weight", into if site.in_features is not None else site.features)
+    if weight:
+        check_plain(site, module)
     return LayerNoise(
         site=site,
         context=context,
         output=make("output", site.features),
         input=make("input", into),
-        weight=make("weight", into if site.in_features is not None else site.features),
+        weight=weight,
         grad_input=make("grad_input", into),
         grad_weight=make("grad_weight", into),
         products=(
@@ -140,14 +154,17 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     backward &= torch.is_grad_enabled() and weight.requires_grad
     if not forward and not backward:
         return None
-    held = noise.held.of(noise.weight, weight, now) if forward else None
+    others = noise.sharing
+    held = noise.held.of(noise.weight, weight, now, others) if forward else None
     if held is not None:
         weight = straight_through(weight, held)
+    elif forward and others:
+        weight = with_shared_scale(noise.weight, weight, others, now.draw, noise.site.name)
     elif forward:
         weight = noise.weight(weight, now.draw.of(rows_of_weight(weight)))
     if backward:
-        rows = rows_of_weight(weight)
-        weight = perturb_gradient(weight, noise.grad_weight, now.of_weights(rows))
+        draw = now.of_weights(rows_of_weight(weight))
+        weight = perturb_gradient(weight, noise.grad_weight, draw)
     return weight
 
 
@@ -161,10 +178,9 @@ def _adds_up(noise: LayerNoise, now: Pass) -> bool:
 
 def _dgrad(noise: LayerNoise, now: Pass) -> tuple[Chain | None, Chain | None] | None:
     """The chains of the operands of the input's gradient that act; None: none does."""
-    if not torch.is_grad_enabled():
-        return None
-    of_grad, of_weight = (chain if now.needs(chain) else None for chain in noise.dgrad)
-    return None if of_grad is None and of_weight is None else (of_grad, of_weight)
+    on = torch.is_grad_enabled()
+    of_grad, of_weight = (chain if on and now.needs(chain) else None for chain in noise.dgrad)
+    return (of_grad, of_weight) if of_grad or of_weight else None
 
 
 def _worth_recomputing(
@@ -177,7 +193,9 @@ def _worth_recomputing(
     if any(now.needs(made) for made in chains) and module.weight.requires_grad:
         return True
     # A weight that the layer holds is kept once, whatever autograd keeps of it.
-    return now.needs(noise.weight) and noise.held.of(noise.weight, module.weight, now) is None
+    if not now.needs(noise.weight):
+        return False
+    return noise.held.of(noise.weight, module.weight, now, noise.sharing) is None
 
 
 def while_noisy(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,10 +250,8 @@ class _NoisyLinear:
 
         adds_up, dgrad = _adds_up(noise, now), _dgrad(noise, now)
         if adds_up and dgrad is not None:
-            raise ConfigError(
-                f"{noise.site.name} has accumulate and a number format with direction "
-                "both or backward; one of the two says how its gradients are multiplied"
-            )
+            words = "accumulate and a number format with direction both or backward"
+            raise ConfigError(f"{noise.site.name} has {words}; give its gradients one of the two")
 
         def product(x: Tensor) -> Tensor:
             if attention is not None:

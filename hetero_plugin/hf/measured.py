@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.attestation.expected import probe_prompts
+from hetero_plugin.attestation.formats import Checks, FormatLook, format_word
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
 from hetero_plugin.hf.experts import weights_of
@@ -27,7 +28,6 @@ from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.operator import record
 from hetero_plugin.state import NoiseState
 
-Checks = list[tuple[str, bool, str]]
 _COLUMNS = 512  # of a site that are compared with other rows' and sites'
 _ALIKE = 0.5  # correlation of two draws; independent ones have about 1/sqrt(columns)
 _LOW, _HIGH = 0.8, 1.25  # realised size over asked: three thousand elements settle it within 5 %
@@ -61,8 +61,22 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     }
     kinds = {chosen.site.name: chosen.site.kind for chosen in state.selected}
     seen: dict[str, _Seen] = {}
+    formats = {
+        (name, stream): found
+        for name, each in rules.items()
+        for stream in ("input", "output", "weight")
+        if (found := format_word(each, stream)) is not None
+    }
+    attachment = attachment_of(model)
+    assert attachment is not None
+    # An adapter that is switched off does not run, and needs not.
+    optional = {one.site.name for one in attachment.found if one.optional}
+    look = FormatLook({f"{name} ({stream})" for name, stream in formats if name not in optional})
 
     def note(names: tuple[str, ...], stream: str, before: Tensor, after: Tensor) -> None:
+        format = formats.get((names[0], stream)) if len(names) == 1 else None
+        if format is not None:
+            look.add(f"{names[0]} ({stream})", *format, before, after)
         if stream not in ("input", "output") or len(names) != 1:
             return
         one = seen.setdefault(names[0], _Seen())
@@ -100,7 +114,7 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     if relative:
         checks += _check_sizes(relative, seen, next(model.parameters()).dtype)
         checks += _check_independence({name: seen[name].z for name in relative})
-    return _by_kind(seen, kinds, rules), checks
+    return _by_kind(seen, kinds, rules), checks + look.checks()
 
 
 def weights_are_present(model: Any, state: NoiseState) -> Checks:
@@ -118,7 +132,7 @@ def weights_are_present(model: Any, state: NoiseState) -> Checks:
         for noise, weight in weights_of(module):
             if now.needs(noise.weight):
                 held += noise.held.nbytes > 0
-                if not noise.held.is_current(noise.weight, weight, now):
+                if not noise.held.is_current(noise.weight, weight, now, noise.sharing):
                     stale.append(noise.site.name)
     if not held and not stale:
         return []

@@ -13,7 +13,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from hetero_plugin.attestation import ProbedSite
-from hetero_plugin.attestation.expected import comparable_sites, expected_sites, probe_prompts
+from hetero_plugin.attestation.expected import (
+    comparable_sites,
+    expected_sites,
+    is_deterministic,
+    probe_prompts,
+)
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import disabled, phase, state_of, wrap
 from hetero_plugin.hf.attachment import attachment_of
@@ -137,6 +142,9 @@ class HFProbe:
             by_kind, checks = measure(self.model, self.state, forward=self.forward)
             weights = self._weights, weights_are_present(self.model, self.state)
             return by_kind, checks + next((w for w in weights if w and not w[0][1]), weights[1])
+
+    def deterministic(self) -> bool:
+        return is_deterministic(self.state.config)
 
     def clean(self) -> np.ndarray:
         if self.reference is not None:

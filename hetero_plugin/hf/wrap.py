@@ -15,7 +15,7 @@ from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, o
 from hetero_plugin.hf.context import ForwardContext, Scope
 from hetero_plugin.hf.discover import Adapters, Found, adapter_modules, check_map, discover
 from hetero_plugin.hf.experts import check_router, experts_noise
-from hetero_plugin.hf.layers import LayerNoise, is_noisy, layer_noise, make_noisy
+from hetero_plugin.hf.layers import ATTRIBUTE, LayerNoise, is_noisy, layer_noise, make_noisy
 from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, layers_of, owner_path
 from hetero_plugin.hf.norms import offset_formula
 from hetero_plugin.hf.operators import is_experts, is_router
@@ -23,6 +23,7 @@ from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
 from hetero_plugin.hf.scores import scores_noise
 from hetero_plugin.hf.shown import show
+from hetero_plugin.sites import fused_with
 from hetero_plugin.state import NoiseState, Phase
 
 log = logging.getLogger("hetero_noise")
@@ -153,7 +154,21 @@ def _install_layers(attachment: Attachment, decoder: nn.Module) -> None:
     for sites in by_module.values():
         if any(one.site.name in chosen | aqn for one in sites):
             _install(sites, context, aqn, places)
+    _introduce_partners(attachment.found)
     attachment.hooks.append(decoder.register_forward_pre_hook(places.look))
+
+
+def _introduce_partners(found: list[Found]) -> None:
+    """Tells layers whose weights share a scale of one another."""
+    sharing = {}
+    for one in found:
+        noise = one.module.__dict__.get(ATTRIBUTE)
+        if isinstance(noise, LayerNoise) and noise.site is one.site and noise.weight.shares:
+            sharing[one.site.name] = (noise, one.module)
+    for name, (noise, _) in sharing.items():
+        noise.partners = tuple(
+            sharing[other][1] for other in fused_with(name) if other != name and other in sharing
+        )
 
 
 def _install(sites: list[Found], context: ForwardContext, aqn: set[str], places: Places) -> None:

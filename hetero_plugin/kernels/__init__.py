@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero_plugin.kernels import build, checks, fused, keys, product, reference, unrounded
+from hetero_plugin.kernels import build, checks, formats, fused, keys, product, reference, unrounded
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -41,6 +41,7 @@ fused.register(_library)
 unrounded.register(_library)
 keys.register(_library)
 product.register(_library)
+formats.register(_library)
 
 
 def _same_shape(x: Tensor, *_: object) -> Tensor:
@@ -75,16 +76,19 @@ for _name in ("perturb", "perturb_reference"):
     torch.library.register_autograd(f"hetero_noise::{_name}", _straight_through, lib=_library)
 
 
-def _perturb_cuda(*args: Any) -> Tensor:
+def _perturb_cuda(*args: Any, **how: Any) -> Tensor:
+    x, row_keys, clock, scales, segments, error, _ = args
+    if (known := formats.numbers(error)) is not None:
+        from hetero_plugin.kernels.cuda import formats as cuda_formats
+
+        return cuda_formats.perturb(x, row_keys, clock, scales, segments, known, **how)
     from hetero_plugin.kernels.cuda import perturb as cuda
 
-    return cuda.perturb(*args)
+    return cuda.perturb(*args, **how)
 
 
-def _perturb_cuda_(x: Tensor, *args: Any) -> None:
-    from hetero_plugin.kernels.cuda import perturb as cuda
-
-    cuda.perturb(x, *args, in_place=True)
+def _perturb_cuda_(*args: Any) -> None:
+    _perturb_cuda(*args, in_place=True)
 
 
 def _gated_cuda_(*args: Any) -> None:
@@ -104,9 +108,7 @@ def _perturb_unrounded_cuda_(x: Tensor, dtype: torch.dtype, *given: Any) -> None
     if not native:
         unrounded.perturb_unrounded_(x, dtype, *given)
         return
-    from hetero_plugin.kernels.cuda import perturb as cuda
-
-    cuda.perturb(x, *args, in_place=True, rounds_to=dtype)
+    _perturb_cuda(x, *args, in_place=True, rounds_to=dtype)
 
 
 def _weighed_unrounded_cuda_(clean: Tensor, dtype: torch.dtype, *args: Any) -> None:
@@ -158,6 +160,7 @@ def _load() -> tuple[str, str]:
 KERNEL, WHY_REFERENCE = _load()
 """Which CPU implementation runs in this process: ``cpp-avx512``, …, or ``reference``; and why that
 one, empty otherwise."""
+formats.declare_all()
 KERNEL_CUDA = _load_cuda()
 """Which implementation runs on a CUDA device: ``triton`` or ``reference``."""
 

@@ -24,6 +24,7 @@ from hetero_plugin.errors import ErrorModel, error_model
 from hetero_plugin.kernels import KERNEL
 from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
 from hetero_plugin.kernels.copies import own
+from hetero_plugin.kernels.formats import declare
 from hetero_plugin.state import Draw, NoiseState
 
 __all__ = [
@@ -79,8 +80,12 @@ class Stage:
     stochastic: bool
     segments: Tensor
 
+    def __post_init__(self) -> None:
+        declare(self.error)
+
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(own(attributes))
+        declare(self.error)  # in another process, perhaps
 
 
 Recorder = Callable[[tuple[str, ...], str, Tensor, Tensor], None]
@@ -127,6 +132,8 @@ class Chain:
     stages: list[Stage] = field(default_factory=list)
     slots: tuple[int, ...] = ()
     """Entries of the scale table that the stages read."""
+    shares: bool = False
+    """Of a weight: its scale is that of several weights (`operator.shared`)."""
 
     @classmethod
     def of(
@@ -166,12 +173,9 @@ class Chain:
             if hit:
                 made.slots += tuple(row[3] for row in rows if row[3])
                 model = error_model(rule.word, relative=rule.relative)
-                if model.whole_tensor and any(".experts." in part[0] for part in made.parts):
-                    raise ConfigError(
-                        f"rules[{index}]: nvfp4 with a scale of the whole tensor, and the experts "
-                        "of a layer are one tensor here; give options: {tensor_scale: row}, or "
-                        "exclude them ('*.experts.*')"
-                    )
+                if any(".experts." in part[0] for part in made.parts):
+                    _check_experts(index, model)
+                made.shares |= rule.format_options is not None and rule.format_options.shares
                 if share is None and (model.whole_row or model.block):
                     _check_whole(state, stream, made.parts, index, model)
                 with torch.inference_mode(False):
@@ -179,6 +183,11 @@ class Chain:
                 made.stages.append(
                     Stage(model.name, model.native, rule.rounding == "stochastic", segments)
                 )
+        if made.shares and len(made.stages) > 1:
+            raise ConfigError(
+                f"{made.parts[0][0]}: share: fused beside another rule on its weight; the largest "
+                "of the weights that share a scale is taken before any error. Leave one out"
+            )
         return made
 
     def __bool__(self) -> bool:
@@ -302,6 +311,18 @@ class Chain:
             how = stage.segments, stage.error, stage.stochastic, stage.native
             torch.ops.hetero_noise.perturb_unrounded_(rows, dtype, *draw, *how)
         return rows.view(x.shape)
+
+
+def _check_experts(rule: int, model: ErrorModel) -> None:
+    """Raises ConfigError for scales that would be those of several experts together."""
+    if model.whole_tensor or model.block_rows > 1:
+        name, instead = model.name.partition("|")[0], "granularity: row"
+        instead = "tensor_scale: row" if name == "nvfp4" else instead
+        raise ConfigError(
+            f"rules[{rule}]: {name} with a scale of the whole tensor or of tiles of it, and the "
+            f"experts of a layer are one tensor here; give options: {{{instead}}}, or exclude "
+            "them ('*.experts.*')"
+        )
 
 
 def _check_whole(

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, NoiseRule
 from hetero_plugin.config.multipliers import factors_of, written
 from hetero_plugin.config.problems import did_you_mean
-from hetero_plugin.sites.families import FAMILIES, OTHERS
+from hetero_plugin.sites.families import FAMILIES, FUSED, OTHERS
 from hetero_plugin.sites.family import Entry, Family
 
 __all__ = [
@@ -138,6 +138,18 @@ def fused_parts(model_type: str, leaf: str) -> tuple[str, ...]:
         fused_parts("qwen2", "qkv_proj")  # ("q_proj", "k_proj", "v_proj")
     """
     return family_of(model_type).fused.get(leaf, (leaf,))
+
+
+def fused_with(name: str) -> tuple[str, ...]:
+    """The sites that serving engines fuse with a linear site into one layer, itself among them.
+
+    Example::
+
+        fused_with("model.layers.0.mlp.up_proj")  # (…gate_proj, …up_proj)
+    """
+    parent, dot, leaf = name.rpartition(".")
+    group = next((leaves for leaves in FUSED.values() if leaf in leaves), (leaf,))
+    return tuple(f"{parent}{dot}{one}" for one in group)
 
 
 def _matcher(word: str) -> Callable[[Site], bool]:

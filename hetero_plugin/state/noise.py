@@ -252,9 +252,11 @@ class NoiseState:
         *,
         kind: str | None = None,
         site: str | None = None,
+        rule: int | None = None,
         enabled: bool | None = None,
     ) -> int:
-        """Changes the scale of entries, or switches them; all if neither kind nor site is given.
+        """Changes the scale of entries, or switches them: of a kind, site or rule (its number in
+        the spec), or all.
 
         Returns:
             How many entries were addressed.
@@ -269,13 +271,15 @@ class NoiseState:
         hit = [
             slot
             for slot in self.slots
-            if (kind is None or slot.site.kind == kind) and (site is None or slot.site.name == site)
+            if (kind is None or slot.site.kind == kind)
+            and (site is None or slot.site.name == site)
+            and (rule is None or slot.rule_index == rule)
         ]
         if not hit:
             kinds = ", ".join(sorted({slot.site.kind for slot in self.slots})) or "none"
             wanted = ", ".join(
                 f"{key}={value!r}"
-                for key, value in (("kind", kind), ("site", site))
+                for key, value in (("kind", kind), ("site", site), ("rule", rule))
                 if value is not None
             )
             raise ConfigError(

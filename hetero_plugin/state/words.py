@@ -7,6 +7,7 @@ import logging
 import torch
 
 from hetero_plugin.config import NoiseConfig
+from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.errors.resolution import half_ulp, share_changed
 
 __all__ = ["warn_of_rules"]
@@ -15,7 +16,7 @@ log = logging.getLogger("hetero_noise")
 
 
 def warn_of_rules(config: NoiseConfig, dtype: torch.dtype) -> None:
-    """Warns of rules whose error mostly vanishes in a dtype, or leaves no gradient."""
+    """Warns of rules whose error vanishes, leaves no gradient, or is not what it may seem."""
     for index, rule in enumerate(config.rules):
         if rule.spoils_gradients and rule.scale > 0:
             log.warning(
@@ -27,6 +28,14 @@ def warn_of_rules(config: NoiseConfig, dtype: torch.dtype) -> None:
                 rule.error,
                 rule.scale,
                 rule.direction,
+            )
+        if REGISTRY[rule.error].number_format and rule.point == "output" and rule.scale > 0:
+            log.warning(
+                "hetero_noise: rules[%d] puts the format %s on outputs: what a cache or a transfer "
+                "in it would do. A product in this format has it on its operands: point: weight "
+                "and point: input, as the presets of formats have",
+                index,
+                rule.error,
             )
         if rule.rounding != "nearest" or rule.error not in (
             "relative_gaussian",

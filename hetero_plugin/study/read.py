@@ -96,9 +96,15 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     data = _located(data, path.parent)
     if base is None:
         return data
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: got {base!r}; it should be the path of a file.")
-    return merged(_with_base(path.parent / base, (*above, full)), data)
+    bases = [base] if isinstance(base, str) else base
+    if not isinstance(bases, list) or not all(isinstance(one, str) for one in bases):
+        raise ConfigError(
+            f"{path}: base: got {base!r}; it should be the path of a file, or a list."
+        )
+    below: dict[str, Any] = {}
+    for one in bases:  # a later one is laid over those before it
+        below = merged(below, _with_base(path.parent / one, (*above, full)))
+    return merged(below, data)
 
 
 def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -115,7 +121,20 @@ def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(evaluation, dict) and isinstance(evaluation.get("under"), list):
         under = [place(word) for word in evaluation["under"]]
         data = {**data, "evaluation": {**evaluation, "under": under}}
+    places = data.get("places")
+    if isinstance(places, dict):
+        made = {name: _located_place(one, folder) for name, one in places.items()}
+        data = {**data, "places": made}
     return data
+
+
+def _located_place(one: Any, folder: Path) -> Any:
+    """A place with the path of its script made that of a file: it is from the study's."""
+    prepare = one.get("prepare") if isinstance(one, dict) else None
+    if not isinstance(prepare, dict) or not isinstance(prepare.get("script"), str):
+        return one
+    script = str((folder / prepare["script"]).resolve())
+    return {**one, "prepare": {**prepare, "script": script}}
 
 
 def _located_arm(arm: Any, place: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from pydantic import ValidationError
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
 from hetero_plugin.study.read import noise_of
-from hetero_plugin.study.schema import OWN, Place, Study
+from hetero_plugin.study.schema import OWN, Evaluation, Model, Place, Study
 from hetero_plugin.verl.launch import MiniatureRun, hydra
 from hetero_plugin.verl.noderun import NodeRun
 
-__all__ = ["Resolved", "resolve", "resolve_all"]
+__all__ = ["Resolved", "cache_folder", "model_folder", "resolve", "resolve_all"]
 
+_SUFFIXES = (".yaml", ".yml", ".json")
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 # Settings that the CPU platform has its own words for, and so its own value of.
@@ -60,6 +62,28 @@ class Resolved:
     def size(self) -> str:
         return (self.place.model or self.study.model).size
 
+    @property
+    def evaluation(self) -> Evaluation:
+        """The study's, as it is at this place."""
+        return self.study.evaluation.at(self.place.evaluation)
+
+    def model_at(self, step: int) -> Path:
+        """The folder of the merged checkpoint of a step."""
+        return self.folder / f"model-step{step}"
+
+    def evaluated_at(self, step: int, under: str) -> Path:
+        """The results file of an evaluation."""
+        return self.folder / f"eval-step{step}-{Path(under).stem}.json"
+
+    def environment(self) -> dict[str, str]:
+        """Of processes that work on what training left."""
+        from hetero_plugin.verl.launch import environment
+
+        env = environment(self.run())
+        for name in ("VERL_PLATFORM", "VERL_FILE_LOGGER_PATH"):
+            env.pop(name, None)
+        return env
+
     def words(self) -> list[str]:
         """Hydra overrides for ``verl.trainer.main_ppo``."""
         return [f"{key}={hydra(value)}" for key, value in self.settings.items()]
@@ -98,6 +122,8 @@ class Resolved:
             "noise": self.noise,
             "seed": self.seed,
             "validation": options.get("validation", "both"),
+            "threads": self.place.threads,
+            "cache": cache_folder(),
             "save_every": self.study.save_every(self.steps),
         }
         try:
@@ -157,28 +183,34 @@ class Resolved:
             ]
         return alone
 
+    def merger(self, step: int) -> list[str]:
+        """verl's command that makes a Hugging Face folder of a step's checkpoint."""
+        actor = self.folder / "checkpoints" / f"global_step_{step}" / "actor"
+        return [
+            "python3", "-m", "verl.model_merger", "merge", "--backend", "fsdp",
+            "--local_dir", str(actor), "--target_dir", str(self.model_at(step)),
+        ]  # fmt: skip
+
     def afterwards(self) -> Iterator[list[str]]:
         """Merging and evaluating each checkpoint that is kept, a command each."""
-        evaluation = self.study.evaluation
+        evaluation = self.evaluation
         for step in self.study.checkpoints(self.steps):
-            model = self.folder / f"model-step{step}"
-            actor = self.folder / "checkpoints" / f"global_step_{step}" / "actor"
-            yield [
-                "python3", "-m", "verl.model_merger", "merge", "--backend", "fsdp",
-                "--local_dir", str(actor), "--target_dir", str(model),
-            ]  # fmt: skip
-            for under in evaluation.under:
-                which = ["--config" if under.endswith((".yaml", ".yml", ".json")) else "--preset"]
-                for seed in evaluation.noise_seeds:
-                    out = self.folder / f"eval-step{step}-{Path(under).stem}-{seed}.json"
-                    yield [
-                        "hetero-noise", "eval", "--model", str(model),
-                        "--data", _data(self.study, self.place).val,
-                        "--levels", ",".join(f"{level:g}" for level in evaluation.levels),
-                        *which, under, "--seed", str(seed), "--margin", f"{evaluation.margin:g}",
-                        *(["--n", str(evaluation.questions)] if evaluation.questions else []),
-                        "--out", str(out),
-                    ]  # fmt: skip
+            yield self.merger(step)
+            data = _data(self.study, self.place)
+            files = [under for under in evaluation.under if under.endswith(_SUFFIXES)]
+            presets = [under for under in evaluation.under if under not in files]
+            for which in (*([f] for f in files), *([presets] if presets else [])):
+                option = "--config" if which[0] in files else "--presets"
+                out = self.evaluated_at(step, which[0])
+                yield [
+                    "hetero-noise", "eval", "--model", str(self.model_at(step)),
+                    "--data", data.test or data.val,
+                    "--levels", ",".join(f"{level:g}" for level in evaluation.levels),
+                    option, ",".join(which), "--seed", str(evaluation.seed),
+                    "--noise-seeds", str(evaluation.draws), "--margin", f"{evaluation.margin:g}",
+                    *(["--n", str(evaluation.questions)] if evaluation.questions else []),
+                    "--out", str(out if len(which) == 1 else self.folder / f"eval-step{step}"),
+                ]  # fmt: skip
 
 
 def _model(study: Study, place: Place) -> Any:
@@ -191,7 +223,20 @@ def _data(study: Study, place: Place) -> Any:
     return data.replace(
         train=str(Path(data.train).expanduser().absolute()),
         val=str(Path(data.val).expanduser().absolute()),
+        test=None if data.test is None else str(Path(data.test).expanduser().absolute()),
     )
+
+
+def model_folder(model: Model) -> Path | None:
+    """The folder of a model; None where it is a name on the hub."""
+    path = Path(model.path).expanduser()
+    return path.absolute() if path.is_dir() or path.is_absolute() else None
+
+
+def cache_folder() -> Path:
+    """Compiled code that the engines of all runs on a CPU share."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "hetero_noise" / "compiled"
 
 
 def resolve(study: Study, arm: str, seed: int, where: str | None = None) -> Resolved:
@@ -212,8 +257,12 @@ def resolve(study: Study, arm: str, seed: int, where: str | None = None) -> Reso
     folder = study.output.absolute() / study.name / model.size / arm / f"seed-{seed}"
     noise = noise_of(study, arm, seed)
     path = Path(model.path).expanduser()
+    made = place.prepare is not None and path.absolute().is_relative_to(
+        place.prepare.folder.absolute()
+    )
+    here = made or path.is_dir()  # what is prepared need not be there yet
     settings: dict[str, Any] = {
-        "actor_rollout_ref.model.path": str(path.absolute()) if path.is_dir() else model.path,
+        "actor_rollout_ref.model.path": str(path.absolute()) if here else model.path,
         "data.train_files": data.train,
         "data.val_files": data.val,
         **_over(study.trainer, chosen.trainer, place.trainer),

@@ -13,7 +13,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.config.base import Frozen, Number, Seed, no_bool
 from hetero_plugin.config.problems import did_you_mean, shown
 
-__all__ = ["Arm", "Data", "Evaluation", "Model", "Origin", "Place", "Study"]
+__all__ = ["Arm", "Data", "Evaluation", "Model", "Origin", "Place", "Preparation", "Study"]
 
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -88,7 +88,9 @@ class Data(Frozen):
     train: str
     """to train on"""
     val: str
-    """to validate and evaluate on"""
+    """to validate on during training"""
+    test: str | None = None
+    """to evaluate checkpoints on; none: `val`"""
 
 
 class Origin(Frozen):
@@ -129,7 +131,9 @@ class Evaluation(Frozen):
     """scales of the error; 0 has to be among them"""
     under: tuple[str, ...] = ("linear",)
     """presets, or paths of specifications: which sites have it"""
-    noise_seeds: tuple[Seed, ...] = (0,)
+    draws: Count = 1
+    """of the error at each level"""
+    seed: Seed = 0
     """of the error in evaluations"""
     margin: Number = 0.02
     """of the equivalence test, a share"""
@@ -137,6 +141,12 @@ class Evaluation(Frozen):
     """only the first so many; none: all"""
     checkpoints: tuple[Count, ...] | None = None
     """steps whose checkpoints are kept, merged and evaluated; none: the last one alone"""
+    dtype: str = "auto"
+    """of the engine that answers"""
+    max_tokens: Count | None = None
+    """of an answer; none: what is known of the data's source"""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """further arguments of vllm.LLM"""
     contrasts: tuple[tuple[str, str], ...] = ()
     """pairs of arms that are compared, STUDY/ARM for one of another file beside this; any other
     comparison is exploration"""
@@ -147,11 +157,30 @@ class Evaluation(Frozen):
             raise ConfigError(
                 f"levels: got {list(self.levels)}; they should be 0 and at least one above it."
             )
-        for name in ("levels", "under", "noise_seeds", "contrasts"):
+        for name in ("levels", "under", "contrasts"):
             values = getattr(self, name)
             if len(set(values)) != len(values) or (not values and name != "contrasts"):
                 raise ConfigError(f"{name}: got {list(values)}; give one or more, each once.")
         return self
+
+    def at(self, changes: dict[str, Any]) -> Evaluation:
+        """With the changes of a place.
+
+        Raises:
+            ConfigError: a key that is not one, or a value that can't be.
+        """
+        return Evaluation(**{**self.model_dump(exclude_unset=True), **changes})
+
+
+class Preparation(Frozen):
+    """What makes the model and the questions of a place, once, before its first run."""
+
+    script: str
+    """a Python file, from the study's; called with --out FOLDER and the options"""
+    folder: Path
+    """that it fills: `model` and `data` of the place name files in it"""
+    options: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    """of the script, without the dashes"""
 
 
 class Place(Frozen):
@@ -173,8 +202,18 @@ class Place(Frozen):
     """instead of the study's"""
     data: Data | None = None
     """instead of the study's"""
+    prepare: Preparation | None = None
+    """what makes them; none: they are there"""
     steps: Count | None = None
     """instead of the study's: a shrunk run, whose AQN follows the first steps of its schedule"""
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    """what is other of the evaluation"""
+    side_by_side: Count = 1
+    """runs at once"""
+    threads: Count = 1
+    """of each process of a run on a CPU"""
+    timeout: Annotated[float, BeforeValidator(no_bool), Field(gt=0)] | None = None
+    """seconds after which a training run is stopped as hung"""
 
     _trainer = field_validator("trainer")(_check_trainer)
 
@@ -240,6 +279,11 @@ class Study(Frozen):
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds: got {list(self.seeds)}; give one or more, each once.")
         self.place(self.where)
+        for name, place in self.places.items():
+            try:
+                self.evaluation.at(place.evaluation)
+            except ConfigError as error:
+                raise ConfigError(f"places.{name}.evaluation: {error}") from None
         for pair in self.evaluation.contrasts:
             for name in pair:
                 if "/" not in name:  # an arm of another study is looked up where files are read

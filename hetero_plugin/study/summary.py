@@ -11,9 +11,10 @@ from hetero_plugin.evaluation.files import write_text
 from hetero_plugin.study.resolve import Resolved
 from hetero_plugin.verl.launch import read_metrics
 
-__all__ = ["NAME", "lines", "metrics_of", "summary", "write"]
+__all__ = ["METRICS", "NAME", "lines", "metrics_of", "summary", "write"]
 
 NAME = "summary.json"
+METRICS = "metrics.jsonl"
 FORMAT = 1
 _CLEAN, _NOISY, _ACCURACY = "val-core/", "hetero/val_noisy/", "/acc/mean@1"
 _GAP = "hetero/rollout_actor_logprob_gap/"
@@ -29,7 +30,7 @@ def metrics_of(folder: Path) -> dict[int, dict[str, Any]]:
 
     earlier = sorted(folder.glob("metrics-*.jsonl"), key=attempt)
     found: dict[int, dict[str, Any]] = {}
-    for path in (*earlier, folder / "metrics.jsonl"):
+    for path in (*earlier, folder / METRICS):
         for row in read_metrics(path):
             found.setdefault(int(row["step"]), {}).update(row["data"])
     return dict(sorted(found.items()))

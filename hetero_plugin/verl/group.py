@@ -5,7 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
+
+_stopping = threading.Event()
+
+
+def stop_all(stop: bool = True) -> None:
+    """Makes whoever waits in `pause` stop: Ctrl-C reaches the main thread alone."""
+    if stop:
+        _stopping.set()
+    else:
+        _stopping.clear()
+
+
+def pause(seconds: float) -> None:
+    """Waits; the threads that follow a process wait by this.
+
+    Raises:
+        KeyboardInterrupt: `stop_all` was called.
+    """
+    if _stopping.wait(seconds):
+        raise KeyboardInterrupt
 
 
 def end(process: subprocess.Popen[bytes], patience: float) -> None:

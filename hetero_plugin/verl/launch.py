@@ -340,7 +340,7 @@ def execute(
                         f"verl run {run.name!r} was stopped after {timeout:.0f} s; log: {run.log}\n"
                         f"{_tail(run.log)}"
                     )
-                time.sleep(0.5)
+                group.pause(0.5)
         finally:
             group.end(process, patience=10.0)
     if process.returncode != 0:

@@ -108,18 +108,31 @@ def column_offsets(layer: LinearBase, sizes: Sequence[int]) -> Iterator[int]:
             yield layer.tp_rank * width
 
 
-def check_rows(state: NoiseState, chain: Chain, rows: int) -> None:
-    """Raises ConfigError where a rank's rows of a weight are not all that its error needs."""
-    if not any(error_model(stage.error).whole_tensor for stage in chain.stages):
-        return
+def check_rows(state: NoiseState, chain: Chain, rows: int, first: int = 0) -> None:
+    """Raises ConfigError where a rank's rows of a weight are not all that its error needs.
+
+    Args:
+        first: the number of the first of the rows in the whole weight.
+    """
+    models = [error_model(stage.error) for stage in chain.stages]
     name = chain.parts[0][0]
-    whole = next(site.features for site in state.sites if site.name == name)
-    if rows != whole:
-        raise ConfigError(
-            f"hetero_noise: nvfp4 with a scale of the whole tensor, and this rank has {rows} of "
-            f"the {whole} rows of {name}'s weight, whose largest is not the tensor's; use one "
-            "rank, or options: {tensor_scale: row} or the number itself"
-        )
+    whole = next((site.features for site in state.sites if site.name == name), rows)
+    for model in models:
+        short = model.name.partition("|")[0]
+        if model.whole_tensor and rows != whole:
+            instead = "tensor_scale: row" if short == "nvfp4" else "granularity: row"
+            raise ConfigError(
+                f"hetero_noise: {short} with a scale of the whole tensor, and this rank has {rows} "
+                f"of the {whole} rows of {name}'s weight, whose largest is not the tensor's; use "
+                f"one rank, or options: {{{instead}}} or the number itself"
+            )
+        end = first + rows
+        if first % model.block_rows or (end % model.block_rows and end != whole):
+            raise ConfigError(
+                f"hetero_noise: {short} in tiles of {model.block_rows} rows, and this rank has "
+                f"rows {first} to {end} of the {whole} of {name}'s weight, which cuts one; use a "
+                "number of ranks that divides the rows at edges of tiles, or granularity: row"
+            )
 
 
 def check_product(name: str, quantised: str, summed: bool) -> None:

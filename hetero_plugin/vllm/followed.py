@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -84,14 +85,15 @@ def follow_load_model(worker: Any) -> None:
             from hetero_plugin.vllm.install import head_is_noisy, install
 
             result = original(*args, **kwargs)
-            installed = install(worker)
-            worker.hetero_noise = installed
-            model = worker.model_runner.get_model()
+            worker.hetero_noise = installed = install(worker)
+            runner, model = worker.model_runner, worker.model_runner.get_model()
             weights.follow_loading(model, installed)
             if installed is not None and installed.held.all:
                 _follow_steps(worker, installed.held)
-            if installed is not None and head_is_noisy(model):
-                follow_head_rows(worker.model_runner, installed.rows)
+            if installed is not None:
+                installed.tell_rows = functools.partial(follow_head_rows, runner, installed.rows)
+                if head_is_noisy(model):
+                    installed.tell_rows()
             return result
 
         return load_model

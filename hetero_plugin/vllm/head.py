@@ -39,7 +39,8 @@ class HeadNoise:
     """int64: those of the scale table that decide whether the noisy weight is in use."""
 
     def __post_init__(self) -> None:
-        check_rows(self.state, self.weight, self.columns)
+        first = int(self.weight_rows[0]) if self.columns else 0
+        check_rows(self.state, self.weight, self.columns, first)
         self.entries = ops.entries_of(self.state, self.weight)
 
     def hold(self, name: str, layer: nn.Module) -> None:

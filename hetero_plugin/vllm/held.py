@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from hetero_plugin.operator import Chain
+from hetero_plugin.operator.shared import with_shared_scale
 from hetero_plugin.state import NoiseState
 
 __all__ = ["Held", "HeldWeight", "HeldWeights", "Piece", "with_error"]
@@ -34,7 +35,7 @@ _ROWS = 4096
 """Rows that are computed at once: errors need several float32 copies of what they are given."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Piece:
     """Rows of a weight that have one site's error."""
 
@@ -42,6 +43,11 @@ class Piece:
     rows: Tensor
     """int64 [n]: their numbers in the whole layer."""
     chain: Chain
+
+    @property
+    def place(self) -> slice:
+        """The rows, in this rank's weight."""
+        return slice(self.start, self.start + self.rows.numel())
 
 
 def with_error(weight: Tensor, pieces: Sequence[Piece], state: NoiseState, out: Tensor) -> None:
@@ -55,10 +61,18 @@ def with_error(weight: Tensor, pieces: Sequence[Piece], state: NoiseState, out: 
     """
     out.copy_(weight)
     flat, written = weight.reshape(-1, weight.shape[-1]), out.view(-1, weight.shape[-1])
+    shared = [piece for piece in pieces if piece.chain.shares]
     for piece in pieces:
         if not piece.chain:
             continue
         n = piece.rows.numel()
+        if piece in shared:
+            others = [flat[one.place] for one in shared if one is not piece]
+            name = piece.chain.parts[0][0]
+            written[piece.place] = with_shared_scale(
+                piece.chain, flat[piece.place], others, state.draw, name
+            )
+            continue
         step = n if piece.chain.whole_tensor else _ROWS
         for first in range(0, n, step):
             some = slice(piece.start + first, piece.start + min(first + step, n))

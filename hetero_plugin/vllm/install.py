@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,8 @@ from hetero_plugin.vllm.walker import Walker
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+    from hetero_plugin.vllm.probe.logits import Windows
 
 logger = init_logger("vllm.hetero_noise")
 
@@ -65,6 +67,10 @@ class Installed:
     """Weights whose error is computed once."""
     loads: int = 0
     """How often weights were loaded since the engine started."""
+    tell_rows: Callable[[], None] | None = None
+    """From this call on ``rows`` knows which rows the LM head gets; called where it is noisy."""
+    windows: Windows | None = None
+    """Texts whose logits are compared, while they are."""
 
 
 def make_noisy(

@@ -21,6 +21,7 @@ from vllm.platforms import current_platform
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, Part, Product
+from hetero_plugin.operator.shared import with_shared_scale
 from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
 from hetero_plugin.vllm.columns import check_product, check_rows
@@ -81,6 +82,8 @@ class RowSlice(nn.Module):
         self.start, self.width = start, width
         self.input_chain, self.weight_chain = input, weight
         self.rows = torch.arange(first_row, first_row + width, dtype=torch.int64, device=device)
+        self.others: list[RowSlice] = []
+        """Those whose weights have one scale with this one's."""
 
     def follow(self, layer: nn.Module) -> None:
         """Takes the rows from the layer's present weight, and packs them for the CPU."""
@@ -103,6 +106,10 @@ class RowSlice(nn.Module):
 
     def noisy_weight(self, draw: Draw) -> Tensor:
         """The rows [width, K] with their error; each is keyed by its global index."""
+        if self.others:
+            weights = [other.weight for other in self.others]
+            name = self.weight_chain.parts[0][0]
+            return with_shared_scale(self.weight_chain, self.weight, weights, draw, name)
         return self.weight_chain(self.weight, draw.of(self.rows))
 
 
@@ -279,8 +286,8 @@ def linear_noise(
             f"hetero_noise: {name} has the method {method.quantised}: error on its weights "
             "would have to be put on what they were before it; use the point output or input"
         )
-    for (_, width, _), w in zip(outputs, weights, strict=True):
-        check_rows(state, w, width)
+    for (_, width, offset), w in zip(outputs, weights, strict=True):
+        check_rows(state, w, width, offset)
     apart = len(names) > 1 and any(inputs)
     held = None
     if any(weights) and all(w.fixed for w in weights):
@@ -298,6 +305,9 @@ def linear_noise(
         elif not method.quantised:
             slices[-1].follow(layer)
         start += width
+    shared = [one for one in slices if one.weight_chain.shares]
+    for one in shared:
+        one.others = [other for other in shared if other is not one]
     return LinearNoise(state, output, None, slices, held=held)
 
 

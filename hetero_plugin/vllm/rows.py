@@ -113,13 +113,18 @@ class Rows:
                     f"passed {n}"
                 )
             return self.state.draw.keys[picked]
-        start = None if self._hidden is None else _first_row(x, self._hidden)
-        if start is None:
+        keys = self.keys_of_slice(x)
+        if keys is None:
             raise RowKeyError(
                 f"hetero_noise: the LM head was given {n} rows, and the engine did not say which; "
                 "exclude lm_head from the spec to run this feature"
             )
-        return self.state.draw.keys[start : start + n]
+        return keys
+
+    def keys_of_slice(self, x: Tensor) -> Tensor | None:
+        """The keys, int64 [n], of ``x`` [n, K] if it is a slice of all rows of the pass."""
+        start = None if self._hidden is None else _first_row(x, self._hidden)
+        return None if start is None else self.state.draw.keys[start : start + x.shape[0]]
 
 
 def _first_row(x: Tensor, hidden: Tensor) -> int | None:

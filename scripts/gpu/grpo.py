@@ -19,8 +19,8 @@ def miniature(size: Size) -> Any:
     """The folder of a small Qwen2, its tokenizer and additions to train on."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from hetero_plugin.demo.model import build_tokenizer, save
-    from hetero_plugin.demo.task import Question, to_rows, write_parquet
+    from hetero_plugin.miniature.model import build_tokenizer, save
+    from hetero_plugin.miniature.task import Question, to_rows, write_parquet
 
     folder = size.out / "models" / "verl"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from hetero_plugin.cli import app
+from hetero_plugin.config import NoiseConfig
+from hetero_plugin.errors import error_model
 from hetero_plugin.errors.formats import FORMATS
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests.hf.families import make_family
 
 runner = CliRunner()
@@ -104,5 +107,70 @@ def test_bad_input(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixtur
         (("--json", str(tmp_path / "no" / "file.json")), "there is no folder"),
     ):
         code, said = run(*args)
+        said += capfd.readouterr().err
+        assert code == 2 and says in said, (args, said)
+
+
+# ---- activations ----
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that can read a text, and a text of 180 tokens or more."""
+    folder = tmp_path_factory.mktemp("readable")
+    save(build_model(MiniatureShape(layers=2), 0), build_tokenizer(), folder)
+    (folder / "text.txt").write_text("12 + 34 = 46. " * 60)
+    return folder
+
+
+def test_activations_of_a_text(readable: Path, tmp_path: Path) -> None:
+    """Against what the model computes, hooked here once more and rounded by a rule's format."""
+    out, plot = tmp_path / "found.json", tmp_path / "found.svg"
+    code, said = run(
+        *("--model", str(readable), "--data", str(readable / "text.txt"), "--tokens", "100"),
+        *("--context", "40", "--formats", "nvfp4,int8", "--json", str(out), "--plot", str(plot)),
+    )
+    assert code == 0, said
+    assert "100 tokens of" in said and "by kind" in said
+    assert "activations" in plot.read_text()
+    rows = [row for row in json.loads(out.read_text()) if row["tensor"] == "activation"]
+    kinds = {row["kind"] for row in rows}
+    assert kinds == {"linear", "lm_head", "norm", "activation", "attention"}
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(readable, dtype="auto").eval()
+    text = (readable / "text.txt").read_text()
+    ids = AutoTokenizer.from_pretrained(readable).encode(text, add_special_tokens=False)[:100]
+    layer, read, made = model.model.layers[1], [], []
+    layer.mlp.down_proj.register_forward_pre_hook(lambda module, args: read.append(args[0][0]))
+    layer.input_layernorm.register_forward_hook(lambda module, args, y: made.append(y[0]))
+    with torch.no_grad():
+        for start in (0, 40, 80):
+            model(torch.tensor([ids[start : start + 40]]))
+    for site, tensors in (("mlp.down_proj", read), ("input_layernorm", made)):
+        x = torch.cat(tensors).float()
+        for name in ("nvfp4", "int8"):
+            word = NoiseConfig(error=name, point="input").rules[0].word
+            y = error_model(word).function(x, torch.tensor(1.0), None)
+            expected = float((y.double() - x.double()).norm() / x.double().norm())
+            (row,) = [
+                row
+                for row in rows
+                if row["site"] == f"model.layers.1.{site}" and row["format"] == name
+            ]
+            assert row["relative"] == pytest.approx(expected, rel=1e-6)
+            assert row["numbers"] == x.numel()
+
+
+def test_bad_texts(readable: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    text, model = str(readable / "text.txt"), str(readable)
+    for args, says in (
+        (("--data", text), "need a checkpoint"),
+        (("--model", model, "--data", str(tmp_path / "none.txt")), "none.txt"),
+        (("--model", model, "--data", str(tmp_path / "empty.txt")), "holds 0 tokens"),
+        (("--model", model, "--data", text, "--tokens", "1"), "a window needs 2 tokens"),
+    ):
+        code, said = run(*args, "--formats", "int8")
         said += capfd.readouterr().err
         assert code == 2 and says in said, (args, said)

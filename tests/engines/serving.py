@@ -85,7 +85,7 @@ class Server:
 @contextmanager
 def served(path: Path) -> Iterator[Server]:
     """A noisy server of a small random model, everything of it below ``path``."""
-    from hetero_plugin.demo.model import build_tokenizer
+    from hetero_plugin.miniature.model import build_tokenizer
 
     model = make_model(
         path / "model", hidden=64, heads=2, kv=1, inner=160, tied=True, dtype="float32"

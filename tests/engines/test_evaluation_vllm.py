@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from hetero_plugin import attestation
-from hetero_plugin.demo import task as arithmetic
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
-from hetero_plugin.evaluation import results, tasks, vllm_eval
+from hetero_plugin.evaluation import engines, results, tasks
+from hetero_plugin.evaluation.answers import run as run_of_answers
 from hetero_plugin.evaluation.report import page as report
+from hetero_plugin.miniature import task as arithmetic
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -50,7 +51,9 @@ def evaluate(folder: Path, out: str = "eval.json", **changes: Any) -> dict[str, 
         "dtype": "float32",
         "out": folder / out,
     }
-    return vllm_eval.evaluate(folder / "model", folder / "test.parquet", **{**arguments, **changes})
+    return run_of_answers.evaluate(
+        folder / "model", folder / "test.parquet", **{**arguments, **changes}
+    )
 
 
 @dataclass
@@ -114,7 +117,7 @@ def plain(folder: Path) -> dict[str, Any]:
     from hetero_plugin.config import NoiseConfig
     from hetero_plugin.vllm.probe import VLLMProbe
 
-    llm = vllm_eval.start_plain_engine(
+    llm = engines.start_plain(
         {
             "model": str(folder / "model"),
             "dtype": "float32",
@@ -143,7 +146,7 @@ def plain(folder: Path) -> dict[str, Any]:
             "record": attestation.attest(VLLMProbe(llm, NoiseConfig.parse(SPEC))),
         }
     finally:
-        vllm_eval.stop_engine(llm)
+        engines.stop(llm)
 
 
 def test_every_site_is_seen_in_the_compiled_engine(document: dict[str, Any]) -> None:
@@ -304,3 +307,118 @@ def test_doctor_attests_every_engine_of_the_machine(folder: Path) -> None:
     if importlib.util.find_spec("verl") is not None:
         (line,) = (one for one in lines if "attested, verl:" in one)
         assert line.startswith("ok") and line.count("sites seen") >= 2, line
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> Path:
+    """A text of which two windows are alike, and the last is shorter."""
+    path = folder / "text.txt"
+    sums = [f"{n}+{2 * n}={3 * n} " for n in range(11, 60)]
+    path.write_text("".join(sums[:2] * 6 + sums))
+    return path
+
+
+def near(one: dict[str, Any], two: dict[str, Any], rel: float) -> None:
+    """Two values that are equal to within ``rel``, and each in the other's interval."""
+    assert one["value"] == pytest.approx(two["value"], rel=rel, abs=1e-9)
+    assert one["low"] <= two["value"] <= one["high"] and two["low"] <= one["value"] <= two["high"]
+
+
+def test_texts_have_the_same_numbers_in_both_engines(folder: Path, text: Path) -> None:
+    """Fidelity, sensitivity and dial in one engine of vLLM, against Hugging Face in eager mode."""
+    from hetero_plugin.evaluation.checkpoints import check_clean
+    from hetero_plugin.evaluation.dial.run import dial_spec, find
+    from hetero_plugin.evaluation.dial.search import Want
+    from hetero_plugin.evaluation.fidelity.engine import EngineBatch, Texts
+    from hetero_plugin.evaluation.fidelity.run import measure, measure_checkpoint
+    from hetero_plugin.evaluation.fidelity.session import Asked, Session, opened
+    from hetero_plugin.evaluation.fidelity.text import read_windows
+    from hetero_plugin.evaluation.sensitivity import run as sensitivity
+    from hetero_plugin.evaluation.sensitivity.ranking import Budget
+    from hetero_plugin.evaluation.sensitivity.store import Store
+
+    config = dial_spec({"preset": "all-ops", "seed": 5, "scale": 0.05}, 1.0, None)
+    model = folder / "model"
+    asked = Asked(model, text, config, draws=2, dtype="float32", tokens=300, context=24)
+    windows = read_windows(model, text, tokens=300, context=24).windows
+    want = Want("kl", 1e-3)
+    texts = Texts(model, check_clean(model, config), config, dtype="float32", context=24)
+    try:
+        fidelity = measure(texts, windows, [0.02, 0.2], step=3)
+        again = measure(texts, windows, [0.2], step=3)
+        session = Session(texts.table, EngineBatch(texts, windows), {}, {"attestation": {}})
+        dial = find(session, asked, want, 1.0)
+        store = Store(folder / "map", {})
+        found = sensitivity.measure(session, store, asked, budget=Budget(sites=3))
+        wrong = texts.table.sites[0].name
+        texts.table.only([wrong])
+        alone = session.batch.measure()
+    finally:
+        texts.close()
+    assert texts.record["passed"] and texts.name == "vllm-compiled"
+
+    eager = measure_checkpoint(
+        model,
+        text,
+        levels=[0.02, 0.2],
+        spec=config,
+        step=3,
+        dtype="float32",
+        tokens=300,
+        context=24,
+    )
+    assert fidelity["tokens_by_window"] == eager["tokens_by_window"]
+    for one, two in zip(fidelity["levels"], eager["levels"], strict=True):
+        for name in ("kl_mean", "kl_99", "delta_logp_rms", "perplexity_ratio"):
+            near(one["measures"][name], two["measures"][name], 0.02)
+        assert one["measures"]["same_top"]["value"] == two["measures"]["same_top"]["value"]
+    assert again["levels"][0]["measures"]["kl_mean"]["value"] == pytest.approx(
+        fidelity["levels"][1]["measures"]["kl_mean"]["value"], rel=1e-4
+    )
+    smallest = fidelity["levels"][0]["measures"]["kl_mean"]["value"]
+    assert fidelity["floor"]["measures"]["kl_mean"]["value"] < 1e-3 * smallest
+
+    with opened(asked) as other:
+        by_hand = find(other, asked, want, 1.0)
+        same = sensitivity.measure(
+            other, Store(folder / "eager", {}), asked, budget=Budget(sites=3)
+        )
+    assert dial["scale"]["value"] == pytest.approx(by_hand["scale"]["value"], rel=0.02)
+    rows, others = ({row["name"]: row for row in one["sites"]} for one in (found, same))
+    assert set(rows) == set(others) and len(rows) == 24
+    for name, row in rows.items():
+        near(row["kl"], others[name]["kl"], 0.05)
+    assert found["suggestion"]["keep_clean"] == same["suggestion"]["keep_clean"]
+    total = alone["kl"].sum() / session.batch.tokens.sum()
+    assert total == pytest.approx(rows[wrong]["kl"]["value"], rel=0.5), "one draw of two"
+
+
+def test_one_engine_serves_presets_draws_and_the_control(folder: Path) -> None:
+    """Against Hugging Face, answer by answer: the same clean answers, and the same noise."""
+    from hetero_plugin.evaluation.answers.settings import Settings
+
+    specs = {"linear": {"preset": "linear", "seed": 5}, "mlp": {"preset": "mlp", "seed": 5}}
+    made = {}
+    for backend in ("vllm", "hf"):
+        outs = {name: folder / f"{backend}-{name}.json" for name in specs}
+        settings = Settings(
+            levels=[0.0, 0.5], draws=2, max_tokens=6, dtype="float32", control=True,
+            realised=False, backend=backend,
+        )  # fmt: skip
+        made[backend] = run_of_answers.evaluate_specs(
+            folder / "model", folder / "test.parquet", specs, outs, settings
+        )
+    for name in specs:
+        one, two = made["vllm"][name], made["hf"][name]
+        assert results.problems(one) == [] == results.problems(two)
+        assert len(one["sessions"]) == 1, "one engine for all"
+        assert one["control"]["texts"] == one["levels"][0]["texts"]
+        rows = [results.pass_row(document, 0.5, draw) for document in (one, two) for draw in (0, 1)]
+        texts = [row["texts"] for row in rows if row is not None]
+        assert texts[0] != texts[1], "two draws"
+        for ours, theirs in ((one["levels"][0]["texts"], two["levels"][0]["texts"]),
+                             (texts[0], texts[2]), (texts[1], texts[3])):  # fmt: skip
+            same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+            assert same >= 0.9 * N, f"{name}: {same} of {N} answers are alike"
+    assert made["vllm"]["linear"]["levels"][1]["texts"] != made["vllm"]["mlp"]["levels"][1]["texts"]
+    assert made["vllm"]["linear"]["levels"][0]["texts"] == made["vllm"]["mlp"]["levels"][0]["texts"]

@@ -15,8 +15,8 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.demo.task import Question
 from hetero_plugin.hf import state_of, wrap
+from hetero_plugin.miniature.task import Question
 from hetero_plugin.verl.checkpoint import merge
 from hetero_plugin.verl.launch import MiniatureRun, execute
 from hetero_plugin.verl.platform import accelerator_present
@@ -53,8 +53,8 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from hetero_plugin.demo.model import build_tokenizer, save
-    from hetero_plugin.demo.task import to_rows, write_parquet
+    from hetero_plugin.miniature.model import build_tokenizer, save
+    from hetero_plugin.miniature.task import to_rows, write_parquet
 
     folder = tmp_path_factory.mktemp("miniature")
     tokenizer = build_tokenizer()

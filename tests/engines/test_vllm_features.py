@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from hetero_plugin.demo.model import VOCAB_SIZE, build_tokenizer
+from hetero_plugin.miniature.model import VOCAB_SIZE, build_tokenizer
 from tests.engines.vllm_engine import Record, make_model
 from tests.engines.vllm_feature_engine import FeatureEngine
 from tests.engines.yardstick import FLOOR, Yardstick

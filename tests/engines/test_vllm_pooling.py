@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from hetero_plugin.demo.model import VOCAB_SIZE, build_tokenizer
+from hetero_plugin.miniature.model import VOCAB_SIZE, build_tokenizer
 from tests.engines.vllm_engine import Engine, make_model
 from tests.engines.yardstick import FLOOR
 

@@ -12,8 +12,9 @@ from toy import NAMES, simulate_result, simulate_run
 
 from hetero_plugin.cli import _run
 from hetero_plugin.cli.screen import print_levels
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
-from hetero_plugin.evaluation import vllm_eval
+from hetero_plugin.evaluation import engines
+from hetero_plugin.evaluation.answers.run import evaluate
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests import forked
 
 Doctor = Callable[..., tuple[int, list[str]]]
@@ -91,7 +92,7 @@ def test_eval_without_a_package_says_so_before_any_work(
     def started(*args: object) -> None:
         raise AssertionError("an engine was started")
 
-    monkeypatch.setattr(vllm_eval, "start_engine", started)
+    monkeypatch.setattr(engines, "start", started)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     data, out = tmp_path / "t.jsonl", tmp_path / "out.json"
     data.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
@@ -99,7 +100,7 @@ def test_eval_without_a_package_says_so_before_any_work(
     said = capsys.readouterr().err
     assert f"needs {package}" in said and f"pip install 'hetero-plugin[{extra}]'" in said
     with pytest.raises(ImportError, match=f"needs {package}"):  # in Python too
-        vllm_eval.evaluate(checkpoint, data, out=out)
+        evaluate(checkpoint, data, out=out)
     assert not out.exists()
 
 
@@ -148,8 +149,13 @@ def test_attest_names_bad_settings(
         (("--levels", "0"), "without a noisy level"),
         (("--levels", "0,-0.1"), "finite number >= 0"),
         (("--levels", "0,nan"), "finite number >= 0"),
-        (("--engine", "[]"), "it should be an object"),
-        (("--engine", "{"), "not JSON"),
+        (("--engine-args", "[]"), "it should be an object"),
+        (("--engine-args", "{"), "not JSON"),
+        (("--engine", "{}"), "go to --engine-args"),
+        (("--engine", "sglang"), "it should be one of vllm, hf"),
+        (("--samples", "2"), "where all are alike"),
+        (("--presets", "linear,linear"), "it should be different names"),
+        (("--presets", "linear,mlp", "--out", "x.json"), "it should be a folder"),
         (("--n", "0"), "at least 1"),
         (("--max-tokens", "0"), "at least 1"),
         (("--chance", "1"), "chance is 1.0"),
@@ -224,7 +230,7 @@ def test_budget_and_scorer_follow_the_data_source(
         raise StartedError
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vllm_eval, "start_engine", started)
+    monkeypatch.setattr(engines, "start", started)
     Path("r.py").write_text("def score(**_):\n    return 1.0\n")
     row = {
         "data_source": source,

@@ -12,13 +12,14 @@ import torch
 
 from hetero_plugin.cli import _run
 from hetero_plugin.config import ConfigError, NoiseConfig
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation.dial.run import dial_spec, find, find_in_checkpoint
 from hetero_plugin.evaluation.dial.search import CLOSE, Curve, Want, interval, root
 from hetero_plugin.evaluation.fidelity.batch import FixedBatch
 from hetero_plugin.evaluation.fidelity.resample import Resamples
 from hetero_plugin.evaluation.fidelity.session import Asked, Session
+from hetero_plugin.evaluation.fidelity.table import HFTable
 from hetero_plugin.hf import set_step, state_of, wrap
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 SHAPE = MiniatureShape(layers=2, hidden=32, intermediate=48)
 TOKENS = np.array([9.0] * 11 + [4.0])
@@ -112,7 +113,7 @@ def test_the_scale_that_is_found_gives_what_was_wanted(
     model = wrap(build_model(SHAPE, 0).to(dtype).eval(), config, quiet=True)
     set_step(model, 5)
     asked = Asked(Path(), Path(), config, draws=2)
-    session = Session(model, FixedBatch(model, text), {}, {})
+    session = Session(HFTable(model), FixedBatch(model, text), {}, {})
     wanted = Want.parse(want)
     found = find(session, asked, wanted, 1.0)
     assert state_of(model).step == 5 and state_of(model).scales.max() == pytest.approx(0.05)
@@ -140,7 +141,12 @@ def test_within_the_floor() -> None:
     batch = FixedBatch(model, text)
     batch.floor = {name: np.full(8, 0.11) for name in batch.floor}  # 0.01 a token
     with pytest.raises(ConfigError, match=r"within the floor; .* has 0\.01 \(up to 0\.01\)"):
-        find(Session(model, batch, {}, {}), Asked(Path(), Path(), config), Want("kl", 0.01), 1.0)
+        find(
+            Session(HFTable(model), batch, {}, {}),
+            Asked(Path(), Path(), config),
+            Want("kl", 0.01),
+            1.0,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -207,4 +213,47 @@ def test_bad_settings(
     folder: Path, args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(folder, *args) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_by_accuracy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is answered is simulated: a loss of two points at a known scale."""
+    from toy import simulate_result
+
+    from hetero_plugin.evaluation.dial import accuracy
+
+    levels = {0.0: 0.7, 0.01: 0.695, 0.02: 0.685, 0.05: 0.63, 0.1: 0.5, 0.2: 0.25}
+    asked: dict[str, object] = {}
+
+    def answered(*_: object, **given: object) -> dict[str, object]:
+        asked.update(given)
+        document = simulate_result(seed=3, accuracies=levels, n=2000)
+        document["header"] |= {"spec": {"preset": "linear"}, "dtype": "auto", "step": 0}
+        return document
+
+    monkeypatch.setattr(accuracy, "evaluate", answered)
+    out = tmp_path / "d.json"
+    found = accuracy.find(folder, folder, 0.02, spec="linear", out=out)
+    assert asked["levels"] == list(levels) and asked["out"] == tmp_path / "d.eval.json"
+    assert 0.015 < found["scale"]["value"] < 0.035
+    assert found["scale"]["low"] is None or found["scale"]["low"] <= found["scale"]["value"]
+    scales = {rule.scale for rule in NoiseConfig.parse(found["found_spec"]).rules}
+    assert scales == {found["scale"]["value"]} and json.loads(out.read_text()) == found
+    with pytest.raises(ConfigError, match=r"accuracy-loss=60pp: .* over 20 %"):
+        accuracy.find(folder, folder, 0.6, spec="linear", out=out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--want", "accuracy-loss=2"), "such as accuracy-loss=2pp"),
+        (("--want", "accuracy-loss=0pp"), "such as accuracy-loss=2pp"),
+        (("--want", "accuracy-loss=2pp"), "is about answers: give --data"),
+        (("--want", "kl=1", "--data", "x"), "is about a text"),
+    ],
+)
+def test_bad_wishes_of_accuracy(
+    folder: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(folder, *words) == 2
     assert message in capsys.readouterr().err

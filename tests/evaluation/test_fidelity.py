@@ -12,10 +12,10 @@ import torch
 
 from hetero_plugin.cli import _run
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
-from hetero_plugin.evaluation.fidelity import hf
 from hetero_plugin.evaluation.fidelity.panel import MEASURES, summarise, token_rows
+from hetero_plugin.evaluation.fidelity.run import HFReader, measure
 from hetero_plugin.hf import state_of, wrap
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -70,12 +70,13 @@ def test_the_summary() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_more_noise_is_further_away(dtype: torch.dtype) -> None:
     model = wrap(
-        build_model(MiniatureShape(layers=2), 0).to(dtype), NoiseConfig(preset="linear", scale=0.3)
+        build_model(MiniatureShape(layers=2), 0).to(dtype).eval(),
+        NoiseConfig(preset="linear", scale=0.3),
     )
     generator = torch.Generator().manual_seed(2)
     windows = [torch.randint(3, 14, (24,), generator=generator) for _ in range(10)]
     windows.append(torch.randint(3, 14, (7,), generator=generator))
-    found = hf.measure(model, windows, [0.05, 0.2], step=3)
+    found = measure(HFReader(model), windows, [0.05, 0.2], step=3)
     kl = [row["measures"]["kl_mean"] for row in found["levels"]]
     floor = found["floor"]["measures"]["kl_mean"]["value"]
     assert floor < 1e-3 < kl[0]["value"] or floor < 0.1 * kl[0]["value"]
@@ -83,7 +84,7 @@ def test_more_noise_is_further_away(dtype: torch.dtype) -> None:
     assert found["floor"]["tokens"] == 10 * 23 + 6
     state = state_of(model)
     assert state.step == 0
-    again = hf.measure(model, windows, [0.2, 0.05], step=3)
+    again = measure(HFReader(model), windows, [0.2, 0.05], step=3)
     by_level = {row["level"]: row for row in again["levels"]}
     assert by_level[0.2] == found["levels"][1], "addressed noise: the order of levels is nothing"
 

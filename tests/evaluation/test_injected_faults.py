@@ -11,9 +11,9 @@ import torch
 from hetero_plugin import AQN, NoiseConfig, attestation, state_of
 from hetero_plugin.attestation.knock_in import knock_in
 from hetero_plugin.cli import _run
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import faults
 from hetero_plugin.hf.probe import HFProbe
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests.evaluation.toy import NAMES, MatrixProbe
 
 SITE = "model.layers.0.mlp.up_proj"

@@ -10,9 +10,9 @@ import torch
 
 from hetero_plugin import NoiseConfig, wrap
 from hetero_plugin.attestation.sums import Realised
-from hetero_plugin.demo import task as arithmetic
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import realised, tasks
+from hetero_plugin.miniature import task as arithmetic
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests.models import qwen2
 
 IDS = torch.arange(4 * 32).reshape(4, 32) * 7 % 256

@@ -14,7 +14,6 @@ import torch
 
 from hetero_plugin.cli import _run
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import records
 from hetero_plugin.evaluation.fidelity.batch import MEASURES, FixedBatch
 from hetero_plugin.evaluation.fidelity.panel import token_rows
@@ -24,6 +23,7 @@ from hetero_plugin.evaluation.sensitivity import run
 from hetero_plugin.evaluation.sensitivity.page import grid
 from hetero_plugin.evaluation.sensitivity.ranking import Budget, factors
 from hetero_plugin.hf import disabled, unwrap, wrap
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 SHAPE = MiniatureShape(layers=2, hidden=32, intermediate=48)
 DTYPES = (torch.float32, torch.bfloat16)

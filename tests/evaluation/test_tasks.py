@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hetero_plugin.demo import task as arithmetic
-from hetero_plugin.demo.model import build_tokenizer
 from hetero_plugin.evaluation import tasks
 from hetero_plugin.evaluation.scoring.judge import judge_of
+from hetero_plugin.miniature import task as arithmetic
+from hetero_plugin.miniature.model import build_tokenizer
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
 needs_gsm8k = pytest.mark.skipif(

@@ -6,7 +6,7 @@ import torch
 
 from hetero_plugin import NoiseConfig, random
 from hetero_plugin.config import AQNConfig, ConfigError, resolve
-from hetero_plugin.evaluation.vllm_eval import evaluation_spec
+from hetero_plugin.evaluation.specs import evaluation_spec
 from hetero_plugin.operator import Chain, perturb
 from hetero_plugin.sites import Site, select, sites_from_config
 from hetero_plugin.state import NoiseState

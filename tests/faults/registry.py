@@ -143,6 +143,7 @@ def everything() -> list[Fault]:
         compat_second,
         core,
         hf_attested,
+        hf_formats,
         hf_lost,
         hf_rows,
         hf_state,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hetero_plugin.cli import _run
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.evaluation import files
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from tests.evaluation.toy import simulate_run
 
 QUESTION = '{"question": "1+1?", "answer": "#### 2"}\n'

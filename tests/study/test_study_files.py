@@ -22,7 +22,11 @@ from hetero_plugin.study.read import read, studies
 from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "studies"
-FILES = studies(FOLDER)
+# What is made for a laptop repeats no study.
+OWN = ("demo", "demo-full", "matrix", "matrix-all", "remedies-miniature")
+# What asks questions of this package's own on a node, or has no row of settings in the table below.
+MORE = ("dapo-formats", "remedies")
+FILES = [path for path in studies(FOLDER) if path.stem not in (*OWN, *MORE)]
 
 # What the study gives as its common setting, by verl's paths.
 COMMON: dict[str, Any] = {
@@ -311,3 +315,38 @@ def test_specifications_are_all_used() -> None:
     for path in (FOLDER.parent / "specs").glob("*.yaml"):
         assert f"../specs/{path.name}" in used or f"specs/{path.stem}" in used, path.name
         NoiseConfig.parse(path)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_study_of_the_miniature_composes(name: str) -> None:
+    study = read(FOLDER / f"{name}.yaml")
+    for run in resolve_all(study, seeds=study.seeds[:1]):
+        found = check(run)
+        assert found["verl"].startswith("every key"), run.name
+        if run.noise is not None and run.noise.rules:
+            assert "not checked" not in found["sites"], run.name
+    assert study.evaluation.contrasts and all(one.prepare for one in study.places.values())
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_further_study_composes(name: str) -> None:
+    study = read(FOLDER / f"{name}.yaml")
+    assert len(study.seeds) >= 5 and study.evaluation.contrasts and study.differs
+    for run in resolve_all(study, seeds=study.seeds[:1]):
+        found = check(run)
+        assert found["verl"].startswith("every key"), run.name
+        kinds = found.get("sites", "")
+        assert run.noise is None or "linear 196" in kinds, (run.name, kinds)
+    small = resolve(study, next(iter(study.arms)), 0, "cpu-miniature")
+    assert compose(small).trainer.total_training_steps == 2
+
+
+def test_the_matrix_answers_what_was_asked() -> None:
+    main, whole = read(FOLDER / "matrix.yaml"), read(FOLDER / "matrix-all.yaml")
+    assert set(main.arms) == {"clean", "noise", "noise-global", "noise-epoch"}
+    assert len(main.seeds) >= 5 and main.evaluation.levels == (0.0, 0.02, 0.05, 0.1, 0.2)
+    assert main.evaluation.draws == 2
+    # The larger one goes on in the main one's folder: its arms are the same runs.
+    assert whole.name == main.name
+    for arm in main.arms:
+        assert resolve(whole, arm, 3).settings == resolve(main, arm, 3).settings

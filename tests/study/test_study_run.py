@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError
-from hetero_plugin.study import read, run, summary
+from hetero_plugin.study import read, run, stages, summary
 from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
+from hetero_plugin.study.stages import Stage
 from hetero_plugin.verl import node
 from hetero_plugin.verl.launch import LaunchError, MiniatureRun
 
@@ -189,7 +191,8 @@ def test_list_and_dry_run() -> None:
     assert one["run"] == "robustness/1.5b/E5b/seed-2" and "\n" not in one["command"]
     assert one["noise"]["seed"] == 2 and one["checked"]["checkpoints"] == "after steps 58, 116"
     assert sum("model_merger" in line for line in one["then"]) == 2
-    assert sum("--levels 0,0.05,0.1" in line for line in one["then"]) == 4
+    assert sum("--levels 0,0.05,0.1" in line for line in one["then"]) == 2
+    assert all("--noise-seeds 2" in line for line in one["then"] if " eval " in line)
     lines = CliRunner().invoke(app, words).stdout.splitlines()
     assert one["command"] in lines and all(line[:1] in "#" or "verl" in line for line in lines)
 
@@ -280,28 +283,65 @@ def pretend(found: Resolved, monkeypatch: pytest.MonkeyPatch, *, fails: bool = F
     monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: program)
 
 
+class Watcher:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.said: list[str] = []
+
+    def planned(self, order: tuple[Stage, ...], side_by_side: int) -> None:
+        self.order = [stage.name for stage in order]
+
+    def began(self, stage: Stage) -> None:
+        self.events.append(("began", stage.kind))
+
+    def progressed(self, stage: Stage, share: float, message: str) -> None:
+        self.said.append(message)
+
+    def ended(self, stage: Stage, record: dict[str, Any], *, reused: bool) -> None:
+        self.events.append(("reused" if reused else "ended", stage.kind))
+
+
+def _leaves(name: str) -> Any:
+    """In the place of merging or evaluating: a stage that writes one file."""
+
+    def act(found: Resolved, *rest: Any) -> stages.Outcome:
+        path = found.folder / f"{name}.txt"
+        path.write_text(name)
+        return stages.Outcome({"words": name}, (path,))
+
+    return act
+
+
 @pytest.fixture
 def small(write: Any, monkeypatch: pytest.MonkeyPatch) -> Resolved:
     """An arm of two steps whose checks of this machine pass."""
     monkeypatch.setattr(run, "check_here", lambda _: {})
+    monkeypatch.setattr(run, "check", lambda _: {})
+    for name in ("merge", "evaluate"):
+        monkeypatch.setattr(stages, name, _leaves(name))
     return resolve(read(write("steps: 2\n")), "noise", 0)
 
 
 def test_a_run_ends_with_its_summary(small: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(small, monkeypatch)
-    said: list[str] = []
+    watch = Watcher()
     assert run.status(small) == "not begun"
-    [data] = run.execute([small], said.append)
-    assert data == json.loads((small.folder / summary.NAME).read_text()) | {
-        key: data[key] for key in ("accuracy", "reward", "sigma", "gap", "seconds")
-    }
+    [data] = run.execute([small], watch)
+    assert watch.order == [
+        "train noise/seed-0",
+        "merge noise/seed-0/step-2",
+        "evaluate noise/seed-0/step-2",
+    ]
+    assert data == json.loads((small.folder / summary.NAME).read_text())
     assert data["asked"]["fingerprint"] == small.noise.fingerprint  # type: ignore[union-attr]
     assert data["accuracy"] == {
-        "clean": {"gsm8k": {0: 0.25, 2: 0.5}},
-        "noisy": {"gsm8k": {2: 0.375}},
+        "clean": {"gsm8k": {"0": 0.25, "2": 0.5}},
+        "noisy": {"gsm8k": {"2": 0.375}},
     }
     assert data["realised"] == {"actor": {"linear": pytest.approx(0.05)}}
-    assert data["sigma"] == {1: 0.0, 2: 0.05} and data["gap"]["mean"] == {1: 0.01}
+    assert data["sigma"] == {"1": 0.0, "2": 0.05} and data["gap"]["mean"] == {"1": 0.01}
     assert [(one["when"], one["passed"]) for one in data["attested"]] == [
         ("end", True),
         ("start", True),
@@ -309,22 +349,29 @@ def test_a_run_ends_with_its_summary(small: Resolved, monkeypatch: pytest.Monkey
     log = (small.folder / "train.log").read_text()
     assert "[hetero_noise] summary: accuracy clean, gsm8k: 0: 25.00 %, 2: 50.00 %" in log
     assert "summary: attested at the end, step 2: actor rank 0 3/3 sites" in log
-    assert any("step 2 of 2, reward 0.750" in line for line in said)
+    assert "step 2 of 2, reward 0.750" in watch.said
     assert run.status(small) == "finished"
     monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: ["false"])
-    run.execute([small], said.append)
-    assert said[-1] == "it/tiny/noise/seed-0: finished before"
+    again = Watcher()
+    run.execute([small], again)
+    assert again.events == [("reused", kind) for kind in ("train", "merge", "evaluate")]
+    # What is damaged is made again, and not what does not depend on it.
+    (small.folder / "evaluate.txt").write_text("damaged")
+    mended = Watcher()
+    run.execute([small], mended)
+    assert [kind for what, kind in mended.events if what == "ended"] == ["evaluate"]
 
 
 def test_a_run_that_failed_goes_on(small: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
     pretend(small, monkeypatch, fails=True)
+    watch = Watcher()
     with pytest.raises(LaunchError, match="exit 3"):
-        run.execute([small], said.append)
+        run.execute([small], watch)
+    assert watch.events == [("began", "train")]
     assert run.status(small).startswith("step 2 of 2, last checkpoint: none")
     pretend(small, monkeypatch)
-    run.execute([small], said.append)
-    assert any("goes on" in line for line in said) and run.status(small) == "finished"
+    run.execute([small], Watcher())
+    assert run.status(small) == "finished"
     assert (small.folder / "metrics-1.jsonl").is_file()
 
 
@@ -376,8 +423,8 @@ def test_a_run_has_one_process(small: Resolved, monkeypatch: pytest.MonkeyPatch)
         locked(small.folder / run.RECORD),
         pytest.raises(ConfigError, match=r"run\.json.* leave this arm and seed to it"),
     ):
-        run.execute([small], print)
-    run.execute([small], print)
+        run.execute([small], Watcher())
+    run.execute([small], Watcher())
     assert small.run().resumes
     fresh = read(small.folder.parents[4] / "it.yaml", ["trainer.trainer.resume_mode=disable"])
     assert not resolve(fresh, "noise", 0).run().resumes
@@ -386,3 +433,67 @@ def test_a_run_has_one_process(small: Resolved, monkeypatch: pytest.MonkeyPatch)
 def test_runs_are_in_the_order_of_seeds(write: Any) -> None:
     found = [(one.seed, one.arm) for one in resolve_all(read(write()))]
     assert found == [(0, "clean"), (0, "noise"), (3, "clean"), (3, "noise")]
+
+
+MAKES = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+(out / "model").mkdir(parents=True)
+(out / "model" / "weights").write_text(sys.argv[sys.argv.index("--size") + 1])
+print("@progress " + json.dumps([0.5, "half"]))
+"""
+
+
+def test_what_a_place_starts_from_is_prepared_once(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write()
+    (tmp_path / "make.py").write_text(MAKES)
+    prepare = "{script: make.py, folder: made, options: {size: %d}}"
+    more = "places: {node: {prepare: %s, model: {path: made/model, size: small}}}\n"
+    path.write_text(path.read_text() + more % (prepare % 3))
+    found = resolve(read(path), "clean", 0)
+    assert found.settings["actor_rollout_ref.model.path"] == str(tmp_path / "made" / "model")
+    monkeypatch.setattr(run, "check", lambda _: {})
+    monkeypatch.setattr(run, "check_here", lambda _: {})
+    for name in ("train", "merge", "evaluate"):
+        monkeypatch.setattr(stages, name, _leaves(name))
+    monkeypatch.setattr(run, "_summary", lambda _: {})
+    first, again = Watcher(), Watcher()
+    run.execute([found], first)
+    assert first.events[:2] == [("began", "prepare"), ("ended", "prepare")]
+    assert (tmp_path / "made" / "model" / "weights").read_text() == "3" and "half" in first.said
+    run.execute([found], again)
+    assert {what for what, _ in again.events} == {"reused"}
+    path.write_text(STUDY + more % (prepare % 4))
+    with pytest.raises(ConfigError, match=r"prepared otherwise \(options\.size: 3 there, 4 here"):
+        run.execute([resolve(read(path), "clean", 0)], Watcher())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    path.write_text(STUDY + (more % (prepare % 3)).replace("folder: made", "folder: other"))
+    with pytest.raises(ConfigError, match=r"holds notes\.txt and no asked\.json"):
+        run.execute([resolve(read(path), "clean", 0)], Watcher())
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_runs_go_side_by_side_and_the_first_failure_ends_the_study(
+    write: Any, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    together = threading.Barrier(lanes, timeout=20)
+
+    def train(found: Resolved, report: Any) -> stages.Outcome:
+        if found.seed == 0:
+            together.wait()  # as many at once as are asked for
+            return _leaves("train")(found)
+        raise LaunchError("broke")
+
+    monkeypatch.setattr(run, "check", lambda _: {})
+    monkeypatch.setattr(run, "check_here", lambda _: {})
+    monkeypatch.setattr(stages, "train", train)
+    for name in ("merge", "evaluate"):
+        monkeypatch.setattr(stages, name, _leaves(name))
+    study = read(write(f"places: {{node: {{side_by_side: {lanes}}}}}\n"))
+    runs = resolve_all(study)
+    with pytest.raises(LaunchError, match="broke"):
+        run.execute(runs, Watcher())
+    assert [run.status(one) for one in runs[:2]] == ["finished", "finished"]

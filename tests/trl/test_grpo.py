@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer
 
 from hetero_plugin import AQNConfig, ConfigError, NoiseConfig
-from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.hf import HeteroNoiseCallback, disabled, phase, state_of, wrap
 from hetero_plugin.hf.context import MissingRows
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.trl import HeteroNoiseGRPOTrainer
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ def main(out: Path) -> None:
     from trl import GRPOConfig
 
     from hetero_plugin import NoiseConfig, state_of, wrap
-    from hetero_plugin.demo.model import MiniatureShape, build_model, build_tokenizer, save
+    from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
     from hetero_plugin.trl import HeteroNoiseGRPOTrainer
 
     shape = MiniatureShape(layers=2, hidden=64, intermediate=128, heads=2, kv_heads=1)

@@ -18,7 +18,7 @@ _NO_VLLM = "pip install 'hetero-plugin[vllm]', or on a CPU: make env"
 def attest_engines() -> Iterator[Finding]:
     """Hugging Face and vLLM, eager and compiled, then a step of verl with both its engines."""
     from hetero_plugin.cli.screen import Bars
-    from hetero_plugin.demo import model as miniature
+    from hetero_plugin.miniature import model as miniature
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
@@ -58,7 +58,7 @@ def _verl(model: Path, folder: Path, bars: Any) -> Finding:
     if accelerator_present():
         detail = "not tried here: a run on accelerators attests both engines at its start and end"
         return Finding(LACKING, "attested, verl", detail)
-    from hetero_plugin.demo.task import make_splits, to_rows, write_parquet
+    from hetero_plugin.miniature.task import make_splits, to_rows, write_parquet
     from hetero_plugin.verl.launch import LaunchError, MiniatureRun, execute
 
     splits = make_splits(digits=2, operands=2, n_train=16, n_dev=1, n_test=8, seed=0)

@@ -53,6 +53,18 @@ class Grid:
         # Both products are by a power of two, so exact; torch.round takes ties to even.
         return torch.round(x * power_of_two(-step)) * power_of_two(step)
 
+    def nearest_down(self, x: Tensor) -> Tensor:
+        """The nearest number of the grid, all ties toward zero; NaN stays one.
+
+        Args:
+            x: float32.
+        """
+        x = x.clamp(-self.largest, self.largest)
+        step = exponent(x).clamp(min=self.smallest) - self.mantissa
+        # Under 16 a half is exact beside any float32 that is no less than a quarter.
+        steps = torch.ceil(x.abs() * power_of_two(-step) - 0.5).clamp(min=0.0)
+        return torch.copysign(steps * power_of_two(step), x)
+
     def values(self) -> list[float]:
         """Its numbers from 0 up."""
         found = [0.0]

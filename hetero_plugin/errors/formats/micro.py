@@ -14,18 +14,18 @@ from torch import Tensor
 from hetero_plugin.errors.formats.blocks import largest, of_blocks
 from hetero_plugin.errors.formats.grid import E2M1, E4M3, Grid, exponent, power_of_two
 
-__all__ = ["MODES", "REFERENCES", "Mode", "Reference", "hif4", "mx", "nvfp4"]
+__all__ = ["MODES", "MXReference", "Mode", "Reference", "hif4", "mx", "nvfp4", "nvfp4_rows"]
 
 Mode = Literal["floor", "ceil", "even", "rceil"]
 MODES: tuple[Mode, ...] = ("floor", "ceil", "even", "rceil")
-Reference = Literal["vllm", "compressed-tensors"]
-REFERENCES: tuple[Reference, ...] = ("vllm", "compressed-tensors")
+MXReference = Literal["ocp", "compressed-tensors", "modelopt"]
+Reference = Literal["vllm", "compressed-tensors", "torchao", "modelopt"]
 _MX_BLOCK = 32
 _NVFP4_BLOCK = 16
 _HIF4_BLOCK = 64
 
 
-def mx(x: Tensor, grid: Grid, mode: Mode = "floor", reference: Reference = "vllm") -> Tensor:
+def mx(x: Tensor, grid: Grid, mode: Mode = "floor", reference: MXReference = "ocp") -> Tensor:
     """OCP Microscaling v1.0: blocks of 32 with a scale of a power of two (E8M0).
 
     Args:
@@ -36,18 +36,19 @@ def mx(x: Tensor, grid: Grid, mode: Mode = "floor", reference: Reference = "vllm
             grid's mantissa; ``rceil``: the smallest under which the largest number does not
             saturate (NVIDIA's conversion instruction).
         reference: with ``compressed-tensors``, ``even`` rounds to one bit of mantissa, E2M1's, for
-            every grid.
+            every grid; with ``modelopt`` elements beside two numbers alike go toward zero.
 
     Returns:
         float32; a block with a NaN or an infinity is NaN.
     """
 
     kept = E2M1.mantissa if reference == "compressed-tensors" else grid.mantissa
+    nearest = grid.nearest_down if reference == "modelopt" else grid.nearest
 
     def blocks(b: Tensor) -> Tensor:
         amax = largest(b)
         scale = (_scale_exponent(amax, grid, mode, kept) - grid.top).clamp(-127, 127)
-        q = grid.nearest(b * power_of_two(-scale))
+        q = nearest(b * power_of_two(-scale))
         y = q * power_of_two(scale)
         return torch.where(amax.isfinite(), y, torch.nan)
 
@@ -68,9 +69,10 @@ def _scale_exponent(amax: Tensor, grid: Grid, mode: Mode, mantissa: int) -> Tens
     if mode == "even":
         return exponent((bits + (1 << (22 - mantissa))).view(torch.float32))
     # rceil: 2**e >= amax / largest, both exact but for the division, as the instruction has it.
-    ratio = amax / grid.largest
-    fraction = (ratio.view(torch.int32) & 0x7FFFFF) != 0
-    return exponent(ratio) + fraction.to(torch.int32) + grid.top
+    ratio = (amax / grid.largest).view(torch.int32)
+    # A number below 2**-126 has no exponent of its own: its first bit says whether -127 is enough.
+    fraction = (ratio & 0x7FFFFF) > torch.where(ratio < 0x800000, 0x400000, 0)
+    return exponent(ratio.view(torch.float32)) + fraction.to(torch.int32) + grid.top
 
 
 def nvfp4(
@@ -84,22 +86,62 @@ def nvfp4(
             2688 / max|x|, so that the largest block's scale is the largest E4M3.
         reference: whose order of operations. ``vllm``: a block whose scale underflows is 0, and
             elements are multiplied by a reciprocal; ``compressed-tensors``: such a scale is 1/8
-            (in units of 1/g), and elements are divided.
+            (in units of 1/g), and elements are divided. ``torchao`` and ``modelopt`` work with
+            1/g, as max|x| / 2688: the smallest scale is E4M3's smallest normal number, 2^-6, of
+            torchao, which multiplies by a reciprocal, and its smallest, 2^-9, of modelopt, which
+            divides.
     """
+    largest_of_all = E4M3.largest * E2M1.largest
     if tensor_scale is None:
-        amax = x.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-        tensor_scale = E4M3.largest * E2M1.largest / amax
-        tensor_scale = torch.nan_to_num(tensor_scale, nan=1.0, posinf=1.0)
-    g = torch.as_tensor(tensor_scale, dtype=torch.float32, device=x.device)
+        amax = x.abs().amax()
+        g = _tensor_scale(amax)
+        inverse = amax / largest_of_all
+    else:
+        g = torch.as_tensor(tensor_scale, dtype=torch.float32, device=x.device)
+        inverse = 1.0 / g
+    if reference in ("torchao", "modelopt"):
+        return _nvfp4_by_inverse(x, inverse, reference)
 
     def blocks(b: Tensor) -> Tensor:
         if reference == "vllm":
             scale = E4M3.nearest(g * (largest(b) * (1.0 / E2M1.largest)))
-            inverse = torch.where(scale == 0, 0.0, 1.0 / (scale * (1.0 / g)))
-            return E2M1.nearest(b * inverse) * (scale / g)
+            factor = torch.where(scale == 0, 0.0, 1.0 / (scale * (1.0 / g)))
+            return E2M1.nearest(b * factor) * (scale / g)
         scale = E4M3.nearest(g * (largest(b) / E2M1.largest))
         scale = torch.where(scale == 0, 0.125, scale) / g
         return E2M1.nearest(b / scale) * scale
+
+    return of_blocks(x, _NVFP4_BLOCK, blocks)
+
+
+def nvfp4_rows(x: Tensor, reference: Reference = "vllm") -> Tensor:
+    """NVFP4 with a scale of each row in place of the tensor's: `nvfp4` of each row by itself."""
+    amax = x.abs().amax(dim=-1, keepdim=True)[..., None]  # against [..., blocks, 16]
+    if reference in ("torchao", "modelopt"):
+        return _nvfp4_by_inverse(x, amax / (E4M3.largest * E2M1.largest), reference)
+    return nvfp4(x, _tensor_scale(amax), reference)
+
+
+def _tensor_scale(amax: Tensor) -> Tensor:
+    """2688 / amax; 1 for a tensor of zeros, NaN or infinities."""
+    g = E4M3.largest * E2M1.largest / amax.clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.nan_to_num(g, nan=1.0, posinf=1.0)
+
+
+def _nvfp4_by_inverse(x: Tensor, inverse: Tensor, reference: Reference) -> Tensor:
+    """NVFP4 in the order of those who keep 1/g, ``inverse``."""
+    smallest = 2.0**-6 if reference == "torchao" else 2.0**-9
+
+    def blocks(b: Tensor) -> Tensor:
+        amax = largest(b)
+        if reference == "torchao":
+            scale = E4M3.nearest((amax / E2M1.largest / inverse).clamp(smallest, E4M3.largest))
+            y = E2M1.nearest(b * (1.0 / inverse / scale)) * (inverse * scale)
+        else:
+            scale = amax / (E2M1.largest * inverse)
+            scale = E4M3.nearest(torch.where(scale == 0, 1.0, scale).clamp(min=smallest))
+            y = E2M1.nearest(b / (scale * inverse)) * (scale * inverse)
+        return torch.where(amax == 0, torch.zeros_like(b), y)
 
     return of_blocks(x, _NVFP4_BLOCK, blocks)
 

@@ -1,4 +1,4 @@
-"""The dial in Hugging Face: one wrapped model, its scale table, a fixed batch of text."""
+"""The dial: one model, its scale table, a fixed batch of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hetero_plugin.evaluation.dial.search import TARGETS, Curve, Want, interval,
 from hetero_plugin.evaluation.fidelity.batch import MEASURES
 from hetero_plugin.evaluation.fidelity.resample import Resamples
 from hetero_plugin.evaluation.fidelity.session import Asked, Session, drawn_by_step, opened
-from hetero_plugin.evaluation.vllm_eval import evaluation_spec
+from hetero_plugin.evaluation.specs import evaluation_spec
 
 FORMAT = 1
 ATTESTED = 0.05  # the scale of the attestation, whose knock-ins have their own
@@ -65,9 +65,9 @@ def find_in_checkpoint(
         if out.suffix != ".json":
             raise ConfigError(f"--out {out}: it should end in .json; the figure lies beside it")
         files.check_target(out)
-    session = opened(asked, progress)
-    document = {"format": FORMAT, **session.header, **find(session, asked, want, largest, progress)}
-    document |= session.attested
+    with opened(asked, progress) as session:
+        found = find(session, asked, want, largest, progress)
+    document = {"format": FORMAT, **session.header, **found, **session.attested}
     if out is not None:
         try:
             files.write_json(out, document)
@@ -91,10 +91,7 @@ def find(
         ``in_fresh_draws``, which the search has not seen; ``floor``; ``curve``, all that was
         evaluated; ``found_spec`` and ``found_fingerprint``, the spec at that scale.
     """
-    from hetero_plugin.hf import state_of
-
-    state, batch = state_of(session.model), session.batch
-    was_step = state.step
+    table, batch = session.table, session.batch
     floor = Resamples(batch.tokens, 1)
     floors = {name: floor.interval(batch.floor[name][None]) for name in TARGETS}
     noise = floors[want.measure]
@@ -109,9 +106,9 @@ def find(
 
     def measured(scale: float, which: list[int]) -> dict[str, np.ndarray]:
         parts = []
-        state.set_scale(scale)
+        table.scale(scale)
         for step in which:
-            state.set_step(step)
+            table.draw(step)
             parts.append(batch.measure())
         return {name: np.stack([part[name] for part in parts]) for name in MEASURES}
 
@@ -128,8 +125,7 @@ def find(
         found = interval(curve, want, scale, largest)
         fresh = measured(scale, [steps[-1] + 1 + i for i in range(asked.draws)])
     finally:
-        state.reset_scales()
-        state.set_step(was_step)
+        table.restore()
     config = evaluation_spec(asked.config, None, scale)
     return {
         "want": {"measure": want.measure, "value": want.value},

@@ -46,7 +46,7 @@ class Want:
         if name not in TARGETS or not 0 < value < (1 if name == "ratio-out" else math.inf):
             raise ConfigError(
                 f"--want {text!r}: it should be one of kl=NATS, mean-dlogp=NATS (over 0) and "
-                "ratio-out=SHARE (between 0 and 1), such as kl=0.015"
+                "ratio-out=SHARE (between 0 and 1), such as kl=0.015, or accuracy-loss=2pp"
             )
         return cls(name, value)
 

@@ -7,12 +7,12 @@ and the same addressed random numbers, so that what differs between two of them 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetero_plugin.evaluation.fidelity.hf import next_logits
 from hetero_plugin.evaluation.fidelity.panel import RATIO, Rows, token_rows
 from hetero_plugin.evaluation.fidelity.text import batches
 
@@ -23,6 +23,21 @@ nats, and the share of probability ratios outside [0.9, 1.1]."""
 
 Sums = dict[str, np.ndarray]
 """Measure -> float64 [windows], summed over each window's tokens."""
+
+
+class Batch(Protocol):
+    """A text under many settings of one model.
+
+    Attributes:
+        tokens: float64 [windows], tokens that are predicted.
+        floor: of clean against clean, in batches of another size.
+    """
+
+    tokens: np.ndarray
+    floor: Sums
+
+    def measure(self) -> Sums:
+        """The sums of the model as it is set now, against clean."""
 
 
 class FixedBatch:
@@ -50,7 +65,7 @@ class FixedBatch:
                 self._clean.append((ids, clean))
                 alone = torch.cat([next_logits(model, row[None]) for row in ids])
                 found += _sums(clean, alone, ids)
-        self.floor = _stacked(found)
+        self.floor = stacked(found)
 
     def measure(self) -> Sums:
         """The sums of the model as it is set now, against clean: one forward pass of each batch.
@@ -62,18 +77,25 @@ class FixedBatch:
         with torch.no_grad():
             for ids, clean in self._clean:
                 found += _sums(clean, next_logits(self.model, ids), ids)
-        sums = _stacked(found)
+        sums = stacked(found)
         if not all(np.isfinite(values).all() for values in sums.values()):
             raise ValueError("a distribution holds values that are no finite numbers")
         return sums
 
 
+def next_logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits [B, T - 1, V] of the next tokens of ids [B, T], the last one left out."""
+    logits = model(input_ids=ids.to(next(model.parameters()).device), use_cache=False).logits
+    return logits[:, :-1]
+
+
 def _sums(clean: Tensor, noisy: Tensor, ids: Tensor) -> list[Sums]:
     targets = ids[:, 1:].to(clean.device)
-    return [_summed(token_rows(p, q, t)) for p, q, t in zip(clean, noisy, targets, strict=True)]
+    return [summed(token_rows(p, q, t)) for p, q, t in zip(clean, noisy, targets, strict=True)]
 
 
-def _summed(rows: Rows) -> Sums:
+def summed(rows: Rows) -> Sums:
+    """One window's rows, summed over its tokens: each a number."""
     ratio = np.exp(rows["delta_logp"])
     return {
         "kl": rows["kl"].sum(),
@@ -83,5 +105,6 @@ def _summed(rows: Rows) -> Sums:
     }
 
 
-def _stacked(found: Sequence[Sums]) -> Sums:
+def stacked(found: Sequence[Sums]) -> Sums:
+    """The sums of several windows."""
     return {name: np.array([one[name] for one in found], dtype=float) for name in MEASURES}

@@ -14,7 +14,7 @@ from typing import Any
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.dose.found import of_accuracy
-from hetero_plugin.evaluation.report import figures, words
+from hetero_plugin.evaluation.report import figures, panels, rendering, sources, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
@@ -73,7 +73,7 @@ def build_of_files(
 
     Args:
         paths: what `hetero-noise eval` wrote. Several are compared, and must be of one question
-            file and the same levels.
+            file and the same levels. Also what fidelity, sensitivity and dial wrote, beside them.
         allow_unattested: as `build`.
         legacy: as `build`.
 
@@ -84,11 +84,33 @@ def build_of_files(
         ResultError: a file can't be read, or the page can't be written.
         Refused: as `build`.
     """
-    files_given = [Path(path) for path in paths]
-    report = _assemble(read_files(files_given), allow_unattested=allow_unattested, legacy=legacy)
-    first = files_given[0]
+    given = [Path(path) for path in paths]
+    evaluated = [path for path in given if panels.kind_of(path) == "results"]
+    if not evaluated:
+        raise results.ResultError(f"{given[0]}: is shown beside results of hetero-noise eval; give "
+                                  "a file of these too")  # fmt: skip
+    run = {**read_files(evaluated), "panels": panels.read([p for p in given if p not in evaluated])}
+    report = _assemble(run, allow_unattested=allow_unattested, legacy=legacy)
+    first = evaluated[0]
     name = f"{first.stem}-report"
     return _write(report, first.with_name(f"{name}.json"), first.with_name(f"{name}.html"))
+
+
+def build_of(run: Mapping[str, Any], json_path: Path) -> tuple[Path, Path]:
+    """Writes the report of arms that are read already.
+
+    Args:
+        run: as `data.read_run` gives it.
+        json_path: the report's; the page lies beside it as ``.html``.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ResultError, Refused: as `build`.
+    """
+    report = _assemble(run, allow_unattested=False, legacy=False)
+    return _write(report, json_path, json_path.with_suffix(".html"))
 
 
 def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple[Path, Path]:
@@ -128,6 +150,9 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -
         for name, arm in arms.items()
         for problem in results.problems(arm["result"])
     ]
+    shown = dict(run.get("panels") or panels.read([]))
+    refused += shown.pop("problems")
+    documents = {name: arm["result"] for name, arm in arms.items()}
     first = next(iter(arms.values()))["result"]["header"]
     # Each was fixed before its first answer; of several the strictest holds for all.
     margin = min(float(arm["result"]["header"].get("margin", 0.02)) for arm in arms.values())
@@ -159,7 +184,10 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -
                 "decoding",
             )
         },
-        differences=results.differences({name: arm["result"] for name, arm in arms.items()}),
+        differences=results.differences(documents),
+        floors=sources.floors(documents, margin),
+        sources=sources.table(documents),
+        panels=shown,
         levels=[row["level"] for row in next(iter(arms.values()))["result"]["levels"]],
         margin=margin,
         confidence=0.95,
@@ -361,25 +389,7 @@ def difference_label(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def render(report: Mapping[str, Any], drawings: Mapping[str, str]) -> str:
     """The page: one HTML document that needs no network and no script."""
-    try:
-        import jinja2
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the report's page needs jinja2; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hetero_plugin.evaluation.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=words.percent,
-        points=words.points,
-        interval=words.interval,
-        pvalue=words.p_value,
-        level=words.level,
-    )
     every = {**dict.fromkeys(DRAWINGS, ""), **drawings}
-    return environment.get_template("report.html.j2").render(report=report, drawings=every)
+    return (
+        rendering.environment().get_template("report.html.j2").render(report=report, drawings=every)
+    )

@@ -160,9 +160,17 @@ def limits(report: Mapping[str, Any]) -> list[str]:
         f"{power.questions_for_equivalence(margin, psi):,} questions at that rate (80 % power)."
     )
     arms = report["arms"].values()
-    if len(report["arms"]) > 1:
+    counts = [row["counts"] for row in report.get("sources") or []]
+    if len(report["arms"]) > 1 and all(row["training seeds"] == 1 for row in counts):
         sentences.append(_training(arms))
-    sentences.append(_draws(report))
+    several = [row["noise draws"] for row in counts if row["noise draws"] > 1]
+    if several:
+        sentences.append(
+            f"The paired differences and their verdicts are of the first of {max(several)} draws "
+            "of the error; the interval over all draws is under “Where the variance comes from”."
+        )
+    else:
+        sentences.append(_draws(report))
     if len(rows) > 1:
         sentences.append(
             f"p values of McNemar's test are adjusted by Holm's method over the {len(rows)} "

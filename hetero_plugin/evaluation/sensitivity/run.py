@@ -1,4 +1,4 @@
-"""The passes of a sensitivity map, through the scale table of one wrapped model."""
+"""The passes of a sensitivity map, through the scale table of one model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from hetero_plugin.evaluation.fidelity.session import Asked, Session, drawn_by_s
 from hetero_plugin.evaluation.sensitivity import page
 from hetero_plugin.evaluation.sensitivity.ranking import Budget, Map
 from hetero_plugin.evaluation.sensitivity.store import KEPT, Store
-from hetero_plugin.evaluation.vllm_eval import evaluation_spec
+from hetero_plugin.evaluation.specs import evaluation_spec
 from hetero_plugin.sites import Site
-from hetero_plugin.state import NoiseState
 
 Progress = Callable[[str, int, int], None]
 _LAYER = re.compile(r"(?:^|\.)layers\.\d+\.(.+)$")
@@ -73,11 +72,11 @@ def measure_checkpoint(
         store = Store(out, header)
 
     with files.locked(out / "measured.json", remedy="wait for it, or give another --out"):
-        session = opened(asked, progress, claimed)
-        assert store is not None
-        document = measure(
-            session, store, asked, budget=budget, all_but_one=all_but_one, progress=progress
-        )
+        with opened(asked, progress, claimed) as session:
+            assert store is not None
+            document = measure(
+                session, store, asked, budget=budget, all_but_one=all_but_one, progress=progress
+            )
         page.write(out, document)
     return document
 
@@ -92,12 +91,8 @@ def measure(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """See ``measure_checkpoint``; the model's scales and step are put back afterwards."""
-    from hetero_plugin.hf import state_of
-
-    state = state_of(session.model)
-    sites = [chosen.site for chosen in state.selected]
-    was_step = state.step
-    runner = _Runner(session, state, store, asked)
+    sites = list(session.table.sites)
+    runner = _Runner(session, store, asked)
     store.begin(
         session.attested,
         [describe(site) for site in sites],
@@ -115,17 +110,16 @@ def measure(
         found = Map(store, list(plan))
         return found.document(budget, runner.keeping_clean, progress)
     finally:
-        state.reset_scales()
-        state.set_step(was_step)
+        session.table.restore()
 
 
 class _Runner:
     """Runs settings that are not finished yet."""
 
-    def __init__(self, session: Session, state: NoiseState, store: Store, asked: Asked) -> None:
-        self.session, self.state, self.store = session, state, store
+    def __init__(self, session: Session, store: Store, asked: Asked) -> None:
+        self.session, self.store = session, store
         self.steps = [asked.step + i for i in range(asked.draws)]
-        self.sites = [chosen.site.name for chosen in state.selected]
+        self.sites = [site.name for site in session.table.sites]
         self._same: dict[frozenset[str], str] = {}
 
     def run(self, name: str, on: Iterable[str], steps: list[int] | None = None) -> None:
@@ -138,12 +132,10 @@ class _Runner:
         if twin != name:
             self.store.add(name, self.store.get(twin))
             return
-        self.state.set_scale(enabled=False)
-        for site in chosen:
-            self.state.set_scale(site=site, enabled=True)
+        self.session.table.only(chosen)
         parts = []
         for step in self.steps if steps is None else steps:
-            self.state.set_step(step)
+            self.session.table.draw(step)
             parts.append(self.session.batch.measure())
         self.store.add(name, {key: np.stack([part[key] for part in parts]) for key in KEPT})
 

@@ -27,15 +27,6 @@ struct Unit {
 };
 enum Kind { ALIGNED, FLOORED, PAIRS, CHAIN };
 
-// The processor may have been told to take subnormal numbers for 0; here they count.
-struct Subnormals {
-#if defined(__SSE2__)
-  unsigned before = _mm_getcsr();
-  Subnormals() { _mm_setcsr(0x1F80); }
-  ~Subnormals() { _mm_setcsr(before); }
-#endif
-};
-
 static inline float canonical(float v) { return v == v ? v + 0.0f : c10::bit_cast<float>(0x7FFFFFFFu); }
 
 // The exponent of a number that is not normalised: `smallest` for subnormal ones.

@@ -190,14 +190,12 @@ def check_device(x: Tensor, *others: Tensor) -> None:
             )
 
 
-def _shape(
-    x: Tensor, row_keys: Tensor, scales: Tensor, table: list[list[int]], error: str
+def shape_of(
+    x: Tensor, row_keys: Tensor, scales: Tensor, table: list[list[int]]
 ) -> tuple[int, int]:
     """Rows and columns of x; raises as `perturb` says."""
     if x.dtype not in DTYPES:
         raise TypeError(f"hetero_noise::perturb takes bfloat16, float16 or float32, got {x.dtype}")
-    if error not in MODELS:
-        raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
     columns = x.shape[-1] if x.dim() else 0
     rows = x.numel() // columns if columns else 0
     covered = sum(row[0] for row in table)
@@ -254,12 +252,14 @@ def perturb(
         ValueError: no such error model here, too few row keys, tables with gaps, or keys and
             tables on another device, whose addresses the kernel could not read.
     """
+    if error not in MODELS:
+        raise ValueError(f"hetero_noise::perturb has no CUDA error model {error!r}")
     check_device(x, row_keys, clock, scales)
     rounds_to = rounds_to or x.dtype
     given, x = x, x.contiguous()
     y = x if in_place else torch.empty_like(x)
     table: list[list[int]] = segments.tolist()  # host memory: nothing waits for the device
-    rows, columns = _shape(x, row_keys, scales, table, error)
+    rows, columns = shape_of(x, row_keys, scales, table)
     if rows == 0:
         return y
     even = all((row[0] | row[2]) % 2 == 0 for row in table)

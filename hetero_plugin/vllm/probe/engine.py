@@ -15,11 +15,13 @@ from hetero_plugin.attestation.expected import (
     LENGTH,
     comparable_sites,
     expected_sites,
+    is_deterministic,
     probe_prompts,
 )
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import Site, aqn_sites
 from hetero_plugin.vllm import client, spec
+from hetero_plugin.vllm.probe.formats import of_ranks
 from hetero_plugin.vllm.probe.transports import OfAsyncLLM, OfLLM, Prompts, Transport
 
 if TYPE_CHECKING:
@@ -72,23 +74,28 @@ class EngineProbe:
         return spec.model_sites(self._vllm_config)
 
     def measured(self) -> tuple[dict[str, Any], list[tuple[str, bool, str]]]:
-        """Whether rows and sites have keys of their own, on every rank; sizes are not seen here."""
+        """Whether rows and sites have keys of their own, on every rank, and formats are formats.
+
+        The sizes of other errors are not seen here.
+        """
         if not self.config.rules:
             return {}, []
         prompt = _prompts(self._model_config)[0][: self._budget]
         self._answered([prompt], tokens=1)
         n = len(prompt)
         expected = random.row_keys(torch.tensor(prompt), torch.arange(n)).tolist()
-        rows, sites, held = [], [], 0
+        rows, sites, formats, held = [], [], [], 0
         for rank, found in enumerate(self._transport.ranks("hetero_noise_keys", rows=n)):
             right = sum(a == b for a, b in zip(found["rows"], expected, strict=True))
             if right < n:
                 rows.append(f"rank {rank}: {right} of {n} rows have the key of their token")
             sites += [f"rank {rank}: {pair}" for pair in found["shared"]]
             held += found["held"]
+            formats.append([(name, passed, detail) for name, passed, detail in found["formats"]])
         checks = [
             ("rows are known by token and position", not rows, "; ".join(rows) or f"{n} rows"),
             ("sites differ", not sites, "; ".join(sites[:8]) or "each has a key of its own"),
+            *of_ranks(formats),
         ]
         if held:
             stale = list(dict.fromkeys(self._stale + self._stale_weights()))
@@ -100,6 +107,9 @@ class EngineProbe:
         """Layers that compute with the error of another weight than their present one."""
         ranks = enumerate(self._transport.ranks("hetero_noise_keys", weights=True))
         return [f"rank {rank}: {name}" for rank, found in ranks for name in found["stale"]]
+
+    def deterministic(self) -> bool:
+        return is_deterministic(self.config)
 
     def expected(self) -> Sequence[ProbedSite]:
         return expected_sites(self.config, self.hf_config, "rollout", sites=self.sites)

@@ -13,7 +13,8 @@ from torch import nn
 from hetero_plugin.operator import Chain
 from hetero_plugin.state import NoiseState
 
-_DEPTH = 4  # module -> method -> noise -> list -> chain
+_DEPTH = 6  # module -> method -> noise -> list -> slice -> list -> chain
+_OURS = "hetero_plugin."
 
 
 def chains(model: nn.Module) -> Iterator[Chain]:
@@ -25,7 +26,11 @@ def chains(model: nn.Module) -> Iterator[Chain]:
 
 def _within(values: list[object], seen: set[int], depth: int) -> Iterator[Chain]:
     for value in values:
-        if id(value) in seen or isinstance(value, nn.Module | NoiseState):
+        ours = type(value).__module__.startswith(_OURS)
+        # A module of our own may hang on a method, where the model does not list it.
+        if id(value) in seen or isinstance(value, NoiseState):
+            continue
+        if isinstance(value, nn.Module) and not ours:
             continue
         if isinstance(value, Chain):
             seen.add(id(value))
@@ -34,7 +39,7 @@ def _within(values: list[object], seen: set[int], depth: int) -> Iterator[Chain]
             yield from _within(list(value), seen, depth - 1)
         elif depth and isinstance(value, dict):
             yield from _within(list(value.values()), seen, depth - 1)
-        elif depth and type(value).__module__.startswith("hetero_plugin."):
+        elif depth and ours:
             seen.add(id(value))
             yield from _within(list(getattr(value, "__dict__", {}).values()), seen, depth - 1)
 

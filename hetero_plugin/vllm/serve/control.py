@@ -11,6 +11,7 @@ from typing import Any
 from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.state import Phase
 from hetero_plugin.vllm.install import Installed, Worker
+from hetero_plugin.vllm.probe.formats import format_checks
 from hetero_plugin.vllm.probe.keys import shared_keys
 
 
@@ -73,13 +74,17 @@ def hetero_noise_status(worker: Worker) -> dict[str, Any]:
 
 
 def hetero_noise_sites(worker: Worker) -> list[dict[str, Any]]:
-    """The selected sites: name, kind, layer, features, and the scales in force."""
+    """The selected sites: name, kind, layer, features, and the scales in force, with the number of
+    the rule that each belongs to.
+    """
     state = _installed(worker).state
     table = state.scales.tolist()
     scales: dict[str, list[float]] = {}
+    rules: dict[str, list[int]] = {}
     for slot in state.slots:
         if slot.stream in ("input", "output", "weight"):
             scales.setdefault(slot.site.name, []).append(table[slot.index])
+            rules.setdefault(slot.site.name, []).append(slot.rule_index)
     return [
         {
             "name": chosen.site.name,
@@ -87,6 +92,7 @@ def hetero_noise_sites(worker: Worker) -> list[dict[str, Any]]:
             "layer": chosen.site.layer,
             "features": chosen.site.features,
             "scales": scales.get(chosen.site.name, []),
+            "rules": rules.get(chosen.site.name, []),
         }
         for chosen in state.selected
     ]
@@ -102,12 +108,15 @@ def hetero_noise_keys(worker: Worker, rows: int = 0, weights: bool = False) -> d
     Returns:
         ``rows``: that many keys; ``shared``: pairs of sites with one key (there should be none);
         ``held``: how many layers compute with a weight whose error was computed before the pass,
-        and ``stale``: those of them with another than their present weight gives.
+        and ``stale``: those of them with another than their present weight gives;
+        ``formats``: checks of the operators of number formats (name, passed, detail).
     """
     found = _installed(worker)
+    model = worker.model_runner.get_model()
     return {
         "rows": found.state.draw.keys[: _whole("rows", rows)].tolist(),
-        "shared": shared_keys(worker.model_runner.get_model()),
+        "shared": shared_keys(model),
+        "formats": format_checks(model, found.state),
         "held": len(found.held.all),
         "stale": found.held.stale() if _flag("weights", weights) else [],
     }
@@ -131,22 +140,24 @@ def hetero_noise_set(
     scale: float | None = None,
     kind: str | None = None,
     site: str | None = None,
+    rule: int | None = None,
     enabled: bool | None = None,
     reset: bool = False,
     aqn_enabled: bool | None = None,
 ) -> dict[str, Any]:
-    """Changes scales, or switches noise on and off, of a kind, a site or everything.
+    """Changes scales, or switches noise on and off, of a kind, a site, a rule or everything.
 
     Args:
         scale: the new scale, >= 0, of float32.
-        kind, site: what it applies to; everything that the spec selects if neither is given.
+        kind, site: what it applies to; everything that the spec selects if none is given.
+        rule: number of a rule of the spec, of whose sites it is then.
         enabled: switches without forgetting the scale. Of everything, AQN's offsets included.
         reset: first back to the scales of the spec, everything switched on.
         aqn_enabled: switches AQN's offsets alone, without forgetting them; what AQN is told
             meanwhile is in force afterwards.
 
     Raises:
-        ConfigError: nothing to do, a bad value, a kind or site that the spec does not select, or
+        ConfigError: nothing to do, a bad value, a kind, site or rule that the spec lacks, or
             ``aqn_enabled`` where the spec has no AQN.
     """
     state = _installed(worker).state
@@ -163,15 +174,17 @@ def hetero_noise_set(
             "hetero_noise_set needs a scale, enabled=true/false, aqn_enabled=true/false or "
             "reset=true"
         )
-    everything = enabled if kind is None and site is None else None
+    if rule is not None:
+        rule = _whole("rule", rule)
+    everything = enabled if kind is None and site is None and rule is None else None
     some = enabled if everything is None else None
     # First what may be refused, so that a refused call has changed nothing.
     if scale is not None or some is not None:
-        state.set_scale(scale, kind=kind, site=site, enabled=some)
+        state.set_scale(scale, kind=kind, site=site, rule=rule, enabled=some)
     if reset:
         state.reset_scales()
         if scale is not None or some is not None:
-            state.set_scale(scale, kind=kind, site=site, enabled=some)
+            state.set_scale(scale, kind=kind, site=site, rule=rule, enabled=some)
     if everything is not None:
         state.set_enabled(everything)
     if aqn_enabled is not None:
@@ -300,6 +313,53 @@ def hetero_noise_phase(worker: Worker, phase: Phase | None = "rollout") -> dict[
     return hetero_noise_status(worker)
 
 
+def hetero_noise_logits(
+    worker: Worker, do: str, windows: list[list[int]] | None = None
+) -> dict[str, Any]:
+    """Compares the next tokens' distributions of texts with those of an earlier pass.
+
+    Between a call that arms and ``take`` each window is to be answered once, as a prompt of its
+    own with ``prompt_logprobs``, whole in one pass.
+
+    Args:
+        do: ``keep``: keep the logits of these windows, in place of any that were kept;
+            ``compare``: compare with those kept; ``take``: disarm; ``forget``: free the memory.
+        windows: token ids of each, for ``keep`` and ``compare``.
+
+    Returns:
+        After a comparison, for ``take``: quantity -> numbers of each window's tokens
+        (`attestation.distributions.token_rows`); nothing on a rank that has no logits. Else empty.
+
+    Raises:
+        ConfigError: another ``do``, or windows that are none, or not those that were kept.
+        RuntimeError: a window was not seen whole.
+    """
+    from hetero_plugin.vllm.probe.logits import Windows
+
+    found = _installed(worker)
+    kept = found.windows
+    if do == "forget":
+        if kept is not None:
+            kept.close()
+        found.windows = None
+    elif do == "take":
+        if kept is None or kept.doing is None:
+            raise ConfigError("hetero_noise_logits: nothing is armed; give keep or compare first")
+        return kept.take()
+    elif do in ("keep", "compare"):
+        texts = windows or []
+        if not texts or not all(len(text) >= 2 for text in texts):
+            raise ConfigError("hetero_noise_logits: give windows of at least 2 token ids each")
+        if kept is None:
+            if found.tell_rows is not None:
+                found.tell_rows()
+            kept = found.windows = Windows(worker.model_runner.get_model(), found.rows)
+        kept.arm(do, texts)
+    else:
+        raise ConfigError(f"do is {do!r}; it must be keep, compare, take or forget")
+    return {}
+
+
 CALLS = (
     hetero_noise_status,
     hetero_noise_sites,
@@ -310,4 +370,5 @@ CALLS = (
     hetero_noise_aqn,
     hetero_noise_phase,
     hetero_noise_change,
+    hetero_noise_logits,
 )

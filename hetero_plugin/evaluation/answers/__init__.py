@@ -1,0 +1,1 @@
+"""Questions answered by a checkpoint at several levels of error, by either engine."""

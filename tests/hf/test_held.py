@@ -167,3 +167,23 @@ def test_what_inference_mode_computed_can_be_trained_with(make, ids, computed) -
     model.train()(ids, labels=ids).loss.backward()
     assert len(computed) == 15
     assert model.get_submodule(SITE).weight.grad is not None
+
+
+def test_a_weight_that_shares_a_scale_follows_its_partners(make, ids, computed) -> None:
+    """q, k and v have one scale: a change of k's largest makes all three new."""
+    options = {"share": "fused"}
+    spec = NoiseConfig(
+        targets=["*.self_attn.*_proj"], error="nvfp4", point="weight", options=options
+    )
+    model = wrap(make(), spec)
+    names = [f"model.layers.0.self_attn.{leaf}_proj" for leaf in "qkvo"]
+    with torch.no_grad():
+        model(ids)
+        model(ids)
+        assert len(computed) == 8
+        model.get_submodule(names[1]).weight[3, 5] = 1.7
+        after = model(ids).logits
+    assert sorted(computed[8:]) == sorted(names[:3])
+    fresh = make()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(wrap(fresh, spec)(ids).logits, after)

@@ -208,3 +208,16 @@ def test_parts_with_inputs_of_their_own_multiply_the_held_rows(dtype: torch.dtyp
     state.set_scale(0.0)
     held.fresh()
     assert torch.equal(method.apply(layer, x), clean(new, x))
+
+
+def test_parts_that_share_a_scale_are_rounded_as_one_weight() -> None:
+    """NVFP4 with one scale of the tensor for q and k: that of the fused weight."""
+    rule = {"targets": ["linear"], "error": "nvfp4", "point": "weight"}
+    layer, method, _, held = made(torch.bfloat16, {**rule, "options": {"share": "fused"}})
+    layer.weight.data[60] *= 5
+    held.outdate()
+    held.fresh()
+    x = torch.randn(5, 64).bfloat16()
+    fused = FORMATS["nvfp4"].apply(layer.weight.data.float()).bfloat16()
+    assert torch.equal(method.apply(layer, x), clean(fused, x))
+    assert held.stale() == []

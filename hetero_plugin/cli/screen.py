@@ -211,8 +211,7 @@ def print_outlook(found: Mapping[str, Any], *, legacy: bool = False) -> None:
             f"standard deviation between them: {100 * seeds['detectable']:.1f} points between the "
             "methods are found with 80 % probability (t test, 5 %)"
         )
-    for line in lines:
-        console.print(line, highlight=False)
+    console.print("\n".join(lines), highlight=False)
 
 
 def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:

@@ -42,8 +42,8 @@ test: compiler env ## all tests, with real vLLM, FSDP, Ray and verl; then compat
 	$(if $(strip $(ARGS)),,$(foreach version,$(COMPAT),\
 	  $(MAKE) --no-print-directory compat VLLM=$(version) SHORT=1 &&) true)
 
-test-fast: compiler env ## the tests that start no engine and are not slow, with a fifth of the examples
-	FUZZ_SHARE=0.2 $(BIN)/python -m pytest --timeout=300 -m 'not engine and not slow' --ignore=tests/engines \
+test-fast: compiler env ## the tests that start no engine and are not slow, with a tenth of the examples
+	FUZZ_SHARE=0.1 $(BIN)/python -m pytest --timeout=300 -m 'not engine and not slow' --ignore=tests/engines \
 	  -n $(LANES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 compat: compiler ## the marked tests with another vLLM: VLLM=0.24.0, 0.29.0, 0.32.0; SHORT=1

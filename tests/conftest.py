@@ -27,7 +27,7 @@ _faults: dict[str, str] = {}
 
 LONG = (
     "tests/engines/test_verl_grpo.py",
-    "tests/engines/test_vllm_zero.py",  # the next start no Ray while the first may still run
+    "tests/engines/test_vllm_families.py",  # the next start no Ray while the first may still run
     "tests/trl/test_grpo.py",
     "tests/engines/test_evaluation_vllm.py",
     "tests/engines/test_gpu_rehearsal.py",

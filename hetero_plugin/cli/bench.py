@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hetero_plugin.config import ConfigError
+from hetero_plugin.evaluation import files
 
 BENCHMARKS = {
     "formats": ("formats.py", "number formats beside compressed-tensors' and torchao's"),
@@ -99,7 +100,5 @@ def _run(script: Path, name: str, out: Path, table: Path) -> bool:
         lines.append(line)
     if child.wait():
         return False
-    part = table.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(table)
+    files.write_text(table, "".join(lines))
     return True

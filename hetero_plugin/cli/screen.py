@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -110,19 +110,39 @@ def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = F
     """Accuracy by level, and each noisy level against the clean one."""
     from hetero_plugin.evaluation import power, results, stats
     from hetero_plugin.evaluation.report import sources
-    from hetero_plugin.evaluation.report.words import (
-        interval,
-        p_value,
-        percent,
-        points,
-        verdict,
-        within_sentence,
-    )
+    from hetero_plugin.evaluation.report.words import within_sentence
 
     rows = results.within(document, margin)
     for row, p in zip(rows, stats.holm([row["mcnemar_p"] for row in rows]), strict=True):
         row["p_adjusted"] = p
-    pairs = {row["level"]: row for row in rows}
+    console = stdout()
+    console.print(_levels(document, {row["level"]: row for row in rows}))
+    for row in rows:
+        console.print(within_sentence("the model", row, margin), highlight=False)
+        if legacy:
+            old, psi = row["legacy"], max(row["discordance"], 0.03)
+            rates = [power.legacy_rates(d, psi, old["n"])["robust"] for d in (0.0, -0.03)]
+            console.print(f"  {_old_rule(old, rates, 'questions')}", highlight=False)
+    console.print(
+        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; McNemar's p adjusted "
+        f"by Holm over {len(rows)} level(s)",
+        highlight=False,
+    )
+    name = str(document["header"].get("model") or "the model")
+    lines = [row["sentence"] for row in sources.floors({name: document}, margin).values()]
+    lines += [row["sentence"] for row in sources.table({name: document})]
+    for line in lines:
+        console.print(line, highlight=False)
+    found = results.problems(document)
+    console.print(
+        f"UNATTESTED: {'; '.join(found)}" if found else "every level attested", highlight=False
+    )
+
+
+def _levels(document: Mapping[str, Any], pairs: Mapping[float, Mapping[str, Any]]) -> Table:
+    """A row a level; ``pairs``: each noisy level against the clean one."""
+    from hetero_plugin.evaluation.report.words import interval, p_value, percent, points, verdict
+
     table = Table(title=f"n = {document['header']['n']:,}", title_justify="left")
     headings = ("error", "right", "95 %", "cut off", "tokens", "against none", "lost, won")
     for heading in (*headings, "McNemar", "verdict"):
@@ -145,32 +165,17 @@ def print_levels(document: Mapping[str, Any], margin: float, *, legacy: bool = F
             p_value(pair["p_adjusted"]) if pair else "",
             verdict(pair) if pair else "",
         )
-    console = stdout()
-    console.print(table)
-    for row in rows:
-        console.print(within_sentence("the model", row, margin), highlight=False)
-        if legacy:
-            old, psi = row["legacy"], max(row["discordance"], 0.03)
-            rates = [power.legacy_rates(d, psi, old["n"])["robust"] for d in (0.0, -0.03)]
-            console.print(
-                f"  the old rule on {old['n']} questions: {points(old['difference'])} points, "
-                f"{old['word']}; it calls robust {percent(rates[0])} of equal models and "
-                f"{percent(rates[1])} of those that lose 3 points",
-                highlight=False,
-            )
-    console.print(
-        f"equivalence: two one-sided tests, margin ±{100 * margin:g} points; McNemar's p adjusted "
-        f"by Holm over {len(rows)} level(s)",
-        highlight=False,
-    )
-    name = str(document["header"].get("model") or "the model")
-    lines = [row["sentence"] for row in sources.floors({name: document}, margin).values()]
-    lines += [row["sentence"] for row in sources.table({name: document})]
-    for line in lines:
-        console.print(line, highlight=False)
-    found = results.problems(document)
-    console.print(
-        f"UNATTESTED: {'; '.join(found)}" if found else "every level attested", highlight=False
+    return table
+
+
+def _old_rule(old: Mapping[str, Any], rates: Sequence[float], what: str) -> str:
+    """Its word, and how often it calls robust what is equal, or loses 3 points (``rates``)."""
+    from hetero_plugin.evaluation.report.words import percent, points
+
+    return (
+        f"the old rule on {old['n']} {what}: {points(old['difference'])} points, {old['word']}; it "
+        f"calls robust {percent(rates[0])} of equal models and {percent(rates[1])} of those that "
+        "lose 3 points"
     )
 
 
@@ -211,13 +216,12 @@ def print_outlook(found: Mapping[str, Any], *, legacy: bool = False) -> None:
             f"standard deviation between them: {100 * seeds['detectable']:.1f} points between the "
             "methods are found with 80 % probability (t test, 5 %)"
         )
-    for line in lines:
-        console.print(line, highlight=False)
+    console.print("\n".join(lines), highlight=False)
 
 
 def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
     """Two runs, paired (``evaluation.harness.compare``)."""
-    from hetero_plugin.evaluation.report.words import percent, points
+    from hetero_plugin.evaluation.report.words import percent
 
     row = found["comparison"]
     table = Table(title=f"{row['n']:,} items, by {found['metric']}", title_justify="left")
@@ -254,12 +258,8 @@ def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
     print_outlook(found["power"])
     if legacy:
         old = found["legacy"]
-        console.print(
-            f"the old rule on {old['n']} items: {points(old['difference'])} points, {old['word']}; "
-            f"it calls robust {percent(old['equal_called_robust'])} of equal models and "
-            f"{percent(old['loser_called_robust'])} of those that lose 3 points",
-            highlight=False,
-        )
+        rates = [old["equal_called_robust"], old["loser_called_robust"]]
+        console.print(_old_rule(old, rates, "items"), highlight=False)
 
 
 def print_fidelity(found: Mapping[str, Any]) -> None:

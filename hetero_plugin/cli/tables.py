@@ -51,8 +51,7 @@ def print_sensitivity(found: Mapping[str, Any]) -> None:
         lines.append("all sites together are within the floor: there is nothing to keep clean")
     else:
         lines.append(suggestion["sentence"])
-    for line in lines:
-        console.print(line, highlight=False)
+    console.print("\n".join(lines), highlight=False)
 
 
 def print_dial(found: Mapping[str, Any]) -> None:
@@ -92,5 +91,4 @@ def print_dial(found: Mapping[str, Any]) -> None:
         lines.append(
             "the measure falls somewhere as the scale grows: there may be another such scale"
         )
-    for line in lines:
-        console.print(line, highlight=False)
+    console.print("\n".join(lines), highlight=False)

@@ -16,7 +16,8 @@ LEGACY_WORDS = ("robust", "moderately robust", "not robust")
 _MOST = 10**9  # questions; more is said to be out of reach
 
 
-def _scipy() -> Any:
+def scipy_parts() -> Any:
+    """scipy's ``stats`` and ``optimize``, or an ImportError that names the extra."""
     try:
         from scipy import optimize, stats
     except ImportError as exc:  # pragma: no cover - depends on the installation
@@ -37,7 +38,7 @@ def minimum_detectable_effect(
     """
     if n <= 0 or not 0.0 <= discordance <= 1.0:
         raise ValueError(f"need n > 0 and discordance in 0..1, got n={n}, {discordance}")
-    stats, optimize = _scipy()
+    stats, optimize = scipy_parts()
     za, zb = (float(stats.norm.ppf(q)) for q in (1 - alpha / 2, power))
 
     def excess(delta: float) -> float:
@@ -58,7 +59,7 @@ def questions_needed(
         raise ValueError(
             f"need 0 < |difference| <= discordance <= 1, got {difference}, {discordance}"
         )
-    stats, _ = _scipy()
+    stats, _ = scipy_parts()
     za, zb = (float(stats.norm.ppf(q)) for q in (1 - alpha / 2, power))
     spread = za * math.sqrt(discordance) + zb * math.sqrt(discordance - difference**2)
     return math.ceil(spread * spread / difference**2)
@@ -70,7 +71,7 @@ def questions_for_equivalence(
     """Sample size at which TOST accepts, with ``power``, two systems that are truly equal."""
     if not 0.0 < margin < 1.0 or not 0.0 < discordance <= 1.0:
         raise ValueError(f"need 0 < margin < 1, 0 < discordance <= 1: {margin}, {discordance}")
-    stats, _ = _scipy()
+    stats, _ = scipy_parts()
     z = float(stats.norm.ppf(1 - alpha)) + float(stats.norm.ppf(0.5 + power / 2))
     return math.ceil(z * z * discordance / margin**2)
 
@@ -126,7 +127,7 @@ def questions_to_decide(
 
 def _normal_start(size: float, psi: float, margin: float, alpha: float, power: float) -> int:
     """The sample size by normal forms of both tests; a little under the exact one."""
-    stats, _ = _scipy()
+    stats, _ = scipy_parts()
     z_shown, z_equal = float(stats.norm.isf(alpha / 2)), float(stats.norm.isf(alpha))
 
     def decided(n: int) -> bool:
@@ -165,7 +166,7 @@ def _probability(
     import numpy as np
 
     _check(n, difference, discordance)
-    stats, _ = _scipy()
+    stats, _ = scipy_parts()
     if discordance == 0.0:
         equal = margin is not None and _score(np.array([0.0]), np.array([0.0]), n, -margin)
         return float(bool(equal and equal > stats.norm.isf(alpha)))
@@ -338,7 +339,7 @@ def legacy_rates(
         ValueError: see ``power_of_mcnemar``.
     """
     _check(n, difference, discordance)
-    stats, _ = _scipy()
+    stats, _ = scipy_parts()
     rates = dict.fromkeys(LEGACY_WORDS, 0.0)
     if discordance == 0.0:
         return {**rates, "robust": 1.0}

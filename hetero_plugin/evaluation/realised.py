@@ -21,6 +21,7 @@ from hetero_plugin.operator import record
 
 if TYPE_CHECKING:
     from hetero_plugin.evaluation.tasks import Task
+    from hetero_plugin.sites import Selected
 
 PROMPTS = 64
 TOKENS = 4096  # at most so many of these prompts, all of a prompt or none: it bounds the cost
@@ -71,9 +72,14 @@ def measure(
     finally:
         state.set_step(was)
         model.train(training)
+    return _rows(state.selected, sums)
+
+
+def _rows(selected: Iterable[Selected], sums: dict[str, Realised]) -> dict[str, dict[str, Any]]:
+    """What `measure` returns, of the sums of those sites that ran."""
     rows: dict[str, dict[str, Any]] = {}
     silent = []
-    for chosen in state.selected:
+    for chosen in selected:
         name = chosen.site.name
         if name not in sums:
             if any(rule.direction != "backward" for _, rule in chosen.rules):
@@ -139,21 +145,13 @@ def measure_checkpoint(
             "measuring realised error needs transformers; "
             "install it with: pip install 'hetero-plugin[hf]'"
         ) from exc
-    from hetero_plugin.evaluation.tasks import prompt_ids
     from hetero_plugin.hf import wrap
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
     spec = config.replace(rules=tuple(rule.replace(scale=scale) for rule in config.rules))
     wrap(model, spec, quiet=True)
-    sequences: list[list[int]] = []
-    for question in task.questions[:PROMPTS]:
-        answer = question.solution or question.reference
-        tail = tokenizer.encode(answer, add_special_tokens=False)
-        ids = prompt_ids(tokenizer, question) + [int(token) for token in tail]
-        if sequences and sum(map(len, sequences)) + len(ids) > TOKENS:
-            break
-        sequences.append(ids)
+    sequences = _sequences(tokenizer, task)
     rows = measure(
         model,
         _batches(sequences),
@@ -175,6 +173,21 @@ def measure_checkpoint(
         "by_kind": kinds,
         "sites": rows,
     }
+
+
+def _sequences(tokenizer: Any, task: Task) -> list[list[int]]:
+    """Questions with their answers, as the model sees them while it answers; at most `TOKENS`."""
+    from hetero_plugin.evaluation.tasks import prompt_ids
+
+    sequences: list[list[int]] = []
+    for question in task.questions[:PROMPTS]:
+        answer = question.solution or question.reference
+        tail = tokenizer.encode(answer, add_special_tokens=False)
+        ids = prompt_ids(tokenizer, question) + [int(token) for token in tail]
+        if sequences and sum(map(len, sequences)) + len(ids) > TOKENS:
+            break
+        sequences.append(ids)
+    return sequences
 
 
 def _batches(sequences: Sequence[Sequence[int]]) -> list[Tensor]:

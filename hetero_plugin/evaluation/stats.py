@@ -22,17 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hetero_plugin.evaluation.power import minimum_detectable_effect
-
-
-def _scipy() -> Any:
-    try:
-        from scipy import optimize, stats
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the statistics need scipy; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    return stats, optimize
+from hetero_plugin.evaluation.power import minimum_detectable_effect, scipy_parts
 
 
 def _statsmodels(part: str) -> Any:
@@ -159,7 +149,7 @@ def paired_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[f
     """
     _check_counts(b, c, n)
     _check_confidence(confidence)
-    stats, optimize = _scipy()
+    stats, optimize = scipy_parts()
     z = float(stats.norm.ppf(0.5 + confidence / 2))
     observed = (c - b) / n
     edge = 1.0 - 1e-12
@@ -236,7 +226,7 @@ def equivalence(paired: Paired, margin: float, alpha: float = 0.05) -> Equivalen
         raise ValueError(f"margin must lie between 0 and 1 (0.02 is 2 points), got {margin!r}")
     if not 0.0 < alpha < 0.5:
         raise ValueError(f"alpha must lie between 0 and 0.5, got {alpha!r}")
-    stats, _ = _scipy()
+    stats, _ = scipy_parts()
     b, c, n = paired.only_first, paired.only_second, paired.n
     p_lower = float(stats.norm.sf(score_z(b, c, n, -margin)))
     p_upper = float(stats.norm.cdf(score_z(b, c, n, margin)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _N_SPECIAL = 3
@@ -100,10 +100,6 @@ def build_model(shape: MiniatureShape, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(config)
-
-
-def parameter_count(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -47,14 +47,10 @@ def compose(run: Resolved) -> Any:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
-    from hetero_plugin.verl.launch import MiniatureRun, arguments
-
-    given = run.run()
-    words = arguments(given) if isinstance(given, MiniatureRun) else run.words()
     folder = Path(next(iter(found.submodule_search_locations))) / "trainer" / "config"
     with initialize_config_dir(version_base=None, config_dir=str(folder.absolute())):
         try:
-            return hydra_compose("ppo_trainer", overrides=words)
+            return hydra_compose("ppo_trainer", overrides=list(run.run().words))
         except HydraException as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise ConfigError(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
 from hetero_plugin.study.read import noise_of
 from hetero_plugin.study.schema import OWN, Evaluation, Model, Place, Study
-from hetero_plugin.verl.launch import MiniatureRun, hydra
+from hetero_plugin.verl.miniature import MiniatureRun, hydra
 from hetero_plugin.verl.noderun import NodeRun
 
 __all__ = ["Resolved", "cache_folder", "model_folder", "resolve", "resolve_all"]
@@ -77,9 +77,7 @@ class Resolved:
 
     def environment(self) -> dict[str, str]:
         """Of processes that work on what training left."""
-        from hetero_plugin.verl.launch import environment
-
-        env = environment(self.run())
+        env = self.run().environment()
         for name in ("VERL_PLATFORM", "VERL_FILE_LOGGER_PATH"):
             env.pop(name, None)
         return env
@@ -102,8 +100,6 @@ class Resolved:
 
     def _miniature(self) -> MiniatureRun:
         """The same settings on verl's CPU platform, which has a few of its own."""
-        from hetero_plugin.verl.launch import arguments
-
         model, data = _model(self.study, self.place), _data(self.study, self.place)
         fields = {
             field: self.settings[key]
@@ -131,7 +127,7 @@ class Resolved:
         except ValidationError as error:
             problems = "; ".join(item["msg"] for item in error.errors())
             raise ConfigError(f"{self.name} at {self.where}: {problems}") from None
-        cpu = {word.partition("=")[0].lstrip("+") for word in arguments(plain)}
+        cpu = {word.partition("=")[0].lstrip("+") for word in plain.words}
         # What the platform sets is its own; a place that wants it otherwise says so itself.
         more = [
             f"{key}={hydra(value)}"
@@ -150,11 +146,9 @@ class Resolved:
         """What starts the training at its place, word by word."""
         plain = ["python3", "-m", "verl.trainer.main_ppo"]
         if self.place.device == "cpu":
-            from hetero_plugin.verl.launch import command, environment
-
             made = self._miniature()
-            needs = [f"{key}={value}" for key, value in environment(made, {}).items()]
-            return ["env", *needs, *plain, *command(made)[3:]]
+            needs = [f"{key}={value}" for key, value in made.environment({}).items()]
+            return ["env", *needs, *plain, *made.words]
         train = [*plain, *self.words()]
         logger = {"VERL_FILE_LOGGER_PATH": str(self.folder / "metrics.jsonl")}
         more = [f"--{key}={value}" for key, value in self.place.options.items()]

@@ -52,11 +52,6 @@ def add_actor(state: Any, aqn: Any = None) -> None:
     _actors.append((state, aqn))
 
 
-def actor_states() -> list[Any]:
-    """The NoiseStates of the noisy actors in this process (one, in verl's layouts)."""
-    return [state for state, _ in _actors]
-
-
 def set_actor_step(step: int) -> None:
     """Moves the error of this process's actor to noise step ``step`` (0 = first training step).
 

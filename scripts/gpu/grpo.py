@@ -78,7 +78,7 @@ def two_steps(size: Size, report: Report) -> None:
     )
     output.mkdir(parents=True, exist_ok=True)
     run.metrics.unlink(missing_ok=True)
-    env = launch.environment(run)
+    env = run.environment()
     env.pop("VERL_PLATFORM")  # the one of the device
     before = set(output.rglob("attestation-*.json"))
     done = subprocess.run(launch.command(run), cwd=output, env=env)

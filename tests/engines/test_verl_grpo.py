@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,19 @@ pytestmark = [
     pytest.mark.skipif(accelerator_present(), reason="this is verl's CPU path"),
 ]
 
-# Sigma differs at each step, so a step that is off by one shows in the metrics.
+# Sigma differs at each step, so a step that is off by one shows in the metrics. At the first it is
+# 0: rollout and actor are the same model there.
 SPEC = NoiseConfig.parse(
     {
         "preset": "all",
         "scale": 0.05,
         "seed": 7,
         "aqn": {
-            "schedule": "linear",
+            "schedule": "global",
             "sigma_start": 0.02,
             "sigma_end": 0.01,
-            "total_steps": 2,
+            "stages": 3,
+            "total_steps": 3,
         },
     }
 )
@@ -108,25 +111,42 @@ def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
     )
 
 
+@dataclass
+class Noisy:
+    """A run of three noisy steps, AQN's σ being 0 in the first."""
+
+    run: MiniatureRun
+    seen: list[int]
+    """The steps whose metrics were told while it ran."""
+    steps: list[dict[str, float]]
+    """The metrics of each."""
+    dumps: Path
+    """The validations' answers."""
+
+
+@pytest.fixture(scope="module")
+def noisy(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Noisy:
+    folder = tmp_path_factory.mktemp("noisy")
+    dumps, seen = folder / "dumps", list[int]()
+    overrides = (f"trainer.validation_data_dir={dumps}",)
+    run = run_of(miniature, folder / "run", steps=3, noise=SPEC, test_every=3, overrides=overrides)
+    rows = execute(run, lambda step, _: seen.append(step), timeout=840)  # ends well if attested
+    return Noisy(run, seen, [row["data"] for row in rows], dumps)
+
+
 @pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(900)
-def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
-    dumps = tmp_path / "dumps"
-    overrides = (f"trainer.validation_data_dir={dumps}",)
-    run = run_of(
-        miniature, tmp_path / "run", steps=2, noise=SPEC, test_every=2, overrides=overrides
-    )
-    seen: list[int] = []
-    rows = execute(run, lambda step, _: seen.append(step), timeout=840)
-    assert seen == [1, 2]
-    first, last = (row["data"] for row in rows)
+def test_three_noisy_steps(noisy: Noisy, tmp_path: Path) -> None:
+    run, dumps = noisy.run, noisy.dumps
+    assert noisy.seen == [1, 2, 3]
 
-    # AQN follows the step: index 0, then 1; the actor was at the step of its rollouts.
+    # AQN follows the step; the actor was at the step of its rollouts.
     assert SPEC.aqn is not None
-    assert first["hetero/sigma"] == pytest.approx(SPEC.aqn.sigma(0))
-    assert last["hetero/sigma"] == pytest.approx(SPEC.aqn.sigma(1))
-    assert [row["data"]["hetero/actor/step"] for row in rows] == [0.0, 1.0]
-    for data in (first, last):
+    sigmas = [SPEC.aqn.sigma(step) for step in range(3)]
+    assert sigmas[0] == 0 < sigmas[2] < sigmas[1]
+    assert [data["hetero/sigma"] for data in noisy.steps] == pytest.approx(sigmas)
+    assert [data["hetero/actor/step"] for data in noisy.steps] == [0.0, 1.0, 2.0]
+    for data in noisy.steps:
         assert data["hetero/scale"] == 0.05
         for side in ("rollout", "actor"):
             sites = {k: data[f"hetero/{side}/sites/{k}"] for k in ("linear", "lm_head", "norm")}
@@ -136,8 +156,10 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
             assert data[f"hetero/actor/realised_error/{kind}"] == pytest.approx(0.05, rel=0.05)
             # Gradients of padding are zero and stay so.
             assert data[f"hetero/actor/realised_changed/{kind}"] > (0.5 if "grad" in kind else 0.99)
+    for data in noisy.steps[1:]:
         # AQN moves the rollout alone (that is its point), by a little; see the next test for none.
         assert 0 < data["hetero/rollout_actor_logprob_gap/mean"] < 0.2
+    last = noisy.steps[-1]
     assert 0.0 <= last[CORE] <= 1.0 and 0.0 <= last[NOISY] <= 1.0
     # The checkpoint knows its noise, for the run that resumes from it.
     record = json.loads((run.checkpoint.parent / "hetero_noise.json").read_text())
@@ -151,7 +173,7 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     assert {(int(sites), spec) for _, sites, spec in said} == {(20, SPEC.fingerprint)}
 
     # Both engines proved their noise before the first step and after the last.
-    for when, step in (("start", 0), ("end", 2)):
+    for when, step in (("start", 0), ("end", 3)):
         name = f"attestation-{when}-step{step}.json"
         proof = json.loads((run.output / "checkpoints" / name).read_text())
         assert proof["passed"] and proof["fingerprint"] == SPEC.fingerprint
@@ -177,14 +199,14 @@ def test_two_noisy_steps(miniature: Path, tmp_path: Path) -> None:
     assert model.config.to_dict().get("quantization_config") is None
 
     # Each validation's answers are those of the model that it is named after, and of no other. In
-    # noise step 2, which is that of the rollouts that would have come next.
+    # noise step 3, which is that of the rollouts that would have come next.
     assert sorted(path.name for path in dumps.iterdir()) == ["clean", "noisy"]
-    answers = {name: read_answers(dumps / name / "2.jsonl") for name in ("clean", "noisy")}
+    answers = {name: read_answers(dumps / name / "3.jsonl") for name in ("clean", "noisy")}
     expected = {"clean": greedy(model, merged, answers["clean"])}
     wrap(model, SPEC, quiet=True)
     state = state_of(model)
     state.set_phase("rollout")
-    state.set_step(2)
+    state.set_step(3)
     expected["noisy"] = greedy(model, merged, answers["noisy"])
     alike = {
         (a, b): sum(answers[a][prompt] == expected[b][prompt] for prompt in answers[a])
@@ -230,36 +252,28 @@ def clean_run(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return run.log.read_text(encoding="utf-8", errors="replace"), data
 
 
-@pytest.fixture(scope="module")
-def noisy_run(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The metrics of one noisy step, without AQN."""
-    noise = NoiseConfig.parse({"preset": "all", "scale": 0.05})
-    output = tmp_path_factory.mktemp("noisy") / "run"
-    run = run_of(miniature, output, steps=1, noise=noise, test_every=1)
-    return execute(run, timeout=840)[-1]["data"]  # it ends well only if it was attested
-
-
 @pytest.mark.compat("verl miniature", short=True)
 @pytest.mark.timeout(900)
-def test_rollout_and_actor_meet_the_same_error(noisy_run: Any) -> None:
+def test_rollout_and_actor_meet_the_same_error(noisy: Noisy) -> None:
     """Without AQN the noisy engines are as close as clean ones; the noise is 100 times larger.
 
     The prompts have 3 to 40 tokens, so that each token's error is found by what it is and where in
     its own sequence, and not by where it lies in a padded batch.
     """
-    assert noisy_run["hetero/rollout_actor_logprob_gap/max"] < 2e-3
-    assert noisy_run["training/rollout_probs_diff_max"] < 1e-4
-    assert noisy_run["prompt_length/max"] - noisy_run["prompt_length/min"] >= 9
+    first = noisy.steps[0]
+    assert first["hetero/rollout_actor_logprob_gap/max"] < 2e-3
+    assert first["training/rollout_probs_diff_max"] < 1e-4
+    assert first["prompt_length/max"] - first["prompt_length/min"] >= 9
 
 
 @pytest.mark.compat("verl miniature")
 @pytest.mark.timeout(1800)
 def test_noisy_engines_are_no_further_apart_than_clean_ones(
-    noisy_run: Any, clean_run: tuple[str, Any]
+    noisy: Noisy, clean_run: tuple[str, Any]
 ) -> None:
     name = "training/rollout_probs_diff_mean"
     # Below 2^-24 both are the rounding of float32 probabilities, and their ratio is chance.
-    assert noisy_run[name] <= max(1.5 * clean_run[1][name], 2.0**-24)
+    assert noisy.steps[0][name] <= max(1.5 * clean_run[1][name], 2.0**-24)
 
 
 @pytest.mark.compat("verl miniature")

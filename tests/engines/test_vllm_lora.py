@@ -16,9 +16,10 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.engines.test_vllm_families import PROMPTS, gap, hf_logprobs, prompts_of
+from tests.engines.families import PROMPTS
 from tests.engines.vllm_adapter_engine import AdapterEngine
 from tests.engines.vllm_engine import make_model
+from tests.engines.yardstick import gap, hf_logprobs, hf_model, prompts_of
 from tests.faults.registry import Fault, everything
 
 pytestmark = pytest.mark.engine
@@ -77,9 +78,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
 
 
 def test_base_and_adapter_have_the_error_of_the_base_layers(case: Case) -> None:
-    import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     from hetero_plugin import wrap
 
@@ -87,7 +86,7 @@ def test_base_and_adapter_have_the_error_of_the_base_layers(case: Case) -> None:
     assert engine.status()["compiled"]["aot"] == 0, "vLLM compiles with LoRA now: see features.py"
 
     def load() -> Any:
-        return AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.float32).eval()
+        return hf_model(case.model, "float32")
 
     def load_adapted() -> Any:
         return PeftModel.from_pretrained(load(), case.adapter).eval()
@@ -99,10 +98,10 @@ def test_base_and_adapter_have_the_error_of_the_base_layers(case: Case) -> None:
         found[scales, "base"] = prompts_of(engine.logprobs(*PROMPTS))
         found[scales, "adapter"] = engine.ask("adapted", prompts=PROMPTS, adapter=case.adapter)
     engine.set(reset=True)
-    clean = {"base": hf_logprobs(load()), "adapter": hf_logprobs(load_adapted())}
+    made = {"base": load, "adapter": load_adapted}
+    clean = {path: hf_logprobs(one(), PROMPTS) for path, one in made.items()}
     noisy = {
-        "base": hf_logprobs(wrap(load(), SPEC, quiet=True)),
-        "adapter": hf_logprobs(wrap(load_adapted(), SPEC, quiet=True)),
+        path: hf_logprobs(wrap(one(), SPEC, quiet=True), PROMPTS) for path, one in made.items()
     }
     for path in ("base", "adapter"):
         bound = max(1.5 * gap(found["clean", path], clean[path]), 2e-5)

@@ -17,9 +17,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.engines.test_vllm_families import COMMON, PROMPTS, gap, hf_logprobs, prompts_of
-from tests.engines.test_vllm_moe import FAMILIES
+from tests.engines.families import PROMPTS, make
 from tests.engines.vllm_engine import Engine, EngineError
+from tests.engines.yardstick import gap, hf_logprobs, prompts_of
 from tests.faults.tp_engine import TPEngine
 
 pytestmark = pytest.mark.engine
@@ -59,15 +59,9 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     path = tmp_path_factory.mktemp("moe_tp")
-    torch.manual_seed(0)
     # An expert's share of 40 columns starts inside a group of 128.
-    shape = COMMON | FAMILIES["qwen3_moe"] | {"moe_intermediate_size": 80}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **shape)).eval()
-    model.save_pretrained(path / "model")
+    model = make("qwen3_moe", path / "model", moe_intermediate_size=80)
     engine = start(path / "model", path / "log.txt", SPEC)
     yield Case(model, path / "model", engine)
     engine.close()
@@ -83,7 +77,7 @@ def test_the_error_of_an_expert_does_not_depend_on_sharding(case: Case) -> None:
     assert engine.status()["sites"] == state.status()["sites"]
     engine.set(scale=0.0)
     with disabled(hf):
-        clean = hf_logprobs(hf)
+        clean = hf_logprobs(hf, PROMPTS)
     bound = max(1.5 * gap(prompts_of(engine.logprobs(*PROMPTS)), clean), 2e-5)
     assert bound < 1e-4, "the clean engines must agree for this to mean anything"
     experts = "model.layers.1.mlp.experts"
@@ -97,7 +91,7 @@ def test_the_error_of_an_expert_does_not_depend_on_sharding(case: Case) -> None:
             state.set_scale(0.05, **where)
         else:
             engine.set(reset=True)
-        expected = hf_logprobs(hf)
+        expected = hf_logprobs(hf, PROMPTS)
         assert gap(prompts_of(engine.logprobs(*PROMPTS)), expected) <= bound, where
         assert gap(expected, clean) >= 10 * bound, where
 

@@ -1,4 +1,8 @@
-"""Noise in a real vLLM engine, compiled: clean at scale 0, addressed, settable, equal to HF's."""
+"""Noise in a real vLLM engine, compiled: clean at scale 0, addressed, settable, equal to HF's.
+
+At the end, on the same models: products added up as on another machine, clean at scale 0 and the
+same each time at 1. tests/vllm/test_vllm_accumulate.py holds layers to Hugging Face, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from tests.engines import test_vllm_parity as parity
 from tests.engines.vllm_engine import Engine, EngineError, Record, make_model
+from tests.engines.yardstick import hf_logprobs, hf_model
 
 pytestmark = pytest.mark.engine
 
@@ -29,10 +35,37 @@ SPEC: dict[str, Any] = {
     "aqn": {"schedule": "constant", "sigma_start": 0.05, "total_steps": 10},
     "seed": 5,
 }
-MODELS = {
-    "float32": {"hidden": 64, "heads": 2, "kv": 1, "inner": 160, "tied": True},
-    "bfloat16": {"hidden": 128, "heads": 4, "kv": 2, "inner": 256, "tied": False},
+MODELS = {"float32": parity.SHAPES["tied"], "bfloat16": parity.SHAPES["grouped"]}
+SUMS: dict[str, Any] = {
+    "rules": [
+        # Coarse, so that it is far larger than what two engines differ by.
+        {
+            "targets": ["linear", "lm_head"],
+            "error": "accumulate",
+            "options": {"chunk": 4, "fraction": 8},
+        },
+        # A part of a fused layer with an input of its own, and a layer with a weight of its own.
+        {"targets": ["*.layers.0.*q_proj"], "error": "mxfp8_e4m3", "point": "input"},
+        {"targets": ["*.layers.1.*down_proj"], "error": "mxfp8_e4m3", "point": "weight"},
+    ],
 }
+
+
+@dataclass
+class Plain:
+    """A model in one dtype, and what an engine without the plugin answers."""
+
+    dtype: str
+    model: Path
+    clean: list[Record]
+    few: list[Record]
+
+    def start(self, log: Path, spec: Record | None = None) -> Engine:
+        """An engine of the model, noisy if there is a specification."""
+        noise: Record = {}
+        if spec is not None:
+            noise = {"quantization": "hetero_noise", "additional_config": {"hetero_noise": spec}}
+        return Engine(log, IN_PROCESS, model=str(self.model), dtype=self.dtype, **noise)
 
 
 @dataclass
@@ -53,25 +86,21 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
-def case(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Case]:
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Plain:
     dtype = request.param
     path = tmp_path_factory.mktemp(dtype)
-    model = make_model(path / "model", dtype=dtype, **MODELS[dtype])
-    common = {"model": str(model), "dtype": dtype}
-    engine = Engine(path / "clean.log", IN_PROCESS, **common)
-    clean, clean_few = engine.logprobs(*PROMPTS), engine.logprobs(*FEW)
+    made = Plain(dtype, make_model(path / "model", dtype=dtype, **MODELS[dtype]), [], [])
+    engine = made.start(path / "clean.log")
+    made.clean, made.few = engine.logprobs(*PROMPTS), engine.logprobs(*FEW)
     engine.close()
-    noisy = Engine(
-        path / "noisy.log",
-        IN_PROCESS,
-        quantization="hetero_noise",
-        additional_config={"hetero_noise": SPEC},
-        **common,
-    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def case(plain: Plain) -> Iterator[Case]:
+    noisy = plain.start(plain.model.with_name("noisy.log"), SPEC)
     first, few = noisy.logprobs(*PROMPTS), noisy.logprobs(*FEW)
-    yield Case(dtype, model, clean, clean_few, noisy, first, few)
+    yield Case(plain.dtype, plain.model, plain.clean, plain.few, noisy, first, few)
     noisy.close()
 
 
@@ -321,18 +350,6 @@ def test_a_bad_setting_says_what_was_given(
     assert after == before
 
 
-def hf_logprobs(model: Any) -> list[Record]:
-    import torch
-
-    answers = []
-    for prompt in PROMPTS:
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt])).logits.float().log_softmax(-1)[0]
-        targets = torch.tensor(prompt[1:])
-        answers.append({"prompt": logits[:-1].gather(1, targets[:, None])[:, 0].tolist()})
-    return answers
-
-
 @pytest.mark.compat("parity with HF", short=True)
 def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
     """All kinds, all points, and AQN; a token's error must not depend on the engine.
@@ -340,22 +357,20 @@ def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
     The bound is what the clean engines differ by, half as much again; in float32 that is a few
     units in the last place, and gets a floor of as many.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from hetero_plugin.aqn.controller import AQNController
     from hetero_plugin.config import NoiseConfig
     from hetero_plugin.hf import state_of, wrap
 
+    def ask_hf() -> list[Record]:
+        return [{"prompt": values} for values in hf_logprobs(model, PROMPTS)]
+
     config = NoiseConfig.parse(copy.deepcopy(SPEC))
-    model = AutoModelForCausalLM.from_pretrained(
-        case.model, dtype=getattr(torch, case.dtype), attn_implementation="sdpa"
-    ).eval()
-    clean = hf_logprobs(model)
+    model = hf_model(case.model, case.dtype, "sdpa")
+    clean = ask_hf()
     clean_gap = gap(clean, case.clean)
     bound = max(1.5 * clean_gap, 2e-5)
     wrap(model, config)
-    noisy = hf_logprobs(model)
+    noisy = ask_hf()
     assert sum(len(p) for p in PROMPTS) > 1500
     assert gap(noisy, case.first) <= bound
     assert gap(noisy, clean) >= 10 * clean_gap, "the noise must be well above the engines' own gap"
@@ -364,4 +379,39 @@ def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
     case.noisy.ask("call", method="hetero_noise_aqn", arguments={"step": 7})
     shifted = case.ask(*PROMPTS)
     assert gap(shifted, case.first) > 10 * clean_gap
-    assert gap(hf_logprobs(model), shifted) <= bound
+    assert gap(ask_hf(), shifted) <= bound
+
+
+@pytest.mark.parametrize("scope", list(parity.SCOPES))
+def test_each_scope_is_the_same_number_in_hugging_face(case: Case, scope: str) -> None:
+    """As in test_vllm_parity.py for other shapes, here with error on inputs and weights too."""
+    from hetero_plugin.hf import state_of, wrap
+
+    model = hf_model(case.model, case.dtype, "sdpa")
+    case.noisy.set(scale=0.0)
+    clean, ours = parity.flat(hf_logprobs(model, parity.PROMPTS)), parity.asked(case.noisy)
+    case.noisy.set(reset=True)
+    wrap(model, SPEC, quiet=True)
+    for kind in [*parity.SCOPES[scope][1], "attention"]:
+        case.noisy.set(scale=0.0, kind=kind)
+        state_of(model).set_scale(0.0, kind=kind)
+    noisy = parity.flat(hf_logprobs(model, parity.PROMPTS))
+    parity.hold(case.dtype, (clean, ours), (noisy, parity.asked(case.noisy)))
+
+
+@pytest.fixture(scope="module")
+def summing(plain: Plain) -> Iterator[Engine]:
+    engine = plain.start(plain.model.with_name("summing.log"), SUMS)
+    yield engine
+    engine.close()
+
+
+def test_sums_at_scale_zero_are_vllms_and_at_one_the_same_again(
+    plain: Plain, summing: Engine
+) -> None:
+    first = summing.logprobs(*FEW)
+    assert first != plain.few
+    summing.set(scale=0.0)
+    assert summing.logprobs(*FEW) == plain.few
+    summing.set(reset=True)
+    assert summing.logprobs(*FEW) == first

@@ -15,7 +15,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.engines.vllm_engine import Engine, Record, make_model
+from tests.engines import families
+from tests.engines.vllm_engine import Engine, make_model
+from tests.engines.yardstick import gap, hf_logprobs, hf_model, prompts_of
 from tests.faults.registry import Fault, everything
 from tests.faults.tp_engine import TPEngine
 
@@ -62,25 +64,6 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TP
     made.close()
 
 
-def hf_logprobs(model: Any) -> list[list[float]]:
-    import torch
-
-    answers = []
-    for prompt in PROMPTS:
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt])).logits.log_softmax(-1)[0]
-        answers.append(logits[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist())
-    return answers
-
-
-def gap(ours: list[Record], theirs: list[list[float]]) -> float:
-    return max(
-        abs(a - b)
-        for mine, other in zip(ours, theirs, strict=True)
-        for a, b in zip(mine["prompt"], other, strict=True)
-    )
-
-
 @pytest.mark.compat("tensor parallel")
 def test_both_ranks_say_what_they_do(engine: Engine) -> None:
     lines = [x for x in engine.log.read_text().splitlines() if "hetero_noise: engine" in x]
@@ -101,30 +84,22 @@ def test_the_error_of_a_site_does_not_depend_on_sharding_or_chunks(
     engine: Engine, model: Path, scope: str
 ) -> None:
     """Bound: half as much again as the clean engines differ; a floor of 2e-5 for float32 sums."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from hetero_plugin.hf import disabled, state_of, wrap
 
     assert sum(len(p) for p in PROMPTS) >= 2000
-    hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    wrap(hf, SPEC)
+    hf = wrap(hf_model(model, "float32"), SPEC)
     engine.set(reset=True)
     engine.set(scale=0.0)
     with disabled(hf):
-        clean = hf_logprobs(hf)
-    clean_gap = gap(engine.logprobs(*PROMPTS), clean)
+        clean = hf_logprobs(hf, PROMPTS)
+    clean_gap = gap(prompts_of(engine.logprobs(*PROMPTS)), clean)
     engine.set(reset=True)
     for kind in OFF[scope]:
         engine.set(scale=0.0, kind=kind)
         state_of(hf).set_scale(0.0, kind=kind)
-    noisy = hf_logprobs(hf)
-    ours = engine.logprobs(*PROMPTS)
-    effect = max(
-        abs(a - b) for x, y in zip(noisy, clean, strict=True) for a, b in zip(x, y, strict=True)
-    )
-    assert gap(ours, noisy) <= max(1.5 * clean_gap, 2e-5)
-    assert effect >= 10 * max(clean_gap, 2e-5)
+    noisy = hf_logprobs(hf, PROMPTS)
+    assert gap(prompts_of(engine.logprobs(*PROMPTS)), noisy) <= max(1.5 * clean_gap, 2e-5)
+    assert gap(noisy, clean) >= 10 * max(clean_gap, 2e-5)
 
 
 def test_one_prompt_alone_has_the_noise_of_the_crowd(engine: Engine) -> None:
@@ -133,3 +108,40 @@ def test_one_prompt_alone_has_the_noise_of_the_crowd(engine: Engine) -> None:
     for i in (0, 6, 13):
         alone = engine.logprobs(PROMPTS[i])[0]["prompt"]
         assert max(abs(a - b) for a, b in zip(alone, together[i]["prompt"], strict=True)) < 2e-5
+
+
+SHARDED = {"phi3": [], "olmo2": ["*.q_norm", "*.k_norm"]}
+"""Families that are split over ranks in a way of their own, and what two ranks can't have: parts of
+one site (Phi-3's qkv_proj and gate_up_proj), norms of all heads together."""
+
+
+@pytest.mark.parametrize("family", list(SHARDED))
+def test_two_ranks_have_the_error_of_one_model(family: str, tmp_path: Path) -> None:
+    from hetero_plugin import disabled, wrap
+
+    prompts = families.PROMPTS
+    hf = families.make(family, tmp_path / "model")
+    everything = ["linear", "norm", "activation", "attention"]
+    spec: dict[str, Any] = {"targets": everything, "scale": 0.05, "seed": 5}
+    spec |= {"exclude": SHARDED[family]} if SHARDED[family] else {}
+    engine = Engine(
+        tmp_path / "log.txt",
+        {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # the ranks would take the same core
+        model=str(tmp_path / "model"),
+        dtype="float32",
+        quantization="hetero_noise",
+        additional_config={"hetero_noise": spec},
+        tensor_parallel_size=2,
+    )
+    noisy = prompts_of(engine.logprobs(*prompts))
+    engine.set(scale=0.0)
+    clean = prompts_of(engine.logprobs(*prompts))
+    engine.close()
+    wrap(hf, spec)
+    noisy_hf = hf_logprobs(hf, prompts)
+    with disabled(hf):
+        clean_hf = hf_logprobs(hf, prompts)
+    bound = max(1.5 * gap(clean, clean_hf), 2e-5)
+    assert bound < 1e-4
+    assert gap(noisy, noisy_hf) <= bound
+    assert gap(noisy_hf, clean_hf) >= 10 * bound

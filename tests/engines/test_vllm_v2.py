@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.engines.test_vllm_parity import BOUND, gap, hf_logprobs, vllm_logprobs
+from tests.engines import test_vllm_parity as parity
 from tests.engines.vllm_engine import ROOT, Record, make_model
 from tests.engines.vllm_v2_engine import V2, V2Engine, missing
 from tests.engines.yardstick import FLOOR, Yardstick
@@ -144,17 +144,10 @@ def test_scale_zero_is_v2_without_the_plugin_bit_for_bit(case: Case) -> None:
 
 def test_the_error_is_the_same_number_as_in_hugging_face(case: Case) -> None:
     """As in test_vllm_parity.py, with every kind and point."""
-    noisy = vllm_logprobs(case.engine)
+    noisy = parity.asked(case.engine)
     case.engine.set(scale=0.0)
-    clean = hf_logprobs(case.model, case.dtype, None)
-    between = gap(vllm_logprobs(case.engine), clean, case.dtype)
-    theirs = hf_logprobs(case.model, case.dtype, SPEC)
-    found, effect = gap(noisy, theirs, case.dtype), gap(theirs, clean, case.dtype)
-    print(f"clean engines {between:.2g}, noisy engines {found:.2g}, noise {effect:.2g}")
-    floor = FLOOR if case.dtype == "float32" else 0.0
-    assert len(noisy) >= 2000
-    assert found <= max(BOUND[case.dtype] * between, floor)
-    assert effect >= 10 * max(between, floor)
+    clean = parity.of_hf(case.model, case.dtype, None), parity.asked(case.engine)
+    parity.hold(case.dtype, clean, (parity.of_hf(case.model, case.dtype, SPEC), noisy))
 
 
 @float32

@@ -59,7 +59,10 @@ def make_model(
 
 
 class Engine:
-    """One engine process. ``engine.ask("logprobs", prompts=[...])`` is answered by `Server`."""
+    """One process for engines. ``engine.ask("logprobs", prompts=[...])`` is answered by `Server`.
+
+    With settings it starts with an engine, without any it waits for `start`.
+    """
 
     server: type[Any]
     """What answers in the process."""
@@ -74,6 +77,10 @@ class Engine:
             serve, (self.server, json.dumps(settings)), log, env or {}, imported=self.imported
         )
         self._read()
+
+    def start(self, **settings: Any) -> None:
+        """Ends the process's engine and starts another there: a process costs as much."""
+        self.ask("start", settings=settings)
 
     def _read(self) -> Any:
         try:
@@ -114,9 +121,24 @@ class EngineError(RuntimeError):
 class Server:
     """The other end of `Engine`, in the engine's process."""
 
+    llm: Any = None
+
     def __init__(self, **settings: Any) -> None:
+        if settings:
+            self.start(settings)
+
+    def start(self, settings: Record) -> None:
+        """Ends the engine that is there and starts another."""
         from vllm import LLM
 
+        if self.llm is not None:
+            import gc
+
+            from vllm.distributed import cleanup_dist_env_and_memory
+
+            self.llm = None
+            cleanup_dist_env_and_memory()
+            gc.collect()
         self.llm = LLM(
             **{
                 "max_model_len": 256,
@@ -172,7 +194,7 @@ class Server:
     def pooled(self, prompts: list[list[int]], task: str) -> list[list[float]]:
         """What a pooling engine makes of each prompt."""
         requests: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
-        found = self.llm.encode(requests, pooling_task=task, use_tqdm=False)  # type: ignore[arg-type]
+        found = self.llm.encode(requests, pooling_task=task, use_tqdm=False)
         return [answer.outputs.data.double().reshape(-1).tolist() for answer in found]
 
     def attest(self, spec: Record) -> Record:

@@ -44,48 +44,30 @@ def missing() -> str:
 
 
 class V2Engine(Engine):
-    """A process that runs engines on V2, one after the other, or none.
-
-    Without settings it starts none: `V2Server.start` does.
-    """
+    """A process for engines on V2, without one at first."""
 
     imported = False  # Triton reads its variable when it is imported
 
     def __init__(self, log: Path, env: dict[str, str] | None = None) -> None:
         super().__init__(log, ENV | (env or {}))
 
-    def start(self, **settings: Any) -> list[str]:
-        return self.ask("start", settings=settings)
-
 
 class V2Server(Server):
     """The other end: what `Server` answers, of an engine that is known to run on V2."""
 
-    llm: Any
-
     def __init__(self) -> None:
         sys.meta_path.insert(0, _Finder())
-        self.llm = None
 
-    def start(self, settings: Record) -> list[str]:
-        """Ends the engine that is there and starts another: the classes of its runner.
+    def start(self, settings: Record) -> None:
+        """As `Server.start`.
 
         Raises:
             RuntimeError: it does not run on V2.
         """
-        import gc
-
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        if self.llm is not None:
-            self.llm = None
-            cleanup_dist_env_and_memory()
-            gc.collect()
-        super().__init__(**settings)
+        super().start(settings)
         found = self.runner()
         if V2 not in found:
             raise RuntimeError(f"asked for vLLM's model runner V2, and it runs {found[0]}")
-        return found
 
     def runner(self) -> list[str]:
         """The class of the worker's model runner and its bases, by their full names."""

@@ -5,7 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.engines.vllm_engine import Record
+
 FLOOR = 2e-5  # sums of float32 in another order; the noise's effect is over a thousand times that
+
+
+def hf_logprobs(model: Any, prompts: list[list[int]]) -> list[list[float]]:
+    """Log-probability of each token of each prompt after its first, one prompt at a time."""
+    import torch
+
+    answers = []
+    for prompt in prompts:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits.float().log_softmax(-1)[0]
+        answers.append(logits[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist())
+    return answers
+
+
+def hf_model(path: Path, dtype: str, attention: str | None = None) -> Any:
+    """A saved model in Hugging Face, to be noisy or not."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), attn_implementation=attention
+    ).eval()
+
+
+def prompts_of(records: list[Record]) -> list[list[float]]:
+    """The same of an engine's answers."""
+    return [record["prompt"] for record in records]
+
+
+def gap(a: list[list[float]], b: list[list[float]]) -> float:
+    """The largest difference."""
+    return max(abs(u - v) for x, y in zip(a, b, strict=True) for u, v in zip(x, y, strict=True))
 
 
 class Yardstick:

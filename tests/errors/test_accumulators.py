@@ -365,6 +365,7 @@ def test_one_machine_generates_and_another_trains() -> None:
     assert not torch.equal(found["rollout"], found["train"])
 
 
+@pytest.mark.slow
 def test_compiled() -> None:
     model: Any = wrap(make_family("qwen2"), spec(options={"chunk": 4, "fraction": 10}), quiet=True)
     layer = model.model.layers[0].mlp

@@ -124,6 +124,7 @@ def test_an_unwrapped_model_breaks_off_and_is_refused() -> None:
     assert not record["passed"] and record["seen"] == 0
 
 
+@pytest.mark.slow
 def test_the_compiled_model_is_attested_too() -> None:
     torch._dynamo.reset()
     record = attestation.attest(HFProbe.wrapping(model(), "qerl-fp4", compiled=True))

@@ -64,6 +64,7 @@ def test_no_loss_and_too_great_a_loss_are_nowhere() -> None:
     assert lost_at(theta(0.1, 0.1, 2.0), 0.2, 0.0)[0] == math.inf
 
 
+@pytest.mark.slow
 def test_the_interval_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     """25 studies; `docs/evaluation.md` has 500."""
     monkeypatch.setattr(found_module, "RESAMPLES", 200)

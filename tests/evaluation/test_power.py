@@ -15,6 +15,7 @@ from hetero_plugin.evaluation import power, stats
 from scripts import verdicts
 
 
+@pytest.mark.slow
 def test_simulated_studies_hold() -> None:
     """200 studies a line, seed fixed; scripts/verdicts.py does 10,000. About 8 s."""
     lines = list(verdicts.studies(200, seed=3))

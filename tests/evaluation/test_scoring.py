@@ -67,6 +67,7 @@ def test_real_gsm8k_scores_references_right_and_wrong_ones_wrong() -> None:
     assert judged.by.startswith(("verl ", "hetero_noise"))
 
 
+@pytest.mark.slow
 def test_math_is_judged_by_its_box() -> None:
     pytest.importorskip("verl")
     q = question(MATH, r"\frac{1}{2}")
@@ -133,6 +134,7 @@ def test_a_users_bad_file_is_named(tmp_path: Path) -> None:
         load_reward(f"{tmp_path}/bad.py:score")
 
 
+@pytest.mark.slow
 def test_scoring_does_not_install_the_hooks_for_verl() -> None:
     """An evaluation's engine must be vLLM as it is, without what verl's processes need."""
     program = (

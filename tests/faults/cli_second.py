@@ -13,6 +13,7 @@ from pathlib import Path
 from hetero_plugin.config import ConfigError
 from hetero_plugin.config.read import read_yaml
 from hetero_plugin.evaluation import files, results
+from tests import forked
 from tests.evaluation.toy import simulate_run
 from tests.faults.records import command
 from tests.faults.registry import fault, noticed, refused
@@ -138,12 +139,8 @@ def level_there_twice() -> str:
 def _kernel(folder: Path) -> tuple[str, str]:
     """Which kernel a new process loads from a cache folder, and what it warns of."""
     code = "from hetero_plugin.kernels import KERNEL; print(KERNEL)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HETERO_NOISE_CACHE": str(folder), "HETERO_NOISE_KERNEL": "native"},
-        capture_output=True,
-        text=True,
-    )
+    env = {"HETERO_NOISE_CACHE": str(folder), "HETERO_NOISE_KERNEL": "native"}
+    done = forked.python(code, folder=folder.parent / "said", env=env)
     return done.stdout.strip(), done.stderr
 
 

@@ -225,7 +225,7 @@ def resumption_at_another_step() -> str:
     engine="hf",
 )
 def recomputed_with_other_noise() -> str:
-    plain = gradients(wrap(tiny(), "all-ops").train())
+    plain = gradients(wrap(tiny(), "all-ops").train(), IDS)
     model = wrap(tiny(), "all-ops").train()
     model.gradient_checkpointing_enable()
     loss = model(IDS, labels=IDS).loss

@@ -13,7 +13,7 @@ from torch import Tensor
 from hetero_plugin import attestation
 from hetero_plugin.hf.probe import HFProbe
 from tests.faults.registry import Silent
-from tests.hf.conftest import tiny
+from tests.hf.conftest import gradients, tiny
 
 UP = "model.layers.1.mlp.up_proj"
 IDS = torch.randint(1, 272, (3, 17), generator=torch.Generator().manual_seed(1))
@@ -25,13 +25,6 @@ def logits(model: Any, ids: Tensor = IDS, **kwargs: Any) -> Tensor:
     """[B, T, vocabulary] of a model in evaluation mode."""
     with torch.no_grad():
         return model(ids, **kwargs).logits
-
-
-def gradients(model: Any, ids: Tensor = IDS) -> dict[str, Tensor]:
-    """The gradient of each parameter for one batch."""
-    model.zero_grad(set_to_none=True)
-    model(ids, labels=ids).loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def attested(probe: HFProbe, *words: str) -> str:

@@ -267,8 +267,8 @@ def absolute_error_on_gradients() -> str:
     rule = {"scale": 0.05, "targets": ["linear"], "error": "truncation"}
     with said() as lines:
         wrap(tiny(), NoiseConfig(**rule, direction="both"))
-    found = gradients(wrap(tiny(), NoiseConfig(**rule), quiet=True))
-    clean = gradients(tiny())
+    found = gradients(wrap(tiny(), NoiseConfig(**rule), quiet=True), IDS)
+    clean = gradients(tiny(), IDS)
     a, b = (torch.cat([g.flatten() for g in one.values()]) for one in (found, clean))
     kept = float(torch.nn.functional.cosine_similarity(a, b, dim=0)) > 0.9
     warned = [line for line in lines if "on gradients as well" in line and "820" in line]

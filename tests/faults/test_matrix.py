@@ -13,7 +13,16 @@ ELSEWHERE = ("vllm", "vllm tp", "vllm lora", "verl")  # tests/engines has these
 HERE = [one for one in ALL if one.engine not in ELSEWHERE]
 
 
-@pytest.mark.parametrize("fault", HERE, ids=[one.name.replace(" ", "-") for one in HERE])
+COMPILED = {"hf compiled": [pytest.mark.slow]}  # seconds each
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(one, id=one.name.replace(" ", "-"), marks=COMPILED.get(one.engine, []))
+        for one in HERE
+    ],
+)
 def test_fault_is_noticed(fault: Fault) -> None:
     print(f"{fault.name}: {fault.run()}")
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 SHARE = float(os.environ.get("FUZZ_SHARE", "1"))
-"""Of the examples of `make test`, how many are tried; `make test-fast` says a fifth."""
+"""Of the examples of `make test`, how many are tried; `make test-fast` says a tenth."""
 
 
 def fixed(examples: int, **more: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,13 @@ def tiny(dtype: torch.dtype = torch.float32, **changes: object) -> Qwen2ForCausa
             if "norm" in name:
                 parameter.uniform_(0.3, 3.0)
     return model
+
+
+def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The gradient of each parameter for one batch."""
+    model.zero_grad(set_to_none=True)
+    model(ids, labels=ids).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.fixture

@@ -152,6 +152,7 @@ def test_backward_error_is_its_own_and_checkpointing_recomputes() -> None:
         assert all(torch.equal(again[name], back[name]) for name in back)
 
 
+@pytest.mark.slow
 def test_compiled_in_one_graph_and_never_anew() -> None:
     model, ids = wrap(make(num_hidden_layers=1), SCORES, quiet=True), tokens()
     torch._dynamo.reset()

@@ -12,6 +12,7 @@ from hetero_plugin import AQN, AQNConfig, ConfigError, NoiseConfig
 from hetero_plugin.hf import disabled, phase, set_step, state_of, unwrap, update, wrap
 from hetero_plugin.hf.context import MissingRows
 from hetero_plugin.operator import record
+from tests.hf.conftest import gradients
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["linear", "lm_head", "norm", "activation", "attention"]
@@ -20,12 +21,6 @@ KINDS = ["linear", "lm_head", "norm", "activation", "attention"]
 def logits(model: torch.nn.Module, ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
     with torch.no_grad():
         return model(ids, **kwargs).logits
-
-
-def gradients(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad(set_to_none=True)
-    model(ids, labels=ids).loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -257,12 +257,13 @@ def _check(name: str, found: dict[str, float]) -> None:
         assert found["same"] > 0.99 and found["ulps"] <= 2, (name, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "number"),
     [
         ("bfloat16", 2 * 3 * 4 + 2 * 2 + 2),
-        pytest.param("float16", 2 * 3 * 4 + 2 * 2 + 2, marks=pytest.mark.slow),
-        pytest.param("float32", 2 * 3 * 4 + 2, marks=pytest.mark.slow),
+        ("float16", 2 * 3 * 4 + 2 * 2 + 2),
+        ("float32", 2 * 3 * 4 + 2),
     ],
 )
 def test_the_cuda_kernels_arithmetic_is_the_steps(dtype: str, number: int) -> None:

@@ -99,6 +99,7 @@ def test_norms_that_peft_copies_keep_their_name() -> None:
         assert torch.equal(logits(last), logits(first))
 
 
+@pytest.mark.slow
 def test_compiled_after_an_adapter_on_the_output_projection() -> None:
     model = lora(wrap(tiny(num_hidden_layers=1), SPEC))
     compiled = torch.compile(model, backend="aot_eager")

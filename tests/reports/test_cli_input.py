@@ -210,6 +210,7 @@ def test_numbers_that_would_fail_at_the_end(
     assert words in said_once(capfd.readouterr(), "eval")
 
 
+@pytest.mark.slow
 def test_through_the_installed_command(work: Path) -> None:
     """The same from a shell: nothing but the sentence."""
     empty(work / "t.jsonl")

@@ -197,6 +197,7 @@ def test_at_nests() -> None:
     assert torch.equal(logits(model), clean)
 
 
+@pytest.mark.slow
 def test_off_in_compiled_code_needs_no_compilation() -> None:
     model = wrap(tiny(), SPEC, quiet=True)
     aqn = AQN(model)

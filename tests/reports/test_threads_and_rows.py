@@ -179,6 +179,7 @@ def test_a_model_inside_its_own_pass() -> None:
     assert torch.equal(seen[0], inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "layers", "mlp"])
 def test_compiled_parts(part: str) -> None:
     model = wrap(make_family("qwen2"), SPEC, quiet=True)

@@ -17,7 +17,7 @@ pytest.importorskip("verl")
 
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.verl.checkpoint import CheckpointError, merge
-from hetero_plugin.verl.launch import MiniatureRun, arguments
+from hetero_plugin.verl.launch import MiniatureRun
 
 SPEC = {"preset": "all", "scale": 0.05, "aqn": {"schedule": "constant", "sigma_start": 0.01}}
 
@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Any:
             overrides=words,
         )
         with initialize_config_module(version_base=None, config_module="verl.trainer.config"):
-            made = compose("ppo_trainer", overrides=arguments(run))
+            made = compose("ppo_trainer", overrides=list(run.words))
         verl_config.validate_config(made, use_reference_policy=False, use_critic=False)
 
     return go

@@ -14,8 +14,6 @@ from hetero_plugin.config import NoiseConfig
 from hetero_plugin.verl.launch import (
     LaunchError,
     MiniatureRun,
-    arguments,
-    environment,
     execute,
     read_metrics,
 )
@@ -45,7 +43,7 @@ def compose(run: MiniatureRun) -> Any:
     from hydra import initialize_config_module
 
     with initialize_config_module(version_base=None, config_module="verl.trainer.config"):
-        return hydra_compose("ppo_trainer", overrides=arguments(run))
+        return hydra_compose("ppo_trainer", overrides=list(run.words))
 
 
 def test_hydra_reads_the_specification_that_was_meant(tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ def test_overrides_come_last(tmp_path: Path) -> None:
 
 def test_the_environment_is_this_runs_own(tmp_path: Path) -> None:
     shell = {"HETERO_NOISE_CONFIG": "{}", "CUDA_VISIBLE_DEVICES": "", "PATH": "/bin"}
-    env = environment(run_of(tmp_path, cache=tmp_path / "cache"), shell)
+    env = run_of(tmp_path, cache=tmp_path / "cache").environment(shell)
     assert "HETERO_NOISE_CONFIG" not in env and "CUDA_VISIBLE_DEVICES" not in env
     assert env["PATH"] == "/bin" and env["VERL_PLATFORM"] == "cpu"
     assert env["VLLM_DISABLE_COMPILE_CACHE"] == "0"

@@ -1,7 +1,7 @@
 """vLLM's linear layers and head with products added up as another machine does; no engine.
 
 Together they are Hugging Face's products bit for bit, by way of the fused matrix and of the parts'
-own, traced too. tests/engines/test_vllm_accumulate.py runs a model.
+own, traced too. tests/engines/test_vllm_noise.py runs a model.
 """
 
 from __future__ import annotations

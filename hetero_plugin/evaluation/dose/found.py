@@ -99,17 +99,7 @@ def of_kl(document: Mapping[str, Any], want: float, seed: int = 0) -> dict[str, 
     """
     if not 0 < want < float("inf"):
         raise ConfigError(f"kl {want:g}: it should be a finite number over 0")
-    tokens = document.get("tokens_by_window")
-    if tokens is None or any("kl_by_window" not in row for row in document["levels"]):
-        raise ConfigError(
-            "the fidelity results lack kl_by_window, which an interval needs: they were made "
-            "before it was written; measure again"
-        )
-    if len(tokens) < LEAST_WINDOWS:
-        raise ConfigError(
-            f"the fidelity results have {len(tokens)} windows of text; an interval needs "
-            f"{LEAST_WINDOWS}"
-        )
+    tokens = _tokens(document)
     floor = document["floor"]["measures"]["kl_mean"]
     floor_high = floor["value"] if floor["high"] is None else floor["high"]
     every = sorted(document["levels"], key=lambda row: float(row["level"]))
@@ -147,6 +137,22 @@ def of_kl(document: Mapping[str, Any], want: float, seed: int = 0) -> dict[str, 
     found["left_out"] = len(every) - len(rows)
     found["sentence"] = _sentence(found, f"KL has reached {want:g}")
     return found
+
+
+def _tokens(document: Mapping[str, Any]) -> list[int]:
+    """How many tokens each window has, of results that tell the KL of each."""
+    tokens = document.get("tokens_by_window")
+    if tokens is None or any("kl_by_window" not in row for row in document["levels"]):
+        raise ConfigError(
+            "the fidelity results lack kl_by_window, which an interval needs: they were made "
+            "before it was written; measure again"
+        )
+    if len(tokens) < LEAST_WINDOWS:
+        raise ConfigError(
+            f"the fidelity results have {len(tokens)} windows of text; an interval needs "
+            f"{LEAST_WINDOWS}"
+        )
+    return tokens
 
 
 def _resampled(answers: np.ndarray, seed: int) -> np.ndarray:

@@ -54,11 +54,6 @@ def compare(
     row = {"level": 0.0, **results.paired(one, two, margin, against)}
     row["p_adjusted"] = row["mcnemar_p"]  # one comparison
     row["verdict"] = words.verdict(row)
-    flips = [
-        {"id": key, "to": "right" if second.items[key].right else "wrong"}
-        for key in ids
-        if first.items[key].right != second.items[key].right
-    ]
     return {
         "format": FORMAT,
         "metric": first.metric,
@@ -74,23 +69,28 @@ def compare(
             f"{words.verdict_sentence(row, margin)}"
         ),
         "unknown": _unknown(one, two),
-        "power": power.outlook(
-            len(ids),
-            min(1.0, max(row["discordance"], 1 / len(ids))),
-            margin,
-            losses=[x for x in (0.0, 0.01, 0.02, 0.03, 0.05) if x <= row["discordance"]] or [0.0],
-        ),
-        "legacy": {
-            **row["legacy"],
-            "equal_called_robust": power.legacy_rates(
-                0.0, max(row["discordance"], 0.03), row["legacy"]["n"]
-            )["robust"],
-            "loser_called_robust": power.legacy_rates(
-                -0.03, max(row["discordance"], 0.03), row["legacy"]["n"]
-            )["robust"],
-        },
-        "flips": flips,
+        "power": _power(row, len(ids), margin),
+        "legacy": _legacy(row),
+        "flips": [
+            {"id": key, "to": "right" if second.items[key].right else "wrong"}
+            for key in ids
+            if first.items[key].right != second.items[key].right
+        ],
     }
+
+
+def _power(row: Mapping[str, Any], n: int, margin: float) -> dict[str, Any]:
+    """What ``n`` questions can show, at the share of answers that flipped here."""
+    psi = row["discordance"]
+    losses = [loss for loss in (0.0, 0.01, 0.02, 0.03, 0.05) if loss <= psi]
+    return power.outlook(n, min(1.0, max(psi, 1 / n)), margin, losses=losses or [0.0])
+
+
+def _legacy(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The old rule's word, and how often it calls robust what is equal, or loses 3 points."""
+    old, psi = row["legacy"], max(row["discordance"], 0.03)
+    rates = [power.legacy_rates(loss, psi, old["n"])["robust"] for loss in (0.0, -0.03)]
+    return {**old, "equal_called_robust": rates[0], "loser_called_robust": rates[1]}
 
 
 def write_page(found: Mapping[str, Any], out: Path) -> tuple[Path, Path]:

@@ -143,6 +143,9 @@ def assemble(
     return _assemble(read_run(run_dir), allow_unattested=allow_unattested, legacy=legacy)
 
 
+_TASK = ("task", "task_sha256", "data_source", "total", "scorer", "max_tokens", "decoding")
+
+
 def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -> dict[str, Any]:
     arms, baseline = run["arms"], run["baseline"]
     refused = [
@@ -172,18 +175,7 @@ def _assemble(run: Mapping[str, Any], *, allow_unattested: bool, legacy: bool) -
             return report
     report.update(
         n=first["n"],
-        task={
-            key: first.get(key)
-            for key in (
-                "task",
-                "task_sha256",
-                "data_source",
-                "total",
-                "scorer",
-                "max_tokens",
-                "decoding",
-            )
-        },
+        task={key: first.get(key) for key in _TASK},
         differences=results.differences(documents),
         floors=sources.floors(documents, margin),
         sources=sources.table(documents),

@@ -87,7 +87,6 @@ class EngineAnswerer:
             **settings.engine,
         }
         self._llm: LLM = engines.start(config, arguments)
-        self._several = len(config.rules) > 1
 
     def probe(self) -> Probe:
         from hetero_plugin.vllm.probe import VLLMProbe

@@ -269,7 +269,7 @@ def test_eval_by_the_command_line_with_its_defaults(folder: Path) -> None:
     done = shell(here, "eval", "--model", "../model", "--data", "../test.parquet")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "eval.json" in done.stdout.splitlines() and "every level attested" in done.stdout
-    assert [path.name for path in here.iterdir()] == ["eval.json"]
+    assert sorted(path.name for path in here.iterdir()) == ["eval.json", "eval.parquet"]
     found = results.load(here / "eval.json")
     assert [row["level"] for row in found["levels"]] == [0.0, 0.05, 0.1]
     assert found["header"]["spec"]["rules"][0]["exclude"] == ["lm_head"]

@@ -58,6 +58,15 @@ def test_the_page_names_sources_and_floor(tmp_path: Path) -> None:
     assert "Each arm is one" not in limits and "with one draw" not in limits
 
 
+def test_outcomes_that_are_all_alike_have_no_interval() -> None:
+    document = with_draws(1)
+    for row in (*document["levels"], *document["draws"]):
+        row["outcomes"] = [0] * len(row["outcomes"])
+    rows = sources.table({"a": document})
+    assert rows and all(row["low"] is row["high"] is None for row in rows)
+    assert all("no interval" in row["sentence"] for row in rows)
+
+
 def test_names_of_arms() -> None:
     assert sources.arm_of("aqn.seed-3") == sources.arm_of("aqn-seed-4") == "aqn"
     assert sources.arm_of("seed-3.linear") == "linear" and sources.arm_of("seed-1") == "seed-1"

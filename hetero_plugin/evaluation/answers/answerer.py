@@ -87,7 +87,6 @@ class EngineAnswerer:
             **settings.engine,
         }
         self._llm: LLM = engines.start(config, arguments)
-        self._several = len(config.rules) > 1
 
     def probe(self) -> Probe:
         from hetero_plugin.vllm.probe import VLLMProbe
@@ -273,7 +272,7 @@ def require_level(scales: Scales, case: Case, level: float) -> dict[str, float]:
     """
     from hetero_plugin.evaluation.results import is_level
 
-    for rule, span in scales.items():
+    for rule, span in sorted(scales.items()):
         wanted = level if rule in case.rules else 0.0
         if not is_level(span, wanted):
             raise RuntimeError(

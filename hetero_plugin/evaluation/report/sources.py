@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,9 @@ def _row(arm: str, level: float, of: str, values: np.ndarray) -> dict[str, Any]:
     counts = dict(zip(("training seeds", "noise draws", "sampled answers", "questions"),
                       values.shape, strict=True))  # fmt: skip
     fixed = [name for name, count in counts.items() if count == 1]
-    signed = words.points if of == "difference" else lambda value: f"{100 * value:.1f}"
+    if values.min() == values.max():  # at the floor: that tells no variance
+        found["low"] = found["high"] = None
+    signed = words.points if of == "difference" else _plain
     shares = ", ".join(
         f"{name} {100 * share:.0f} %"
         for name, share in sorted(found["shares"].items(), key=lambda one: -one[1])
@@ -106,12 +108,22 @@ def _row(arm: str, level: float, of: str, values: np.ndarray) -> dict[str, Any]:
     what = "points from clean" if of == "difference" else "% right"
     sentence = (
         f"{arm} at {words.level(level)}: {signed(found['value'])} {what} "
-        f"[{signed(found['low'])}, {signed(found['high'])}] over "
-        f"{_counted(counts)}; of the variance: {shares or 'none'}"
+        f"{_bounds(found, signed)} over {_counted(counts)}"
+        + (f"; of the variance: {shares}" if shares and found["low"] is not None else "")
     )
     if fixed:
         sentence += f"; for this one of: {', '.join(fixed)}"
     return {"arm": arm, "level": level, "of": of, **found, "counts": counts, "sentence": sentence}
+
+
+def _plain(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _bounds(found: Mapping[str, Any], signed: Callable[[float], str]) -> str:
+    if found["low"] is None:
+        return "(all outcomes are alike: no interval)"
+    return f"[{signed(found['low'])}, {signed(found['high'])}]"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -418,7 +418,11 @@ def test_one_engine_serves_presets_draws_and_the_control(folder: Path) -> None:
         assert texts[0] != texts[1], "two draws"
         for ours, theirs in ((one["levels"][0]["texts"], two["levels"][0]["texts"]),
                              (texts[0], texts[2]), (texts[1], texts[3])):  # fmt: skip
-            same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+            # vLLM holds back the bytes of a character that an answer cut off leaves unfinished.
+            pairs = [
+                [text.rstrip("\ufffd") for text in pair] for pair in zip(ours, theirs, strict=True)
+            ]
+            same = sum(a == b for a, b in pairs)
             assert same >= 0.9 * N, f"{name}: {same} of {N} answers are alike"
     assert made["vllm"]["linear"]["levels"][1]["texts"] != made["vllm"]["mlp"]["levels"][1]["texts"]
     assert made["vllm"]["linear"]["levels"][0]["texts"] == made["vllm"]["mlp"]["levels"][0]["texts"]

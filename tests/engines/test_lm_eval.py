@@ -6,6 +6,7 @@ lm-eval is none of the tests' packages (it brings many): where it is missing thi
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -96,6 +97,17 @@ def of_vllm(folder: Path, out: str, more: str, **environment: str) -> Path:
     return found
 
 
+def _named_vllm() -> bool:
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(
+    not _named_vllm(), reason="lm-eval asks for a distribution called vllm; the CPU wheel is none"
+)
 def test_vllm_by_its_command_under_noise(folder: Path) -> None:
     from hetero_plugin.evaluation.harness.runs import read_run
 

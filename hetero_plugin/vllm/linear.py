@@ -24,6 +24,7 @@ from hetero_plugin.operator import Chain, Part, Product
 from hetero_plugin.operator.shared import with_shared_scale
 from hetero_plugin.state import Draw, NoiseState
 from hetero_plugin.vllm import ops
+from hetero_plugin.vllm.alike import OneInput
 from hetero_plugin.vllm.columns import check_product, check_rows
 from hetero_plugin.vllm.held import HeldWeight, Piece
 
@@ -128,6 +129,8 @@ class LinearNoise:
     """How the product adds up; None where the `slices` say."""
     held: HeldWeight | None = None
     """The weight with its error, where that is fixed; None: the layer's own is multiplied."""
+    alike: OneInput | None = None
+    """The error on the input that the slices have in common; None: each has its own."""
     entries: Tensor = field(init=False)
     """int64: those of the scale table that decide whether the slices are in use."""
 
@@ -211,7 +214,9 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
             check_attached(self.attached)
             return super().apply(layer, x, bias)
         draw = noise.state.draw
-        if noise.slices:
+        if noise.alike is not None:
+            y_TN = self._apply_alike(layer, noise, noise.alike, x, bias)
+        elif noise.slices:
             y_TN = self._apply_sliced(layer, noise, x, bias)
         else:
             x_TK = noise.input(x, draw) if noise.input else x
@@ -221,6 +226,23 @@ class NoisyLinearMethod(NoisyMethod, UnquantizedLinearMethod):
                 y_TN = noise.product(x_TK, weight_of(multiplied), bias, y_TN, draw)
         if noise.output and not noise.outside:
             y_TN = noise.output(y_TN, draw, in_place=True)
+        return y_TN
+
+    def _apply_alike(
+        self,
+        layer: nn.Module,
+        noise: LinearNoise,
+        alike: OneInput,
+        x: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """All parts on one perturbed input, as long as their scales are the same."""
+        draw, parts = noise.state.draw, noise.slices
+        y_TN = super().apply(noise.multiplied(layer), alike.before(x, draw), bias)
+        # vLLM keeps the bias of its CPU GEMM in float32.
+        own = [one.bias for one in parts if one.bias is not None and bias is not None]
+        biases = [one.to(x.dtype) for one in own]
+        alike.after(y_TN, x, [one.weight for one in parts], biases, draw)
         return y_TN
 
     def _apply_sliced(
@@ -308,7 +330,10 @@ def linear_noise(
     shared = [one for one in slices if one.weight_chain.shares]
     for one in shared:
         one.others = [other for other in shared if other is not one]
-    return LinearNoise(state, output, None, slices, held=held)
+    # A method that keeps weights in a form of its own has no plain parts to multiply.
+    plain = not (any(weights) or product or method.quantised)
+    alike = OneInput.of(state, inputs) if plain else None
+    return LinearNoise(state, output, None, slices, held=held, alike=alike)
 
 
 def _held(

@@ -230,7 +230,7 @@ BAD: dict[str, dict[str, Any]] = {
     "additions round to nearest": {"options": {"round": "zero"}},
     "point: got 'input'": {"options": {"hardware": "hopper"}, "point": "input"},
     "from 0": {"options": {"hardware": "hopper"}, "scale": 2.0},
-    "which has none": {"error": "mxfp4", "options": {"hardware": "hopper"}},
+    "which has none": {"error": "hif4", "options": {"hardware": "hopper"}},
 }
 
 

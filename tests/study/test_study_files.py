@@ -23,7 +23,14 @@ from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "studies"
 # What is made for a laptop repeats no study.
-OWN = ("demo", "demo-full", "matrix", "matrix-all", "remedies-miniature")
+OWN = (
+    "demo",
+    "demo-full",
+    "formats-miniature",
+    "matrix",
+    "matrix-all",
+    "remedies-miniature",
+)
 # What asks questions of this package's own on a node, or has no row of settings in the table below.
 MORE = ("dapo-formats", "remedies")
 FILES = [path for path in studies(FOLDER) if path.stem not in (*OWN, *MORE)]

@@ -479,21 +479,30 @@ def test_what_a_place_starts_from_is_prepared_once(
 def test_runs_go_side_by_side_and_the_first_failure_ends_the_study(
     write: Any, monkeypatch: pytest.MonkeyPatch, lanes: int
 ) -> None:
-    together = threading.Barrier(lanes, timeout=20)
+    together = threading.Barrier(lanes, timeout=60)
+    evaluated = threading.Semaphore(0)
 
     def train(found: Resolved, report: Any) -> stages.Outcome:
         if found.seed == 0:
             together.wait()  # as many at once as are asked for
             return _leaves("train")(found)
+        for _ in range(2):
+            assert evaluated.acquire(timeout=60)
         raise LaunchError("broke")
+
+    def evaluate(found: Resolved, *rest: Any) -> stages.Outcome:
+        made = _leaves("evaluate")(found)
+        evaluated.release()
+        return made
 
     monkeypatch.setattr(run, "check", lambda _: {})
     monkeypatch.setattr(run, "check_here", lambda _: {})
     monkeypatch.setattr(stages, "train", train)
-    for name in ("merge", "evaluate"):
-        monkeypatch.setattr(stages, name, _leaves(name))
-    study = read(write(f"places: {{node: {{side_by_side: {lanes}}}}}\n"))
-    runs = resolve_all(study)
+    monkeypatch.setattr(stages, "merge", _leaves("merge"))
+    monkeypatch.setattr(stages, "evaluate", evaluate)
+    study = read(write(f"seeds: [0, 3]\nplaces: {{node: {{side_by_side: {lanes}}}}}\n"))
+    runs = [*resolve_all(study, seeds=[0]), resolve(study, "clean", 3)]
     with pytest.raises(LaunchError, match="broke"):
         run.execute(runs, Watcher())
-    assert [run.status(one) for one in runs[:2]] == ["finished", "finished"]
+    assert all((one.folder / "evaluate.txt").is_file() for one in runs[:2])
+    assert not (runs[2].folder / "merge.txt").exists()

@@ -74,7 +74,10 @@ def test_shards(checkpoint: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     whole = run("--model", str(checkpoint), "--formats", "hif4")[1]
     parts = run("--model", str(tmp_path), "--formats", "hif4")[1]
-    assert parts.splitlines()[2:] == whole.splitlines()[2:]  # below the folder's name
+    assert (
+        parts[parts.index("15 matrices") :].splitlines()[1:]
+        == (whole[whole.index("15 matrices") :].splitlines()[1:])
+    )  # below progress, which a slow machine has more of, and the folder's name
     next(iter(tmp_path.glob("*.safetensors"))).unlink()
     code, _ = run("--model", str(tmp_path))
     assert code == 2

@@ -16,7 +16,7 @@ from transformers import Qwen2ForCausalLM
 from hetero_plugin import AQN, AQNConfig, NoiseConfig, disabled, wrap
 from hetero_plugin.hf import phase, set_step, state_of, update
 from hetero_plugin.operator import UnsupportedTensor
-from tests.faults.models import gradients, logits, said, tiny
+from tests.faults.models import IDS, gradients, logits, said, tiny
 
 AQN_CONFIG = AQNConfig(schedule="constant", sigma_start=0.1)
 SPEC = NoiseConfig(
@@ -241,10 +241,10 @@ def test_float64_and_vmap_are_refused_in_words() -> None:
 
 def test_an_absolute_error_leaves_gradients_alone_unless_asked() -> None:
     rule = {"targets": "linear", "error": "absolute_gaussian", "scale": 0.05}
-    clean = torch.cat([g.flatten() for g in gradients(tiny()).values()])
+    clean = torch.cat([g.flatten() for g in gradients(tiny(), IDS).values()])
     with said() as lines:
         model = wrap(tiny(), NoiseConfig(**rule))
-    noisy = torch.cat([g.flatten() for g in gradients(model).values()])
+    noisy = torch.cat([g.flatten() for g in gradients(model, IDS).values()])
     assert torch.nn.functional.cosine_similarity(noisy, clean, dim=0) > 0.9 and not lines
     with said() as lines:
         wrap(tiny(), NoiseConfig(**rule, direction="both"))

@@ -83,20 +83,22 @@ class _TrackerReaper:
         # At the end of the interpreter modules may be empty already.
         self._close, self._wait, self._getpid = os.close, os.waitpid, os.getpid
         self._hang, self._sleep, self._ending = os.WNOHANG, time.sleep, sys.is_finalizing
+        self._error = OSError
 
     def __del__(self) -> None:
-        fd = getattr(self._tracker, "_fd", None)
-        pid = getattr(self._tracker, "_pid", None)
+        # No word of Python's own here either: builtins may have gone before this module.
+        tracker = self._tracker
+        fd, pid = tracker._fd, tracker._pid
         if not self._ending() or fd is None or pid is None or self._getpid() != self._owner:
             return
-        self._tracker._fd = self._tracker._pid = None
+        tracker._fd = tracker._pid = None
+        waits = 40  # 2 s: somebody else may hold the other end
         try:
             self._close(fd)  # its sign to end
-            for _ in range(40):  # 2 s: somebody else may hold the other end
-                if self._wait(pid, self._hang) != (0, 0):
-                    return
+            while waits and self._wait(pid, self._hang) == (0, 0):
+                waits -= 1
                 self._sleep(0.05)
-        except OSError:  # somebody else has waited for it
+        except self._error:  # somebody else has waited for it
             return
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import files
 from hetero_plugin.evaluation.answers.run import evaluate
 from hetero_plugin.evaluation.dose.found import LEAST_LEVELS, of_accuracy
+from hetero_plugin.evaluation.fidelity.batch import Progress
 from hetero_plugin.evaluation.specs import evaluation_spec
 
 FORMAT = 1
 NAME = "accuracy-loss"
 LADDER = (0.01, 0.02, 0.05, 0.1, 0.2)
-Progress = Callable[[str, int, int], None]
 
 
 def parse(text: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation import files
 from hetero_plugin.evaluation.dial.search import TARGETS, Curve, Want, interval, root
-from hetero_plugin.evaluation.fidelity.batch import MEASURES
+from hetero_plugin.evaluation.fidelity.batch import MEASURES, Progress
 from hetero_plugin.evaluation.fidelity.resample import Resamples
 from hetero_plugin.evaluation.fidelity.session import Asked, Session, drawn_by_step, opened
 from hetero_plugin.evaluation.specs import evaluation_spec
@@ -21,7 +21,6 @@ from hetero_plugin.evaluation.specs import evaluation_spec
 FORMAT = 1
 ATTESTED = 0.05  # the scale of the attestation, whose knock-ins have their own
 USUAL = 14  # scales that a search tries, for its bar
-Progress = Callable[[str, int, int], None]
 
 
 def dial_spec(spec: Any, largest: float, seed: int | None) -> NoiseConfig:

@@ -6,7 +6,7 @@ and the same addressed random numbers, so that what differs between two of them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from hetero_plugin.evaluation.fidelity.panel import RATIO, Rows, token_rows
 from hetero_plugin.evaluation.fidelity.text import batches
 
 BATCH = 16  # windows of a forward pass
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is, and of how much."""
 MEASURES = ("kl", "loss", "mean-dlogp", "ratio-out")
 """Means over tokens: KL (clean ‖ noisy), change of the loss, |Δ log-prob| of the next token, all in
 nats, and the share of probability ratios outside [0.9, 1.1]."""

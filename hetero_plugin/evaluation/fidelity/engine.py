@@ -25,7 +25,7 @@ from hetero_plugin.sites import select
 if TYPE_CHECKING:
     from vllm import LLM
 
-    from hetero_plugin.evaluation.fidelity.session import Progress
+    from hetero_plugin.evaluation.fidelity.batch import Progress
 
 BATCH = 16  # windows that are given to the engine at once; the floor is of one at a time
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hetero_plugin import attestation
 from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import checkpoints, files
-from hetero_plugin.evaluation.fidelity.batch import next_logits
+from hetero_plugin.evaluation.fidelity.batch import Progress, next_logits
 from hetero_plugin.evaluation.fidelity.panel import Rows, summarise, token_rows
 from hetero_plugin.evaluation.fidelity.session import check_engine
 from hetero_plugin.evaluation.fidelity.table import HFTable, Table
@@ -22,7 +22,6 @@ from hetero_plugin.evaluation.specs import evaluation_spec
 
 FORMAT = 1
 BATCH = 4  # windows that are measured at a time; the floor compares it with one window at a time
-Progress = Callable[[str, int, int], None]
 
 
 class Reader(Protocol):

@@ -15,12 +15,11 @@ from torch import Tensor
 from hetero_plugin import attestation
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation import checkpoints
-from hetero_plugin.evaluation.fidelity.batch import Batch, FixedBatch
+from hetero_plugin.evaluation.fidelity.batch import Batch, FixedBatch, Progress
 from hetero_plugin.evaluation.fidelity.panel import LEAST_WINDOWS
 from hetero_plugin.evaluation.fidelity.table import HFTable, Table
 from hetero_plugin.evaluation.fidelity.text import read_windows
 
-Progress = Callable[[str, int, int], None]
 ENGINES = ("hf", "vllm")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.evaluation import files
+from hetero_plugin.evaluation.fidelity.batch import Progress
 from hetero_plugin.evaluation.fidelity.session import Asked, Session, drawn_by_step, opened
 from hetero_plugin.evaluation.sensitivity import page
 from hetero_plugin.evaluation.sensitivity.ranking import Budget, Map
@@ -18,7 +19,6 @@ from hetero_plugin.evaluation.sensitivity.store import KEPT, Store
 from hetero_plugin.evaluation.specs import evaluation_spec
 from hetero_plugin.sites import Site
 
-Progress = Callable[[str, int, int], None]
 _LAYER = re.compile(r"(?:^|\.)layers\.\d+\.(.+)$")
 
 

@@ -29,6 +29,7 @@ def _design(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "draw"), [(0.0, 0.0), (0.005, 0.0), (0.01, 0.01), (0.02, 0.01), (0.05, 0.01)]
 )

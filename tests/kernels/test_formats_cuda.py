@@ -76,6 +76,7 @@ def _interpreted() -> None:
     print(json.dumps([wrong, cuda_compared]))
 
 
+@pytest.mark.slow
 def test_its_arithmetic_is_the_references_to_the_bit() -> None:
     out = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.kernels.test_formats_cuda"],

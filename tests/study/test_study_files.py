@@ -215,6 +215,7 @@ def test_every_experiment_has_its_file_and_every_arm_its_row() -> None:
         assert read(path).name == path.stem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", TABLE, ids="/".join)
 def test_an_arm_has_the_studys_arguments(key: tuple[str, str]) -> None:
     """Through verl's own composition: every key is one of its schema, or Hydra would refuse it."""

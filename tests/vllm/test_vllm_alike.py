@@ -118,6 +118,24 @@ def test_it_is_the_result_of_parts_that_know_nothing_of_each_other() -> None:
     torch.testing.assert_close(together, method.apply(layer, x, None), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_rows_that_are_strided_and_a_single_one(rows: int) -> None:
+    layer, method, state, inputs = made(torch.bfloat16, BLOCKS)
+    wide = torch.randn(5, 128, generator=torch.Generator().manual_seed(3)).bfloat16()
+    x = wide[:rows, ::2]
+    assert not x.is_contiguous() or rows == 1
+    for scale in (1.0, 0.0):
+        state.set_scale(scale)
+        right = method.apply(layer, x.contiguous(), None)
+        assert torch.equal(method.apply(layer, x, None), right)
+        assert torch.equal(inputs[0](x, state.draw), x) == (scale == 0)
+    state.set_scale(1.0, site=K)  # K alone: its own input, and Q none
+    got = method.apply(layer, x, None)
+    read = inputs[1](x, state.draw)
+    assert torch.equal(got[:, 48:], F.linear(read, layer.weight[48:]))
+    assert torch.equal(got[:, :48], F.linear(x, layer.weight[:48]))
+
+
 def test_no_phase_is_no_scale() -> None:
     layer, method, state, _ = made(torch.float32, {**BLOCKS, "phase": "rollout"})
     state.set_phase(None)

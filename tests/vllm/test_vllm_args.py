@@ -25,10 +25,15 @@ from tests.models import config_only
 pytestmark = pytest.mark.compat("command line", short=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> None:
+    """For tests that ask for no model too, in whatever order."""
+    register()
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model's config.json: no weights are needed to configure an engine."""
-    register()
     return config_only(tmp_path_factory.mktemp("model"))
 
 

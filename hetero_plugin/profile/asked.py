@@ -18,9 +18,11 @@ from hetero_plugin.profile.recording import Recording
 from hetero_plugin.sites import Site
 from hetero_plugin.sites.select import match
 
-__all__ = ["Asked", "Basis", "basis", "chosen", "header_of"]
+__all__ = ["DEFAULT", "Asked", "Basis", "basis", "chosen", "header_of"]
 
 MOST_ROWS = 4096
+DEFAULT = 128
+"""Rows, and columns of a site."""
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 OUTSIDE = "outside"
 """Among layers: the final norm and the head."""
@@ -39,8 +41,8 @@ class Asked:
         variant: what this machine is made to do; see `operators.VARIANTS`.
         layers: decoder layers, such as 3 or "2-5", and "outside" for what is in none; None: all.
         targets: kinds, site names, globs or ``re:`` patterns.
-        rows: T, tokens of the text.
-        columns: C at most.
+        rows: T, tokens of the text; None: 128, or those of the recording that is replayed.
+        columns: C at most; None: the same.
         repeats: R.
         dtype: of the model: auto or a name of torch.
         device: as torch names it; None: the accelerator, if there is one.
@@ -55,8 +57,8 @@ class Asked:
     variant: str = "plain"
     layers: tuple[int | str, ...] | None = None
     targets: tuple[str, ...] = ("linear", "norm", "activation", "attention")
-    rows: int = 128
-    columns: int = 128
+    rows: int | None = None
+    columns: int | None = None
     repeats: int = 3
     dtype: str = "auto"
     device: str | None = None
@@ -73,12 +75,21 @@ class Asked:
             ("--columns", self.columns, 1, 1 << 20),
             ("--repeats", self.repeats, 1, 100),
         ):
-            if not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 raise ConfigError(f"{option} {value}: should be from {least} to {most}")
         if self.text is None and self.replay is None:
             raise ConfigError("give --text, or --replay-inputs with a recording whose text is read")
         if self.engine not in ("hf", "vllm"):
             raise ConfigError(f"--engine {self.engine!r}: should be hf or vllm")
+        if self.engine == "vllm" and self.device is not None:
+            raise ConfigError(f"--device {self.device}: vLLM has its own; leave it out")
+        if self.replay is not None and self.fused:
+            raise ConfigError(
+                "--fused: which inputs an operator has is a matter of the recording that "
+                "--replay-inputs names; record that one with --fused"
+            )
+        if self.out.exists():
+            raise ConfigError(f"--out {self.out}: is there already; give another, or remove it")
         if self.dtype not in DTYPES:
             raise ConfigError(f"--dtype {self.dtype!r}: should be one of {', '.join(DTYPES)}")
 
@@ -109,8 +120,9 @@ def basis(asked: Asked) -> Basis:
     model = source.model_source(asked.model)
     if asked.replay is None:
         assert asked.text is not None
-        lengths = source.sequence_lengths(asked.rows)
-        text, tokens = source.read_text(asked.model, asked.text, asked.rows)
+        rows = asked.rows or DEFAULT
+        lengths = source.sequence_lengths(rows)
+        text, tokens = source.read_text(asked.model, asked.text, rows)
         return Basis(model, text, tokens, lengths, None)
     replay = Recording.open(asked.replay)
     before = replay.header
@@ -125,6 +137,15 @@ def basis(asked: Asked) -> Basis:
             f"--replay-inputs {asked.replay}: holds no inputs, since it is of inputs of another "
             "recording; give that one"
         )
+    for option, given, there in (
+        ("--rows", asked.rows, len(before.tokens)),
+        ("--columns", asked.columns, before.columns),
+    ):
+        if given not in (None, there):
+            raise ConfigError(
+                f"{option} {given}: {asked.replay} has {there}, and its inputs are used; leave "
+                f"{option} out"
+            )
     if asked.text is not None:
         text, _ = source.read_text(asked.model, asked.text, len(before.tokens))
         if text.sha256 != before.text.sha256:
@@ -154,7 +175,7 @@ def header_of(asked: Asked, basis: Basis, dtype: str, facts: Mapping[str, str]) 
         variant=asked.variant,
         machine=dict(facts),
         repeats=asked.repeats,
-        columns=asked.columns if replay is None else replay.header.columns,
+        columns=asked.columns or DEFAULT if replay is None else replay.header.columns,
         replay_of=None if replay is None else replay.header.digest,
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.profile.asked import Asked, Basis, chosen, header_of
+from hetero_plugin.profile.asked import DEFAULT, Asked, Basis, chosen, header_of
 from hetero_plugin.profile.header import Header
 from hetero_plugin.profile.operators import variant
 from hetero_plugin.profile.record import Progress, Say, record_hf, say_left_out
@@ -88,10 +88,16 @@ def _recorded(
 
 
 def _one(llm: Any, method: str, *args: Any) -> Any:
-    """What the engine's only worker answers."""
+    """What the engine's only worker answers.
+
+    Raises:
+        ConfigError: the worker's.
+    """
     answers = llm.collective_rpc(method, args=args)
     if len(answers) != 1:
         raise ConfigError(f"a recording is of one worker, and this engine has {len(answers)}")
+    if isinstance(answers[0], dict) and "error" in answers[0]:
+        raise ConfigError(answers[0]["error"])
     return answers[0]
 
 
@@ -138,7 +144,7 @@ def _inputs(asked: Asked, on: Basis, progress: Progress, say: Say) -> Recording:
             on.model,
             on.text,
             on.tokens,
-            asked.columns,
+            asked.columns or DEFAULT,
         ):
             return there
         there.close()

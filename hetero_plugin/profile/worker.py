@@ -6,7 +6,9 @@ vLLM puts `Extension` into the class of its worker (``worker_extension_cls``); i
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,19 @@ __all__ = ["EXTENSION", "Extension"]
 EXTENSION = "hetero_plugin.profile.worker.Extension"
 
 
+def _answered(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call whose ConfigError is answered: vLLM would hand it on as a failure of the engine."""
+
+    @functools.wraps(call)
+    def answer(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except ConfigError as error:
+            return {"error": str(error)}
+
+    return answer
+
+
 @dataclass
 class _Job:
     writer: RecordingWriter
@@ -44,6 +59,7 @@ class Extension:
     device: Any
     model_runner: Any
 
+    @_answered
     def hetero_noise_facts(self, word: str) -> dict[str, Any]:
         """The machine's facts under a variant, and the dtype of the model."""
         with variant(word).around():
@@ -54,6 +70,7 @@ class Extension:
         facts["custom_ops"] = ",".join(config.compilation_config.custom_ops)
         return {"facts": facts, "dtype": str(config.model_config.dtype).removeprefix("torch.")}
 
+    @_answered
     def hetero_noise_begin(self, header: str, out: str, inputs: str, held: bool) -> dict[str, Any]:
         """Begins a recording, or goes on with one.
 
@@ -77,12 +94,18 @@ class Extension:
         names = [name for name in there if name in operators]
         return {"sites": names, "left_out": {k: v for k, v in left_out.items() if k in there}}
 
+    @_answered
     def hetero_noise_record(self, name: str) -> None:
         """Records one site, if that is not done yet."""
         job: _Job = self._job
         if job.writer.has(name):
             return
         operator, given = job.operators[name], job.inputs.site(name)
+        if (given.entry.n, given.entry.k) != (operator.n, operator.k):
+            raise ConfigError(
+                f"{name} is {given.entry.k} to {given.entry.n} in {job.inputs.path}, and "
+                f"{operator.k} to {operator.n} in the engine"
+            )
         with (
             torch.inference_mode(),
             set_current_vllm_config(self.vllm_config, check_compile=False),
@@ -95,9 +118,8 @@ class Extension:
                 given.reference,
                 self.device,
             )
-        if given.entry.n != operator.n:
-            raise ConfigError(f"{name}: has {operator.n} columns here, {given.entry.n} there")
 
+    @_answered
     def hetero_noise_end(self) -> None:
         """Finishes the file."""
         self._job.writer.close()

@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     for name, fused in (("plain", False), ("fused", True)):
         out = folder / f"{name}.rec"
         record(Asked(model, out, text, rows=ROWS, columns=COLUMNS, fused=fused))
-    vllm = {"model": str(model), "engine": "vllm", "columns": COLUMNS}
+    vllm = {"model": str(model), "engine": "vllm"}
     jobs: list[dict[str, Any]] = [
         vllm | {"out": str(folder / "vllm.rec"), "replay": str(folder / "plain.rec")},
         vllm | {"out": str(folder / "both.rec"), "replay": str(folder / "fused.rec"),

@@ -34,7 +34,8 @@ def first(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def asked(checkpoint: Path, out: Path, **changes: Any) -> Asked:
-    return replace(Asked(checkpoint, out, rows=ROWS, columns=COLUMNS, repeats=REPEATS), **changes)
+    sizes = {} if "replay" in changes else {"rows": ROWS, "columns": COLUMNS}
+    return replace(Asked(checkpoint, out, repeats=REPEATS), **(sizes | changes))
 
 
 def test_lengths_are_long_and_short_and_all_rows() -> None:
@@ -145,6 +146,10 @@ def test_what_cannot_be_recorded(first: Path, checkpoint: Path, text: Path, tmp_
         ("can't be read: No such file", checkpoint, {"text": tmp_path / "none.txt"}),
         ("give the same checkpoint", other, {"replay": first}),
         ("is another text than that of", checkpoint, {"replay": first, "text": _long(tmp_path)}),
+        ("--rows 41: .*a.rec has 40", checkpoint, {"replay": first, "rows": 41}),
+        ("--columns 8: .*a.rec has 24", checkpoint, {"replay": first, "columns": 8}),
+        ("record that one with --fused", checkpoint, {"replay": first, "fused": True}),
+        ("vLLM has its own", checkpoint, {"text": text, "engine": "vllm", "device": "cpu"}),
         ("say --dtype bfloat16", checkpoint, {"replay": first, "dtype": "float32"}),
         ("holds no inputs", checkpoint, {"replay": replayed}),
         ("--rows 1: should be from 2", checkpoint, {"text": text, "rows": 1}),
@@ -209,7 +214,7 @@ def test_the_command(
     with pytest.raises(SystemExit) as ended:
         _run("profile", ["record", *words])
     assert ended.value.code == 2
-    assert "is there already; give another --out" in capsys.readouterr().err
+    assert "is there already; give another, or remove it" in capsys.readouterr().err
 
 
 def test_a_killed_command_goes_on(

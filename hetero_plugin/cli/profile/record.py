@@ -37,8 +37,10 @@ def command(
     targets: Annotated[
         str, typer.Option(help="Kinds, site names, globs or re: patterns, with commas.")
     ] = "linear,norm,activation,attention",
-    rows: Annotated[int, typer.Option(help="Tokens of the text.")] = 128,
-    columns: Annotated[int, typer.Option(help="Of an operator's outputs, at most.")] = 128,
+    rows: Annotated[int | None, typer.Option(help="Tokens of the text; default: 128.")] = None,
+    columns: Annotated[
+        int | None, typer.Option(help="Of an operator's outputs, at most; default: 128.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Times that each operator is run.")] = 3,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32.")] = "auto",
     device: Annotated[

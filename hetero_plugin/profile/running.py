@@ -5,6 +5,7 @@ T rows, N outputs of a row, C of them kept, R repetitions.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -47,7 +48,9 @@ def run_operator(
         y = run(given)
         outputs.append(y[:, kept.to(y.device)].cpu())
         if number == 0:
-            rms = y.double().pow(2).mean(dim=-1).sqrt().cpu()
+            # Without a copy in float64, which of a head's logits would take gigabytes.
+            size = torch.linalg.vector_norm(y, dim=-1, dtype=torch.float64)
+            rms = size.cpu() / math.sqrt(y.shape[-1])
     if reference is None and operator.reference is not None:
         reference = operator.reference(given).cpu()
     entry = SiteEntry(

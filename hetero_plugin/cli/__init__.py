@@ -7,6 +7,7 @@ command line (typer reads it). The file is imported when the command is called, 
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -48,12 +49,21 @@ def _fail(name: str, error: Exception) -> NoReturn:
     raise SystemExit(2)
 
 
+def _terminated(number: int, frame: object) -> NoReturn:
+    """Ends as an interrupt does, so that engines end with the command that started them.
+
+    With the system's own way nothing is cleaned up, and vLLM's processes go on computing.
+    """
+    raise SystemExit(128 + number)
+
+
 def _run(name: str, args: list[str]) -> None:
     """Loads the sub-command ``name`` and gives it ``args``."""
     import typer
 
     from hetero_plugin.config.problems import ConfigError
 
+    signal.signal(signal.SIGTERM, _terminated)
     # Plain help: with markup, "[all]" in an option's description would vanish as a style.
     one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     try:

@@ -18,7 +18,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-
 EVERY = 30.0
 """Seconds between lines of progress where there is no terminal to draw a bar on."""
 

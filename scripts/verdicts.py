@@ -138,7 +138,7 @@ def _holm(rng: np.random.Generator, runs: int) -> Iterator[Line]:
     wrong = sum(min(stats.holm([p(b, c) for b, c in page])) < words.ALPHA for page in pages)
     rate = wrong / len(pages)
     yield Line(
-        "any of 12 shown, all equal (Holm)", rate, 0.05, 0.0,
+        "any of 12 shown, all equal (Holm; a quarter)", rate, 0.05, 0.0,
         0.05 + 4 * (0.05 * 0.95 / len(pages)) ** 0.5,
     )  # fmt: skip
 

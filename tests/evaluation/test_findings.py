@@ -14,6 +14,7 @@ from toy import simulate_result
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.records import ResultError
 from hetero_plugin.evaluation.specs import evaluation_spec
+from scripts import engines
 from scripts import results as page
 from scripts.real import MEASURES, section
 
@@ -147,3 +148,27 @@ def test_what_is_not_attested_is_no_finding(folder: Path) -> None:
     empty.mkdir()
     with pytest.raises(ResultError, match="holds no file"):
         section(empty)
+
+
+def test_verdicts_of_two_engines_side_by_side(tmp_path: Path) -> None:
+    reports = {}
+    for engine, seed in (("vllm", 1), ("hf", 2)):
+        for arm, loss in (("clean", 0.2), ("noise", 0.0)):
+            accuracies = {0.0: 0.7, 0.1: 0.7 - loss}
+            document = simulate_result(seed=seed, accuracies=accuracies, n=400)
+            document["header"]["model"] = arm
+            results.write_json(tmp_path / engine / f"{arm}.json", document)
+        reports[engine] = engines.reported(tmp_path / engine)
+    text, apart = engines.compare(reports)
+    assert apart == 0 and "4 of 4 verdicts agree (n = 400, 400" in text
+    assert text.count("DEGRADED") == 2 and "clean against its clean answers, 10 % error" in text
+    assert "noise against clean, 10 % error" in text and "clean 4 of 4" in text
+    changed = json.loads(json.dumps(reports))
+    changed["hf"]["comparisons"][0]["verdict"] = "IMPROVED"
+    text, apart = engines.compare(changed)
+    assert apart == 1 and "| NO |" in text and "3 of 4" in text
+    del changed["hf"]["comparisons"][0]
+    with pytest.raises(ValueError, match="not the same comparisons"):
+        engines.compare(changed)
+    with pytest.raises(ResultError, match="holds no results"):
+        engines.reported(tmp_path)

@@ -168,9 +168,9 @@ def _sensitivity(path: Path, data: Data) -> Iterator[str]:
     budget = (data["suggestion"] or {}).get("budget") or {}
     asked = budget.get("sites") or (f"{100 * budget['share']:g}%" if budget.get("share") else None)
     yield _command(
-        "sensitivity", data, text=Path(data["text"]).name, tokens=data["tokens"],
-        context=data["context"], draws=data["draws"], dtype=data["dtype"], engine=_engine(data),
-        budget=asked, out=path.parent.name,
+        "sensitivity", data, scale=_scale(data), text=Path(data["text"]).name,
+        tokens=data["tokens"], context=data["context"], draws=data["draws"], dtype=data["dtype"],
+        engine=_engine(data), budget=asked, out=path.parent.name,
     )  # fmt: skip
     yield _about(data, data["predicted_tokens"], data["windows"])
     head = [("all sites", data["all"]), ("floor (A/A)", data["floor"])]
@@ -267,6 +267,12 @@ def _command(name: str, about: Data, /, **options: Any) -> str:
     if about.get("seed"):
         given += ["--seed", str(about["seed"])]
     return f"```\n{shlex.join(given)}\n```"
+
+
+def _scale(data: Data) -> float | None:
+    """That of all rules, where the command names a preset: each rule of a map keeps its own."""
+    scales = {rule["scale"] for rule in data["spec"]["rules"]}
+    return scales.pop() if len(scales) == 1 and _spec(data)[0] == "--preset" else None
 
 
 def _spec(data: Data) -> list[str]:

@@ -116,6 +116,7 @@ def test_a_folder_becomes_a_finding(folder: Path) -> None:
         assert words[words.index("--seed") + 1] == "3"
     assert commands[0][commands[0].index("--noise-seeds") + 1] == "2"
     assert commands[3][commands[3].index("--budget") + 1] == "60%"
+    assert commands[3][commands[3].index("--scale") + 1] == "0.2"
     # Strict first, with no verdict; the rule that was not fixed beforehand second, and said so.
     strict, flexible = text.split("The same answers by the flexible rule", 1)
     assert "DEGRADED" not in strict and "exploration" in flexible

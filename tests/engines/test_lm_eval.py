@@ -1,7 +1,7 @@
 """lm-eval's own command under noise, in vLLM and in Hugging Face, on a task of local files.
 
 lm-eval is none of the tests' packages (it brings many): where it is missing this is skipped, and
-`make lm-eval` runs it, with lm-eval in a folder of its own. Five engines: about three minutes.
+`make lm-eval` runs it, with lm-eval in a folder of its own. Four engines of vLLM: minutes.
 """
 
 from __future__ import annotations

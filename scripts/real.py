@@ -80,7 +80,7 @@ def _eval(path: Path, data: Data) -> Iterator[str]:
         noise_seeds=draws if draws > 1 else None, n=header["n"], max_tokens=header["max_tokens"],
         samples=header.get("samples"), temperature=header.get("temperature"),
         dtype=header["dtype"], engine="hf" if header.get("backend") == "hf" else None,
-        out=path.name,
+        reward=_reward(header), out=path.name,
     )  # fmt: skip
     yield (
         f"n = {header['n']:,} of {header['total']:,} questions of {header['data_source']}, "
@@ -96,6 +96,12 @@ def _eval(path: Path, data: Data) -> Iterator[str]:
             "follows is exploration."
         )
         yield from _answers(_by(document, rule))
+
+
+def _reward(header: Data) -> str | None:
+    """``FILE.py:function`` of a user's scorer: its hash stands after it."""
+    word, hashed, _ = str(header["scorer"]).partition(" (sha256")
+    return word if hashed else None
 
 
 def _answers(document: Data) -> Iterator[str]:
@@ -121,7 +127,8 @@ def _answers(document: Data) -> Iterator[str]:
     dose = of_accuracy(document)
     if dose is not None:
         lines.append(f"- Dose: {dose['sentence']}.")
-    yield "\n".join(lines)
+    if lines:
+        yield "\n".join(lines)
 
 
 def _by(document: Data, rule: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from toy import simulate_result
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.records import ResultError
 from hetero_plugin.evaluation.specs import evaluation_spec
-from scripts import engines
+from scripts import engines, real
 from scripts import results as page
 from scripts.real import MEASURES, section
 
@@ -115,6 +115,8 @@ def test_a_folder_becomes_a_finding(folder: Path) -> None:
         assert words[words.index("--preset") + 1] == "linear"
         assert words[words.index("--seed") + 1] == "3"
     assert commands[0][commands[0].index("--noise-seeds") + 1] == "2"
+    assert "--reward" not in commands[0]
+    assert real._reward({"scorer": "rule.py:score (sha256 e6476ac547af3406)"}) == "rule.py:score"
     assert commands[3][commands[3].index("--budget") + 1] == "60%"
     assert commands[3][commands[3].index("--scale") + 1] == "0.2"
     # Strict first, with no verdict; the rule that was not fixed beforehand second, and said so.

@@ -278,6 +278,8 @@ def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
 
 def print_fidelity(found: Mapping[str, Any]) -> None:
     """The fidelity panels of a text, level by level, and their floor."""
+    from hetero_plugin.evaluation.fidelity import sampled
+
     panels = [(f"{100 * row['level']:g} % error", row) for row in found["levels"]]
     panels.append(("floor: clean, one window at a time", found["floor"]))
     floor = found["floor"]
@@ -298,6 +300,9 @@ def print_fidelity(found: Mapping[str, Any]) -> None:
         table.add_row(name, *cells)
     console = stdout()
     console.print(table)
+    for label, panel in panels:
+        if panel.get("sampled"):
+            console.print(f"{label}: {sampled.sentence(panel['sampled'])}", highlight=False)
     record = found["attestation"]
     console.print(
         f"nats; brackets: 95 % by bootstrap over windows; {record['seen']} of {record['of']} sites "

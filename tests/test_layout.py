@@ -29,6 +29,7 @@ FOLDERS = (
     "trl",
     "verl",
     "miniature",
+    "profile",
     "evaluation",
     "study",
     "cli",

@@ -1,0 +1,1 @@
+"""Hardware profiles: what machines' operators really compute, recorded, fitted and compared."""

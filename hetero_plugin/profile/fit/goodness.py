@@ -1,0 +1,187 @@
+"""How well a table, a Gaussian of the same size, and nothing describe elements that were held out.
+
+By bin: RMS, bias and share of changed elements. Over all: the log-probability that each gives to
+what was seen, a proper score: no distribution but the true one has a higher expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hetero_plugin.errors.profile import Table
+from hetero_plugin.profile.fit import baselines
+from hetero_plugin.profile.fit.counts import Counts
+from hetero_plugin.profile.fit.elements import GROUPS, digits
+from hetero_plugin.profile.fit.tables import log_score, moments
+
+__all__ = ["JUDGED", "WITHIN", "Gaussian", "goodness"]
+
+WITHIN = 0.10
+JUDGED = 400
+"""Changed elements that a bin must hold on both sides: then sampling alone makes 5 % of noise."""
+
+
+class Gaussian:
+    """``relative_gaussian`` at the scale at which its error, after rounding, is of the same RMS.
+
+    Args:
+        counts: the training elements.
+        edges: of the bins, log2.
+        dtype: of the outputs.
+    """
+
+    def __init__(self, counts: Counts, edges: Sequence[float], dtype: str) -> None:
+        inner = np.array(edges, float)
+        # The outer bins have no middle; each counts as half an octave.
+        self._middle = np.concatenate(
+            [[inner[0] - 0.25], (inner[:-1] + inner[1:]) / 2, [inner[-1] + 0.25]]
+        )
+        self._bits = digits(dtype)
+        m = self._mantissa(counts.group)
+        weights = counts.n * self._ulp(counts) ** 2
+        self.scale = baselines.fitted_scale(weights, m, float((weights * counts.ulps**2.0).sum()))
+
+    def _mantissa(self, group: np.ndarray) -> np.ndarray:
+        return 2.0**self._bits * (1 + (group + 0.5) / GROUPS)
+
+    def _ulp(self, counts: Counts) -> np.ndarray:
+        """Size of an ulp, in RMS of the row, as far as bin and class tell."""
+        return 2.0 ** self._middle[counts.bin] / self._mantissa(counts.group)
+
+    def log_score(self, counts: Counts) -> np.ndarray:
+        """Log-probability of each counted difference, nats."""
+        sigma = self.scale * self._mantissa(counts.group)
+        return baselines.floored(baselines.rounded_gaussian(counts.ulps, sigma), counts.ulps)
+
+    def moments(self, counts: Counts, bins: int) -> dict[str, np.ndarray]:
+        """As `tables.moments`, at the mantissas that were counted."""
+        sigma = self.scale * self._mantissa(counts.group)
+        n = np.maximum(counts.by_bin(bins), 1)
+        still = baselines.rounded_gaussian(np.zeros(1), sigma)
+        return {
+            "mean": np.zeros(bins),
+            "square": counts.by_bin(bins, baselines.second_moment(sigma)) / n,
+            "changed": counts.by_bin(bins, 1 - still) / n,
+        }
+
+
+def measured(counts: Counts, bins: int) -> dict[str, np.ndarray]:
+    """As `tables.moments`, of elements."""
+    n = np.maximum(counts.by_bin(bins), 1)
+    return {
+        "mean": counts.by_bin(bins, counts.ulps.astype(float)) / n,
+        "square": counts.by_bin(bins, counts.ulps.astype(float) ** 2) / n,
+        "changed": counts.by_bin(bins, counts.ulps != 0) / n,
+    }
+
+
+def goodness(
+    table: Table, gaussian: Gaussian, train: Counts, clusters: Sequence[Counts]
+) -> dict[str, Any] | None:
+    """A table and both baselines on elements that were held out.
+
+    Args:
+        table: fitted on other elements.
+        gaussian: of the same.
+        train: the elements that both were fitted on.
+        clusters: the held-out elements, in parts (a site's quarter of rows each) that are as good
+            as independent of one another.
+
+    Returns:
+        ``elements``, ``bins`` (of each bin that holds any), ``within`` (of the judged bins, those
+        where all three, and each, agree within 10 %), ``score`` (nats per 1000 elements over
+        "nothing"; the difference with its standard error over clusters) and ``better``: whether
+        the table is better than the Gaussian by more than two standard errors. None: no elements.
+    """
+    held = Counts.sum(clusters)
+    if held.total == 0:
+        return None
+    bins = len(table.bins)
+    seen, n = measured(held, bins), held.by_bin(bins).astype(int)
+    models = {
+        "profile": moments(table),
+        "gaussian": gaussian.moments(held, bins),
+        "nothing": {key: np.zeros(bins) for key in seen},
+    }
+    trained = train.by_bin(bins, train.ulps != 0)
+    rows = []
+    for at in np.flatnonzero(n):
+        changed = round(float(seen["changed"][at] * n[at]))
+        row: dict[str, Any] = {
+            "bin": int(at),
+            "elements": int(n[at]),
+            "changed": changed,
+            "judged": changed >= JUDGED and trained[at] >= JUDGED,
+            "measured": _shown(seen, at),
+        }
+        for name, found in models.items():
+            row[name] = _shown(found, at)
+        row["agrees"] = {name: _agrees(row["measured"], row[name]) for name in models}
+        rows.append(row)
+    return {
+        "elements": held.total,
+        "changed": held.changed,
+        "bins": rows,
+        "within": {name: _within(rows, name) for name in models},
+        **_score(table, gaussian, clusters),
+    }
+
+
+def _shown(found: dict[str, np.ndarray], at: int) -> dict[str, float]:
+    return {
+        "rms": float(np.sqrt(found["square"][at])),
+        "bias": float(found["mean"][at]),
+        "changed": float(found["changed"][at]),
+    }
+
+
+def _agrees(seen: dict[str, float], model: dict[str, float]) -> dict[str, bool]:
+    """RMS and share of changed within 10 % of what was seen; the bias within 10 % of the RMS."""
+    return {
+        "rms": abs(model["rms"] - seen["rms"]) <= WITHIN * seen["rms"],
+        "bias": abs(model["bias"] - seen["bias"]) <= WITHIN * seen["rms"],
+        "changed": abs(model["changed"] - seen["changed"]) <= WITHIN * seen["changed"],
+    }
+
+
+def _within(rows: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
+    judged = [row["agrees"][name] for row in rows if row["judged"]]
+    counts = {key: sum(one[key] for one in judged) for key in ("rms", "bias", "changed")}
+    return {"judged": len(judged), "all": sum(all(one.values()) for one in judged), **counts}
+
+
+def _score(table: Table, gaussian: Gaussian, clusters: Sequence[Counts]) -> dict[str, Any]:
+    sums: dict[str, list[float]] = {"profile": [], "gaussian": [], "nothing": []}
+    sizes = []
+    for part in clusters:
+        if part.total == 0:
+            continue
+        sizes.append(part.total)
+        still = (part.ulps == 0).astype(float)
+        for name, log in (
+            ("profile", log_score(table, part)),
+            ("gaussian", gaussian.log_score(part)),
+            ("nothing", baselines.floored(still, part.ulps)),
+        ):
+            sums[name].append(float((part.n * log).sum()))
+    n = np.array(sizes, float)
+    by = {name: np.array(values) for name, values in sums.items()}
+    per = 1000 / n.sum()
+    gain = by["profile"] - by["gaussian"]
+    mean = gain.sum() / n.sum()
+    error = None
+    if len(n) > 1:
+        spread = ((gain - mean * n) ** 2).sum() * len(n) / (len(n) - 1)
+        error = float(1000 * np.sqrt(spread) / n.sum())
+    return {
+        "score": {
+            "profile": float((by["profile"] - by["nothing"]).sum() * per),
+            "gaussian": float((by["gaussian"] - by["nothing"]).sum() * per),
+            "over_gaussian": float(1000 * mean),
+            "error": error,
+        },
+        "better": bool(error is not None and 1000 * mean > 2 * error and mean > 0),
+    }

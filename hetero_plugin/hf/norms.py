@@ -19,7 +19,8 @@ Formula = Callable[[Any, Tensor, Tensor], Tensor]
 """Module, x [..., N], weight float32 [N] -> the norm of x with that weight."""
 
 
-def _epsilon(module: Any) -> float:
+def epsilon(module: Any) -> float:
+    """What an RMSNorm adds to the mean of squares."""
     return module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
 
 
@@ -30,7 +31,7 @@ def _llama(module: Any, x: Tensor, weight: Tensor) -> Tensor:
     float16 numbers is exact in float32, so both round once.
     """
     h = x.to(torch.float32)
-    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + epsilon(module))
     # A float32 weight makes the result float32, as under autocast.
     dtype = torch.promote_types(module.weight.dtype, x.dtype)
     return (weight * h.to(x.dtype).float()).to(dtype)
@@ -39,18 +40,23 @@ def _llama(module: Any, x: Tensor, weight: Tensor) -> Tensor:
 def _gemma(module: Any, x: Tensor, weight: Tensor) -> Tensor:
     """(1 + weight) · norm(x) in float32, rounded once (Gemma)."""
     h = x.float()
-    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + epsilon(module))
     return (h * (1.0 + weight)).type_as(x)
 
 
 def _olmo(module: Any, x: Tensor, weight: Tensor) -> Tensor:
     """weight · norm(x) in float32, rounded once (OLMo 2)."""
     h = x.to(torch.float32)
-    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + _epsilon(module))
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + epsilon(module))
     return (weight * h).to(x.dtype)
 
 
 FORMULAS: tuple[Formula, ...] = (_llama, _gemma, _olmo)
+
+
+def adds_one(formula: Formula) -> bool:
+    """Whether a formula multiplies by 1 + weight."""
+    return formula is _gemma
 
 
 _found: dict[type, Formula] = {}

@@ -2,12 +2,15 @@
 
 Each sub-command is a file ``cli/<name>.py`` with a function ``command``, whose signature is the
 command line (typer reads it). The file is imported when the command is called, so that
-``hetero-noise --help`` and the cheap commands don't wait for an engine to load.
+``hetero-noise --help`` and the cheap commands don't wait for an engine to load. A sub-command that
+has sub-commands of its own is a folder ``cli/<name>/`` with such files and a table ``COMMANDS``.
 """
 
 from __future__ import annotations
 
+import keyword
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -39,7 +42,9 @@ COMMANDS: dict[str, str] = {
 
 
 def _module(name: str) -> str:
-    return name.replace("-", "_")
+    """The module of a command, below this one; of ``profile import`` it is profile.import_."""
+    words = [word.replace("-", "_") for word in name.split()]
+    return ".".join(f"{word}_" if keyword.iskeyword(word) else word for word in words)
 
 
 def _fail(name: str, error: Exception) -> NoReturn:
@@ -49,7 +54,7 @@ def _fail(name: str, error: Exception) -> NoReturn:
 
 
 def _run(name: str, args: list[str]) -> None:
-    """Loads the sub-command ``name`` and gives it ``args``."""
+    """Loads the sub-command ``name``, such as ``profile record``, and gives it ``args``."""
     import typer
 
     from hetero_plugin.config.problems import ConfigError
@@ -58,7 +63,10 @@ def _run(name: str, args: list[str]) -> None:
     one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     try:
         module = import_module(f"hetero_plugin.cli.{_module(name)}")
-        one.command(name)(module.command)
+        if hasattr(module, "COMMANDS"):
+            one = _build(module.ABOUT, module.COMMANDS, f"{name} ")
+        else:
+            one.command(name)(module.command)
         one(args, prog_name=f"hetero-noise {name}")
     except ConfigError as error:
         _fail(name, error)
@@ -96,7 +104,7 @@ except ImportError:
 
 else:
 
-    def _add(app: typer.Typer, name: str, about: str) -> None:
+    def _add(app: typer.Typer, group: str, name: str, about: str) -> None:
         # Everything after the name, --help included, goes on to the command unread.
         @app.command(
             name,
@@ -105,7 +113,7 @@ else:
             context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
         )
         def forward(context: typer.Context) -> None:
-            _run(name, context.args)
+            _run(f"{group}{name}", context.args)
 
     def _say(version: bool) -> None:
         if version:
@@ -114,29 +122,33 @@ else:
             typer.echo(f"hetero-noise {__version__}")
             raise typer.Exit
 
-    def _build() -> typer.Typer:
+    def _build(about: str, commands: Mapping[str, str], group: str = "") -> typer.Typer:
         app = typer.Typer(
-            help="Makes one machine compute, numerically, like another, and measures the effect.",
+            help=about,
             no_args_is_help=True,
             add_completion=False,
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
         )
-
-        @app.callback()
-        def _group(
-            version: Annotated[
-                bool,
-                typer.Option("--version", help="Print the version.", callback=_say, is_eager=True),
-            ] = False,
-        ) -> None:
-            # A callback keeps the sub-commands' names even if there is only one of them.
-            return None
-
-        here = Path(__file__).parent
-        for name, about in COMMANDS.items():
+        # A callback keeps the sub-commands' names even if there is only one of them.
+        app.callback()(_nothing if group else _whole)
+        here = Path(__file__).parent.joinpath(*group.split())
+        for name, does in commands.items():
             if any((here / f"{_module(name)}{end}").exists() for end in ("", ".py")):
-                _add(app, name, about)
+                _add(app, group, name, does)
         return app
 
-    app = _build()
+    def _nothing() -> None:
+        return None
+
+    def _whole(
+        version: Annotated[
+            bool,
+            typer.Option("--version", help="Print the version.", callback=_say, is_eager=True),
+        ] = False,
+    ) -> None:
+        return None
+
+    app = _build(
+        "Makes one machine compute, numerically, like another, and measures the effect.", COMMANDS
+    )

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.config.layers import numbers_of
+from hetero_plugin.config.layers import check_layers, numbers_of
 from hetero_plugin.profile import source
 from hetero_plugin.profile.header import Header, ModelSource, TextSource
 from hetero_plugin.profile.recording import Recording
@@ -23,6 +23,8 @@ from hetero_plugin.sites.select import match
 __all__ = ["Asked", "Basis", "basis", "chosen", "header_of"]
 
 MOST_ROWS = 4096
+OUTSIDE = "outside"
+"""Among layers: the final norm and the head."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Asked:
         engine: what runs the operators.
         replay: a recording whose inputs are used.
         variant: what this machine is made to do; see `operators.VARIANTS`.
-        layers: decoder layers, such as 3 or "2-5"; with None those without a layer are there too.
+        layers: decoder layers, such as 3 or "2-5", and "outside" for what is in none; None: all.
         targets: kinds, site names, globs or ``re:`` patterns.
         rows: T, tokens of the text.
         columns: C at most.
@@ -165,15 +167,19 @@ def chosen(asked: Asked, sites: Sequence[Site]) -> set[str]:
         ConfigError: a word matches nothing, or nothing is left.
     """
     names = match(asked.targets, sites, "--targets")
-    layers = numbers_of(asked.layers)
-    if layers is not None:
-        there = {site.layer for site in sites if site.layer is not None}
-        if missing := sorted(layers - there):
-            raise ConfigError(
-                f"--layers: the model has no layer {', '.join(map(str, missing))}; its layers are "
-                f"0 to {max(there, default=-1)}"
-            )
-    found = {s.name for s in sites if s.name in names and (layers is None or s.layer in layers)}
+    words = tuple(word for word in asked.layers or () if word != OUTSIDE)
+    layers: set[int | None] = set(numbers_of(check_layers(words or None)) or ())
+    there: set[int | None] = {site.layer for site in sites if site.layer is not None}
+    if missing := sorted(n for n in layers - there if n is not None):
+        raise ConfigError(
+            f"--layers: the model has no layer {', '.join(map(str, missing))}; its layers are 0 to "
+            f"{len(there) - 1}"
+        )
+    if asked.layers is None or OUTSIDE in asked.layers:
+        layers.add(None)
+    if asked.layers is None:
+        layers |= there
+    found = {site.name for site in sites if site.name in names and site.layer in layers}
     if not found:
         raise ConfigError(
             f"--targets {' '.join(asked.targets)} in --layers {asked.layers} leave no operator"

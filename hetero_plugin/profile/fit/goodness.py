@@ -21,7 +21,8 @@ __all__ = ["JUDGED", "WITHIN", "Gaussian", "goodness"]
 
 WITHIN = 0.10
 JUDGED = 400
-"""Changed elements that a bin must hold on both sides: then sampling alone makes 5 % of noise."""
+"""Changed elements that bins are judged by, held out and fitted: sampling alone makes 5 % of noise.
+Neighbouring bins are judged together until they hold as many."""
 
 
 class Gaussian:
@@ -91,10 +92,10 @@ def goodness(
             as independent of one another.
 
     Returns:
-        ``elements``, ``bins`` (of each bin that holds any), ``within`` (of the judged bins, those
-        where all three, and each, agree within 10 %), ``score`` (nats per 1000 elements over
-        "nothing"; the difference with its standard error over clusters) and ``better``: whether
-        the table is better than the Gaussian by more than two standard errors. None: no elements.
+        ``elements``; ``bins``, each that holds any; ``judged``, groups of them; ``within``: of
+        these groups, those where all three, and each, agree within 10 %; ``score``: nats per 1000
+        elements over "nothing", the difference with its standard error over clusters; ``better``:
+        whether the table is better than the Gaussian by more than two of them. None: no elements.
     """
     held = Counts.sum(clusters)
     if held.total == 0:
@@ -114,18 +115,18 @@ def goodness(
             "bin": int(at),
             "elements": int(n[at]),
             "changed": changed,
-            "judged": changed >= JUDGED and trained[at] >= JUDGED,
             "measured": _shown(seen, at),
         }
         for name, found in models.items():
             row[name] = _shown(found, at)
-        row["agrees"] = {name: _agrees(row["measured"], row[name]) for name in models}
         rows.append(row)
+    groups = _groups(rows, trained)
     return {
         "elements": held.total,
         "changed": held.changed,
         "bins": rows,
-        "within": {name: _within(rows, name) for name in models},
+        "judged": groups,
+        "within": {name: _within(groups, name) for name in models},
         **_score(table, gaussian, clusters),
     }
 
@@ -138,6 +139,44 @@ def _shown(found: dict[str, np.ndarray], at: int) -> dict[str, float]:
     }
 
 
+def _groups(rows: Sequence[dict[str, Any]], trained: np.ndarray) -> list[dict[str, Any]]:
+    """Neighbouring bins put together until they hold `JUDGED` changed elements on both sides.
+
+    What is left at the end belongs to the last group; of too few changed elements there is none.
+    """
+    groups: list[list[dict[str, Any]]] = [[]]
+    for row in rows:
+        groups[-1].append(row)
+        changed = sum(one["changed"] for one in groups[-1])
+        if changed >= JUDGED and sum(trained[one["bin"]] for one in groups[-1]) >= JUDGED:
+            groups.append([])
+    left = groups.pop()
+    if groups:
+        groups[-1] += left
+    return [_together(group) for group in groups]
+
+
+def _together(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    n = np.array([row["elements"] for row in group], float)
+    found: dict[str, Any] = {
+        "bins": [group[0]["bin"], group[-1]["bin"]],
+        "elements": int(n.sum()),
+        "changed": sum(row["changed"] for row in group),
+    }
+    for name in ("measured", "profile", "gaussian", "nothing"):
+        by = {
+            key: np.array([row[name][key] for row in group]) for key in ("rms", "bias", "changed")
+        }
+        found[name] = {
+            "rms": float(np.sqrt((n * by["rms"] ** 2).sum() / n.sum())),
+            "bias": float((n * by["bias"]).sum() / n.sum()),
+            "changed": float((n * by["changed"]).sum() / n.sum()),
+        }
+    models = ("profile", "gaussian", "nothing")
+    found["agrees"] = {name: _agrees(found["measured"], found[name]) for name in models}
+    return found
+
+
 def _agrees(seen: dict[str, float], model: dict[str, float]) -> dict[str, bool]:
     """RMS and share of changed within 10 % of what was seen; the bias within 10 % of the RMS."""
     return {
@@ -147,8 +186,8 @@ def _agrees(seen: dict[str, float], model: dict[str, float]) -> dict[str, bool]:
     }
 
 
-def _within(rows: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
-    judged = [row["agrees"][name] for row in rows if row["judged"]]
+def _within(groups: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
+    judged = [group["agrees"][name] for group in groups]
     counts = {key: sum(one[key] for one in judged) for key in ("rms", "bias", "changed")}
     return {"judged": len(judged), "all": sum(all(one.values()) for one in judged), **counts}
 

@@ -22,7 +22,7 @@ def sentences(report: Mapping[str, Any], tail: float) -> list[str]:
         within = row["held_out"]["within"]["profile"]
         found.append(
             f"{row['kind']} at K {row['k']}, as the table of K {row['from_k']} has it: {better} "
-            f"than a Gaussian, {within['all']} of {within['judged']} bins within 10 %"
+            f"than a Gaussian, {within['all']} of {within['judged']} groups of bins within 10 %"
         )
     return found
 
@@ -40,9 +40,10 @@ def _of(row: Mapping[str, Any], tail: float) -> list[str]:
         within = one["within"]["profile"]
         word = "better" if one["better"] else "not better"
         bins = (
-            f"{within['all']} of {within['judged']} bins within 10 % in RMS, bias and share changed"
+            f"{within['all']} of {within['judged']} groups of bins agree within 10 % in RMS, bias "
+            "and share changed"
             if within["judged"]
-            else "no bin has enough changed elements to be judged"
+            else f"its {one['changed']:,} changed elements are too few to be judged by bin"
         )
         found.append(f"held-out {part}: the profile is {word} than a Gaussian; {bins}")
     if row["tail"] > tail:

@@ -9,10 +9,14 @@ import numpy as np
 from hetero_plugin.errors.profile import Table
 from hetero_plugin.profile.fit.counts import Counts
 
-__all__ = ["LEAST", "SEEN", "binned", "log_score", "moments", "supported"]
+__all__ = ["ENOUGH", "SEEN", "binned", "log_score", "moments", "shares", "supported"]
 
-LEAST = 200
-"""Elements below which a bin takes its neighbours' as well."""
+ENOUGH = 50
+"""Changed elements below which a bin takes its neighbours' too, for how far they were changed."""
+PRIOR = 10.0
+"""Changed elements that the neighbours' trend counts as, in a bin's own share of changed ones."""
+_REACH = 3.0
+"""Bins after which a neighbour counts for 1 / e in that trend."""
 SEEN = 10
 """Times that a rare thing must have been seen for its probability to be known within a third."""
 _MOST = 256
@@ -27,11 +31,52 @@ def supported(elements: int) -> float:
     return SEEN / max(elements, SEEN)
 
 
+def shares(n: np.ndarray, changed: np.ndarray) -> np.ndarray:
+    """The share of changed elements of each bin, float64 [bins].
+
+    A rounding that flips is the rarer the more ulps of the result its error is small against, so
+    the logarithm of the share is nearly linear over a few bins. That line, fitted around each bin
+    with weights that fall off (Poisson regression), counts as `PRIOR` changed elements beside the
+    bin's own: it decides where few were seen and hardly matters where many were.
+
+    Args:
+        n: elements of each bin.
+        changed: of these.
+    """
+    if not changed.any():
+        return np.zeros(len(n))
+    x = np.arange(len(n), dtype=float)
+    found = np.zeros(len(n))
+    overall = changed.sum() / n.sum()
+    for at in range(len(n)):
+        weight = np.exp(-np.abs(x - at) / _REACH)
+        trend = min(1.0, _trend(x - at, n * weight, changed * weight, overall))
+        found[at] = (changed[at] + PRIOR) / (n[at] + PRIOR / trend)
+    return np.minimum(found, 1.0)
+
+
+def _trend(x: np.ndarray, n: np.ndarray, changed: np.ndarray, overall: float) -> float:
+    """exp(a) of the Poisson regression changed ≈ n · exp(a + b·x), with b held near 0 weakly."""
+    a, b = np.log(overall), 0.0
+    for _ in range(50):
+        rate = n * np.exp(np.clip(a + b * x, -60.0, 3.0))
+        slope = np.array([(changed - rate).sum(), ((changed - rate) * x).sum() - b])
+        slope[0] -= 0.1 * (a - np.log(overall))
+        bend = np.array(
+            [[rate.sum() + 0.1, (rate * x).sum()], [(rate * x).sum(), (rate * x * x).sum() + 1]]
+        )
+        step = np.clip(np.linalg.solve(bend, slope), -1.0, 1.0)
+        a, b = a + step[0], b + step[1]
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(np.exp(np.clip(a, -30.0, 0.0)))
+
+
 def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], int]], int]:
     """Each bin's values, their cumulative shares and the elements seen in that bin.
 
-    A bin of fewer than `LEAST` elements has the distribution of the nearest bins together that hold
-    as many; its number stays its own.
+    How often anything changes is `shares`; by how much, what was seen in the bin, together with its
+    nearest neighbours where it holds fewer than `ENOUGH` changed elements.
 
     Returns:
         The bins, and how many of them took their neighbours' too.
@@ -41,30 +86,48 @@ def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], i
     """
     if counts.total == 0:
         raise ValueError("no elements")
-    own = counts.by_bin(bins).astype(int)
+    own, changed = counts.by_bin(bins), counts.by_bin(bins, counts.ulps != 0)
+    share = shares(own, changed)
     found, widened = [], 0
     for at in range(bins):
         low = high = at
-        while own[low : high + 1].sum() < LEAST and (low > 0 or high < bins - 1):
+        while changed[low : high + 1].sum() < ENOUGH and (low > 0 or high < bins - 1):
             low, high = max(0, low - 1), min(bins - 1, high + 1)
         widened += low != high
         values, n = counts.in_bins(low, high)
-        entries, shares = _entries(values, n)
-        found.append((entries, shares, int(own[at])))
+        moved = values != 0
+        entries, weights = _grouped(values[moved], n[moved])
+        found.append((*_entries(entries, weights, float(share[at])), int(own[at])))
     return found, widened
 
 
-def _entries(values: np.ndarray, n: np.ndarray) -> tuple[Values, list[float]]:
-    """Ascending values with cumulative shares; far ones together where there are too many."""
+def _entries(entries: Values, weights: np.ndarray, changed: float) -> tuple[Values, list[float]]:
+    """With 0 among them, and cumulative shares."""
+    found = {0: 1 - changed} if changed < 1 or not entries else {}
+    found |= dict(zip(entries, changed * weights, strict=True))  # type: ignore[arg-type]
+    ordered = sorted(
+        found.items(), key=lambda one: one[0] if isinstance(one[0], int) else one[0][0]
+    )
+    total = np.cumsum([one for _, one in ordered])
+    kept: Values = []
+    cumulative: list[float] = []
+    for (value, _), share in zip(ordered, total / total[-1], strict=True):
+        if share > (cumulative[-1] if cumulative else 0.0):  # what is too rare for float64 goes
+            kept.append(value)
+            cumulative.append(float(share))
+    cumulative[-1] = 1.0
+    return kept, cumulative
+
+
+def _grouped(values: np.ndarray, n: np.ndarray) -> tuple[Values, np.ndarray]:
+    """Ascending values and their shares; far ones together where there are too many."""
     octave = 8.0
     entries: Values = [int(value) for value in values]
     weights = n.astype(float)
-    while len(entries) > _MOST:
+    while len(entries) >= _MOST:
         entries, weights = _together(values, n, octave)
         octave *= 0.75
-    shares = np.cumsum(weights) / weights.sum()
-    shares[-1] = 1.0
-    return entries, [float(share) for share in shares]
+    return entries, weights / max(weights.sum(), 1.0)
 
 
 def _together(values: np.ndarray, n: np.ndarray, octave: float) -> tuple[Values, np.ndarray]:

@@ -14,7 +14,8 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.errors.profile import Profile
 from hetero_plugin.profile.fit import baselines
 from hetero_plugin.profile.fit.run import fit
-from hetero_plugin.profile.fit.tables import moments
+from hetero_plugin.profile.fit.structure import norm_candidates, product_candidates
+from hetero_plugin.profile.fit.tables import moments, shares
 from tests.profile.synthetic import moved, recording, site
 
 T, C, LAYERS = 512, 96, 4
@@ -207,3 +208,63 @@ def test_the_rounded_gaussian_against_numerical_integrals(sigma: float) -> None:
     for value in (0, 1, -2):
         share = p[k == value][0]
         assert abs((drawn == value).mean() - share) <= 5 * np.sqrt(share / 400_000) + 1e-5
+
+
+def test_rare_flips_follow_their_trend_where_few_are_seen() -> None:
+    """Shares that fall with magnitude: far nearer to the truth than what each bin saw."""
+    rng = np.random.default_rng(0)
+    n = 20_000 * np.exp(-(((np.arange(30) - 20) / 4.0) ** 2)) + 5
+    truth = 0.2 * 2.0 ** (-0.5 * np.arange(30))
+    errors = []
+    for _ in range(20):
+        seen = rng.binomial(n.astype(int), truth)
+        made = shares(n, seen)
+        errors.append([np.log(made / truth)[2:26], (seen / n / truth - 1)[2:26]])
+    fitted, raw = (np.sqrt(np.mean(np.array(e) ** 2)) for e in zip(*errors, strict=True))
+    assert fitted < 0.35 and fitted < raw / 2
+    # Many elements outweigh any trend.
+    jumps = np.where(np.arange(30) % 2, 0.3, 0.1)
+    many = np.full(30, 1e6)
+    assert np.allclose(shares(many, many * jumps), jumps, rtol=1e-3)
+    assert not shares(many, np.zeros(30)).any()
+
+
+def test_casts_of_norms_are_explained(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 48, generator=generator).bfloat16()
+    weight = (1 + 0.2 * torch.randn(48, generator=generator)).bfloat16()
+    made = dict(norm_candidates(x, weight, 1e-6))
+    names = ("cast before the weight", "cast after the weight")
+    left, right = (
+        site("model.norm", made[name][None], kind="norm", layer=None, k=48, inputs={"x": x},
+             weight=weight, extra={"eps": 1e-6})
+        for name in names
+    )  # fmt: skip
+    a, b = recording(tmp_path / "a.rec", [left]), recording(tmp_path / "b.rec", [right])
+    profile = fit(a, b, name="casts")
+    found = table(profile)["structure"]
+    assert names[0] in found["a"]["exact"] and names[1] in found["b"]["exact"]
+    said = " ".join(profile.report["sentences"])
+    assert f"machine B is explained to the bit: {names[1]}" in said
+
+
+def test_a_known_matrix_unit_is_explained(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    # All of one sign: what is cut off adds up, and many results differ.
+    x = torch.rand(256, 1024, generator=generator).half()
+    weight = torch.rand(32, 1024, generator=generator).half()
+    name = "model.layers.0.mlp.down_proj"
+    save_file({f"{name}.weight": weight}, tmp_path / "model.safetensors")
+    made = dict(product_candidates(x, weight, None))
+    left, right = (
+        site(name, made[unit][None], k=1024, inputs={"x": x}) for unit in ("exact", "hopper")
+    )
+    a, b = recording(tmp_path / "a.rec", [left]), recording(tmp_path / "b.rec", [right])
+    profile = fit(a, b, name="units", model=tmp_path)
+    found = table(profile)["structure"]
+    assert found["b"]["differ"] >= 20
+    assert found["b"]["exact"] == ["hopper", "blackwell"]
+    with pytest.raises(ConfigError, match=r"it should be a folder with .safetensors files"):
+        fit(a, b, name="units", model=tmp_path / "none")

@@ -62,7 +62,7 @@ def compare(
             "`hetero-noise profile record`, which computes them"
         )
     beyond = [row for row in rows if row["beyond"]]
-    ranked = sorted(rows, key=lambda row: -row["rank"])
+    ranked = sorted(rows, key=lambda row: (-row["rank"], -row["changed"]))
     found: dict[str, Any] = {
         "a": _told(a),
         "b": _told(b),

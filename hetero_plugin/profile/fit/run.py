@@ -40,7 +40,7 @@ class _Gathered:
     alike: list[Alike] = field(default_factory=list)
     fresh: list[float] = field(default_factory=list)
     unsteady: list[tuple[float, float]] = field(default_factory=list)
-    explained: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    explained: list[structure.Tried] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     up: list[float] = field(default_factory=list)
     sites: int = 0
@@ -125,7 +125,7 @@ def _explained(
     elements: Elements,
     whole: bool,
     weights: structure.Weights | None,
-) -> dict[str, dict[str, float]] | None:
+) -> structure.Tried | None:
     inputs: Mapping[str, Tensor] = a.inputs or b.inputs
     fitted, _, _ = roles(len(elements.ulps), whole)
     rows = torch.from_numpy(np.flatnonzero(~fitted))

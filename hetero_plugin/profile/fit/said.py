@@ -7,16 +7,25 @@ from typing import Any
 
 __all__ = ["sentences"]
 
+_NEARLY = 0.999
 _ALIKE = 0.05
 """Correlation from which drawing each element by itself makes too small an effect downstream."""
 
 
 def sentences(report: Mapping[str, Any], tail: float) -> list[str]:
-    """One or more a table, in the order of the tables."""
+    """One or more a table, in the order of the tables, then what is said of several."""
     found: list[str] = []
     for row in report["tables"]:
         what = f"{row['kind']} in {row['dtype']} at K {row['k']}"
-        found += [f"{what}: {text}" for text in _of(row, tail)]
+        found += [f"{what}: {text}" for text in _of(row)]
+    few = [row for row in report["tables"] if row["tail"] > tail]
+    if few:
+        least = max(few, key=lambda row: row["tail"])
+        found.append(
+            f"{len(few)} of {len(report['tables'])} tables do not tell probabilities down to "
+            f"{tail:g}; that of {least['kind']} at K {least['k']} tells them down to "
+            f"{least['tail']:.1g} ({least['elements']:,} elements)"
+        )
     for row in report["held_out_k"]:
         better = "better" if row["held_out"]["better"] else "not better"
         within = row["held_out"]["within"]["profile"]
@@ -27,7 +36,7 @@ def sentences(report: Mapping[str, Any], tail: float) -> list[str]:
     return found
 
 
-def _of(row: Mapping[str, Any], tail: float) -> list[str]:
+def _of(row: Mapping[str, Any]) -> list[str]:
     held = {part: found for part, found in row["held_out"].items() if found is not None}
     found = []
     if row["changed"] == 0:
@@ -46,11 +55,6 @@ def _of(row: Mapping[str, Any], tail: float) -> list[str]:
             else f"its {one['changed']:,} changed elements are too few to be judged by bin"
         )
         found.append(f"held-out {part}: the profile is {word} than a Gaussian; {bins}")
-    if row["tail"] > tail:
-        found.append(
-            f"{row['elements']:,} elements tell probabilities down to {row['tail']:.1g}; for "
-            f"{tail:g} record {row['tail'] / tail:,.0f} times as many"
-        )
     for direction, pairs in row["correlation"].items():
         for pair, value in pairs.items():
             if value is not None and abs(value) > _ALIKE:
@@ -64,5 +68,13 @@ def _of(row: Mapping[str, Any], tail: float) -> list[str]:
         found.append("recorded once only: whether the difference is fixed is not known; taken so")
     for machine, one in (row["structure"] or {}).items():
         if one["exact"]:
-            found.append(f"machine {machine.upper()} is explained to the bit: {one['exact'][0]}")
+            found.append(
+                f"machine {machine.upper()} is explained to the bit: {' or '.join(one['exact'])} "
+                f"({one['elements']:,} held-out elements, {one['differ']:,} of them differ)"
+            )
+        elif one["share"] > _NEARLY and row["kind"] == "norm":
+            found.append(
+                f"machine {machine.upper()} is {one['candidate']} in {100 * one['share']:.3f} % of "
+                "held-out elements, so nearly explained"
+            )
     return found

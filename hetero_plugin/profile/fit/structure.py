@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +18,32 @@ from torch import Tensor
 from hetero_plugin.errors.accumulate import HARDWARE
 from hetero_plugin.profile.recording import SiteRecord
 
-__all__ = ["Weights", "explain", "norm_candidates", "product_candidates"]
+__all__ = ["Tried", "Weights", "best", "explain", "norm_candidates", "product_candidates"]
 
 ROWS, COLUMNS = 64, 16
 """Of a product's outputs that candidates are computed for: about 20 ns a product and candidate."""
+
+
+DIFFER = 20
+"""Elements that must differ between the machines for a matrix unit to be told from another: where
+both gave the same, nearly all candidates give it too."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Candidates for one site.
+
+    Args:
+        shares: machine -> candidate -> share of elements that it equals.
+        elements: of each.
+        differ: of these, where the machines differ.
+        rare: candidates are told apart only where machines differ.
+    """
+
+    shares: dict[str, dict[str, float]]
+    elements: int
+    differ: int
+    rare: bool
 
 
 class Weights(Protocol):
@@ -101,8 +124,10 @@ def explain(
     others: Mapping[str, Tensor],
     rows: Tensor,
     weights: Weights | None,
-) -> dict[str, dict[str, float]] | None:
+) -> Tried | None:
     """The share of held-out elements that each candidate equals, on each machine.
+
+    Of a product, of the rows and columns with most elements that differ between the machines.
 
     Args:
         record: of the site: columns, norm's weight and eps.
@@ -112,7 +137,7 @@ def explain(
         weights: reads a linear layer's parameters; None: linear layers are not tried.
 
     Returns:
-        Machine -> candidate -> share; None: nothing to try with what there is.
+        None: nothing to try with what there is.
     """
     candidates: Callable[[], Iterator[tuple[str, Tensor]]]
     kind, columns, x = record.entry.kind, record.columns, inputs.get("x")
@@ -127,27 +152,31 @@ def explain(
             for name, y in norm_candidates(x[rows], weight, eps, other):
                 yield name, y[:, columns]
 
-        return _shares(candidates(), {k: y[rows] for k, y in others.items()})
+        return _shares(candidates(), {k: y[rows] for k, y in others.items()}, rare=False)
     if kind in ("linear", "lm_head") and weights is not None:
         found = weights(record.entry.name)
         if "weight" not in found:
             return None
-        rows, kept = rows[:ROWS], torch.arange(len(columns))[:COLUMNS]
+        one, two = others.values()
+        differ = one[rows] != two[rows]
+        kept = differ.sum(0).argsort(descending=True, stable=True)[:COLUMNS]
+        rows = rows[differ[:, kept].sum(1).argsort(descending=True, stable=True)[:ROWS]]
         at = columns[kept]
         bias = found["bias"][at] if "bias" in found else None
         made = product_candidates(x[rows], found["weight"][at], bias)
-        return _shares(made, {k: y[rows][:, kept] for k, y in others.items()})
+        return _shares(made, {k: y[rows][:, kept] for k, y in others.items()}, rare=True)
     return None
 
 
 def _shares(
-    candidates: Iterator[tuple[str, Tensor]], others: Mapping[str, Tensor]
-) -> dict[str, dict[str, float]]:
+    candidates: Iterator[tuple[str, Tensor]], others: Mapping[str, Tensor], rare: bool
+) -> Tried:
     found: dict[str, dict[str, float]] = {machine: {} for machine in others}
     for name, y in candidates:
         for machine, output in others.items():
             found[machine][name] = float((y.to(output.dtype) == output).double().mean())
-    return found
+    one, two = others.values()
+    return Tried(found, one.numel(), int((one != two).sum()), rare)
 
 
 def checkpoint_weights(folder: Path) -> Weights:
@@ -181,15 +210,24 @@ def checkpoint_weights(folder: Path) -> Weights:
     return read
 
 
-def best(shares: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Of several sites: machine -> the candidate with the largest mean share, which is 1 only if
-    it explains each of them to the bit."""
+def best(tried: Sequence[Tried]) -> dict[str, dict[str, Any]]:
+    """Of several sites: machine -> the ``candidate`` with the largest mean ``share``, all that are
+    ``exact`` in all of them, of how many ``elements``, and at how many the machines ``differ``."""
     found: dict[str, dict[str, Any]] = {}
-    for machine in shares[0]:
-        names = set.intersection(*(set(one[machine]) for one in shares))
-        means = {n: sum(one[machine][n] for one in shares) / len(shares) for n in sorted(names)}
+    elements, differ = sum(one.elements for one in tried), sum(one.differ for one in tried)
+    told = differ >= DIFFER or not any(one.rare for one in tried)
+    for machine in tried[0].shares:
+        of = [one.shares[machine] for one in tried]
+        names = [name for name in of[0] if all(name in one for one in of)]
+        means = {name: sum(one[name] for one in of) / len(of) for name in names}
         if means:
-            name = max(means, key=lambda n: means[n])
-            exact = [n for n, share in means.items() if share == 1.0]
-            found[machine] = {"candidate": name, "share": means[name], "exact": exact}
+            name = max(means, key=lambda name: means[name])
+            exact = [name for name, share in means.items() if share == 1.0] if told else []
+            found[machine] = {
+                "candidate": name,
+                "share": means[name],
+                "exact": exact,
+                "elements": elements,
+                "differ": differ,
+            }
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,8 +37,9 @@ def shares(n: np.ndarray, changed: np.ndarray) -> np.ndarray:
 
     A rounding that flips is the rarer the more ulps of the result its error is small against, so
     the logarithm of the share is nearly linear over a few bins. That line, fitted around each bin
-    with weights that fall off (Poisson regression), counts as `PRIOR` changed elements beside the
-    bin's own: it decides where few were seen and hardly matters where many were.
+    with weights that fall off (Poisson regression, held to the line of all bins), counts as `PRIOR`
+    changed elements beside the bin's own: it decides where few were seen and hardly matters where
+    many were.
 
     Args:
         n: elements of each bin.
@@ -47,29 +49,43 @@ def shares(n: np.ndarray, changed: np.ndarray) -> np.ndarray:
         return np.zeros(len(n))
     x = np.arange(len(n), dtype=float)
     found = np.zeros(len(n))
-    overall = changed.sum() / n.sum()
+    middle = float((x * n).sum() / n.sum())
+    start = _Line(float(np.log(changed.sum() / n.sum())), 0.0)
+    whole = _line(x - middle, n, changed, start, (0.1, 1.0))
     for at in range(len(n)):
         weight = np.exp(-np.abs(x - at) / _REACH)
-        trend = min(1.0, _trend(x - at, n * weight, changed * weight, overall))
-        found[at] = (changed[at] + PRIOR) / (n[at] + PRIOR / trend)
+        here = _Line(whole.level + whole.slope * (at - middle), whole.slope)
+        trend = _line(x - at, n * weight, changed * weight, here, (2.0, 50.0))
+        found[at] = (changed[at] + PRIOR) / (n[at] + PRIOR / np.exp(min(0.0, trend.level)))
     return np.minimum(found, 1.0)
 
 
-def _trend(x: np.ndarray, n: np.ndarray, changed: np.ndarray, overall: float) -> float:
-    """exp(a) of the Poisson regression changed ≈ n · exp(a + b·x), with b held near 0 weakly."""
-    a, b = np.log(overall), 0.0
-    for _ in range(50):
-        rate = n * np.exp(np.clip(a + b * x, -60.0, 3.0))
-        slope = np.array([(changed - rate).sum(), ((changed - rate) * x).sum() - b])
-        slope[0] -= 0.1 * (a - np.log(overall))
-        bend = np.array(
-            [[rate.sum() + 0.1, (rate * x).sum()], [(rate * x).sum(), (rate * x * x).sum() + 1]]
+@dataclass(frozen=True)
+class _Line:
+    """The logarithm of a share: its level at 0, and its slope."""
+
+    level: float
+    slope: float
+
+
+def _line(
+    x: np.ndarray, n: np.ndarray, changed: np.ndarray, prior: _Line, weight: tuple[float, float]
+) -> _Line:
+    """Poisson regression changed ≈ n · exp(level + slope · x), held to a prior with weights."""
+    found = np.array([prior.level, prior.slope])
+    held, center = np.diag(weight), found.copy()
+    for _ in range(100):
+        rate = n * np.exp(np.clip(found[0] + found[1] * x, -60.0, 3.0))
+        pull = np.array([(changed - rate).sum(), ((changed - rate) * x).sum()])
+        pull -= held @ (found - center)
+        bend = held + np.array(
+            [[rate.sum(), (rate * x).sum()], [(rate * x).sum(), (rate * x * x).sum()]]
         )
-        step = np.clip(np.linalg.solve(bend, slope), -1.0, 1.0)
-        a, b = a + step[0], b + step[1]
+        step = np.clip(np.linalg.solve(bend, pull), -0.5, 0.5)
+        found = found + step
         if np.abs(step).max() < 1e-9:
             break
-    return float(np.exp(np.clip(a, -30.0, 0.0)))
+    return _Line(float(np.clip(found[0], -40.0, 0.0)), float(found[1]))
 
 
 def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], int]], int]:

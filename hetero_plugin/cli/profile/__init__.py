@@ -8,5 +8,6 @@ COMMANDS: dict[str, str] = {
     "import": "Make recordings of tensors that another tool dumped.",
     "fit": "Fit how one recording differs from another.",
     "show": "Show what a profile holds, and how well it fits.",
+    "check": "Compare a model with its profile to the machine it imitates.",
 }
 """Name -> what it does, in the order of the help."""

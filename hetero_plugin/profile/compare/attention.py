@@ -75,8 +75,10 @@ def faults(
     at = torch.arange(q.shape[1])
     places = torch.tensor(positions)
 
-    def flat(*args: Tensor, scale: float = scaling, causal: bool = True) -> Tensor:
-        return mixed(*args, sequences, scale, causal=causal).flatten(1)
+    def flat(
+        q: Tensor, k: Tensor, v: Tensor, scale: float = scaling, causal: bool = True
+    ) -> Tensor:
+        return mixed(q, k, v, sequences, scale, causal=causal).flatten(1)
 
     def kv(index: Tensor) -> tuple[Tensor, Tensor]:
         return k[:, index], v[:, index]

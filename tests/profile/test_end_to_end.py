@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hetero_plugin import NoiseConfig
+from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError
+from hetero_plugin.errors.profile import load_profile
 from hetero_plugin.evaluation.fidelity.machines import as_machine, compared
 from hetero_plugin.evaluation.fidelity.three import side_by_side
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.profile.operators.variants import variant
 from tests.models import qwen2
 
@@ -62,7 +69,8 @@ def test_an_error_that_is_the_machines_is_within_and_a_larger_one_is_not() -> No
 
     same = found(0.02)
     assert same["within"]["kl"] and same["within"]["gap"]
-    assert same["ratio"]["kl"]["low"] < 1 < same["ratio"]["kl"]["high"]
+    # One draw of each: its own spread is not in the interval over windows.
+    assert same["ratio"]["kl"]["value"] == pytest.approx(1, abs=0.15)
     # Two independent errors: A with the error is further from B than from A.
     assert same["pairs"]["profile_b"]["kl"]["value"] > 1.3 * same["pairs"]["a_b"]["kl"]["value"]
     larger = found(0.06)
@@ -83,3 +91,48 @@ def test_machines_that_agree_have_no_ratio() -> None:
     assert found["within"] == {"kl": True, "gap": True, "flips": True}
     with pytest.raises(ValueError, match="7 windows"):
         side_by_side([pairs] * 7)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint with a tokenizer, and a text, of 240 letters a line."""
+    folder = tmp_path_factory.mktemp("whole")
+    shape = MiniatureShape(hidden=64, layers=4, heads=4, kv_heads=2, intermediate=192)
+    save(build_model(shape, seed=0).to(torch.bfloat16), build_tokenizer(), folder / "tiny")
+    text = folder / "text.txt"
+    text.write_text("".join(f"{n} plus {3 * n} makes {4 * n}. " for n in range(90)))
+    return folder / "tiny", text
+
+
+def test_recorded_fitted_replayed_and_compared_in_four_commands(
+    whole: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, text = map(str, whole)
+    a, b, made = (str(tmp_path / name) for name in ("a.rec", "b.rec", "ab.profile"))
+
+    def run(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == code, done.output
+        return " ".join(done.output.split())
+
+    plain = ("--rows", "256", "--repeats", "2", "--targets", "linear,norm,activation")
+    run("profile", "record", "--model", model, "--text", text, "--out", a, *plain)
+    replay = ("--replay-inputs", a, "--as", "gaussian:0.02", "--repeats", "2")
+    run("profile", "record", "--model", model, "--out", b, *replay)
+    said = run("profile", "fit", a, b, "--out", made)
+    assert "not better than a Gaussian" in said
+    profile = load_profile(made)
+    for row in profile.report["tables"]:
+        assert row["gaussian_scale"] == pytest.approx(0.02, rel=0.06)
+        assert row["fresh"] == 0
+    out = tmp_path / "check.json"
+    run(
+        "profile", "check", made, "--model", model, "--text", text, "--as", "gaussian:0.02",
+        "--out", str(out),
+    )  # fmt: skip
+    found = json.loads(out.read_text())
+    assert found["within"]["kl"] and found["within"]["gap"]
+    # One draw of each, as above.
+    assert found["ratio"]["kl"]["value"] == pytest.approx(1, abs=0.25)
+    assert "beyond the limit" in run("compare-machines", a, b, code=1)
+    assert "no operator" in run("compare-machines", a, b, "--profile", made)

@@ -69,6 +69,11 @@ class Counts:
         return ((self.bin * GROUPS + self.group) << _SHIFT) + self.ulps + _MIDDLE
 
     @property
+    def mantissa(self) -> np.ndarray:
+        """The middle of each entry's class of mantissas, in [1, 2); float64 [M]."""
+        return 1 + (self.group + 0.5) / GROUPS
+
+    @property
     def total(self) -> int:
         """Elements."""
         return int(self.n.sum())
@@ -83,8 +88,8 @@ class Counts:
         weights = self.n if values is None else self.n * values
         return np.bincount(self.bin, weights, minlength=bins)
 
-    def in_bins(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-        """The differences of bins low … high, ascending, and how many there are of each."""
+    def in_bins(self, low: int, high: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The differences of bins low … high, ascending, and the weight of each, of weights [M]."""
         at = (self.bin >= low) & (self.bin <= high)
         values, inverse = np.unique(self.ulps[at], return_inverse=True)
-        return values, np.bincount(inverse, self.n[at], minlength=len(values)).astype(np.int64)
+        return values, np.bincount(inverse, weight[at], minlength=len(values))

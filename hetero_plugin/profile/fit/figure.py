@@ -14,8 +14,8 @@ __all__ = ["draw"]
 
 _MEASURES = (
     ("changed", "share of elements changed"),
-    ("rms", "RMS, ulps"),
-    ("bias", "mean, ulps (+: away from zero)"),
+    ("rms", "RMS, relative to the element"),
+    ("bias", "mean, relative (+: away from zero)"),
 )
 _LEAST = 100  # elements of a bin that is drawn
 
@@ -86,7 +86,7 @@ def _panel(axis: Any, edges: Sequence[float], bins: Sequence[Mapping[str, Any]],
     if name == "bias":
         axis.axhline(0, color="0.8", lw=0.8)
         largest = float(np.abs(seen).max()) if len(seen) else 0.0
-        axis.set_yscale("symlog", linthresh=max(largest / 100, 1e-6))
+        axis.set_yscale("symlog", linthresh=max(largest / 100, 1e-12))
     elif (seen > 0).any():
         axis.set_yscale("log")
-        axis.set_ylim(bottom=max(float(seen[seen > 0].min()) / 3, 1e-7))
+        axis.set_ylim(bottom=max(float(seen[seen > 0].min()) / 3, 1e-12))

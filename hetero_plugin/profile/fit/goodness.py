@@ -1,7 +1,8 @@
 """How well a table, a Gaussian of the same size, and nothing describe elements that were held out.
 
-By bin: RMS, bias and share of changed elements. Over all: the log-probability that each gives to
-what was seen, a proper score: no distribution but the true one has a higher expectation.
+By bin: RMS and mean of the error relative to the element, and the share of changed elements. Over
+all: the log-probability that each gives to what was seen, a proper score: no distribution but the
+true one has a higher expectation.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from hetero_plugin.profile.fit import baselines
 from hetero_plugin.profile.fit.counts import Counts
 from hetero_plugin.profile.fit.elements import GROUPS, digits
 from hetero_plugin.profile.fit.tables import log_score, moments
+
+Moments = dict[str, np.ndarray]
 
 __all__ = ["JUDGED", "WITHIN", "Gaussian", "goodness"]
 
@@ -46,7 +49,7 @@ class Gaussian:
         self.scale = baselines.fitted_scale(weights, m, float((weights * counts.ulps**2.0).sum()))
 
     def _mantissa(self, group: np.ndarray) -> np.ndarray:
-        return 2.0**self._bits * (1 + (group + 0.5) / GROUPS)
+        return 2.0**self._bits * (1 + (group + 0.5) / GROUPS)  # |y| / ulp
 
     def _ulp(self, counts: Counts) -> np.ndarray:
         """Size of an ulp, in RMS of the row, as far as bin and class tell."""
@@ -57,25 +60,39 @@ class Gaussian:
         sigma = self.scale * self._mantissa(counts.group)
         return baselines.floored(baselines.rounded_gaussian(counts.ulps, sigma), counts.ulps)
 
-    def moments(self, counts: Counts, bins: int) -> dict[str, np.ndarray]:
-        """As `tables.moments`, at the mantissas that were counted."""
-        sigma = self.scale * self._mantissa(counts.group)
+    def moments(self, counts: Counts, bins: int) -> Moments:
+        """Of each bin's elements: ``mean`` and ``square`` of the relative error, ``changed``."""
+        m = self._mantissa(counts.group)
+        sigma = self.scale * m
         n = np.maximum(counts.by_bin(bins), 1)
         still = baselines.rounded_gaussian(np.zeros(1), sigma)
         return {
             "mean": np.zeros(bins),
-            "square": counts.by_bin(bins, baselines.second_moment(sigma)) / n,
+            "square": counts.by_bin(bins, baselines.second_moment(sigma) / m**2) / n,
             "changed": counts.by_bin(bins, 1 - still) / n,
         }
 
 
-def measured(counts: Counts, bins: int) -> dict[str, np.ndarray]:
-    """As `tables.moments`, of elements."""
+def measured(counts: Counts, bins: int, dtype: str) -> Moments:
+    """As `Gaussian.moments`, of elements."""
     n = np.maximum(counts.by_bin(bins), 1)
+    relative = counts.ulps / (2.0 ** digits(dtype) * counts.mantissa)
     return {
-        "mean": counts.by_bin(bins, counts.ulps.astype(float)) / n,
-        "square": counts.by_bin(bins, counts.ulps.astype(float) ** 2) / n,
+        "mean": counts.by_bin(bins, relative) / n,
+        "square": counts.by_bin(bins, relative**2) / n,
         "changed": counts.by_bin(bins, counts.ulps != 0) / n,
+    }
+
+
+def drawn(table: Table, counts: Counts) -> Moments:
+    """As `Gaussian.moments`, of what a table gives elements like those that were counted."""
+    bins, found = len(table.bins), moments(table)
+    n = np.maximum(counts.by_bin(bins), 1)
+    inverse = 1 / (2.0 ** digits(table.dtype) * counts.mantissa)
+    return {
+        "mean": found["mean"] * counts.by_bin(bins, inverse) / n,
+        "square": found["square"] * counts.by_bin(bins, inverse**2) / n,
+        "changed": found["changed"],
     }
 
 
@@ -101,9 +118,9 @@ def goodness(
     if held.total == 0:
         return None
     bins = len(table.bins)
-    seen, n = measured(held, bins), held.by_bin(bins).astype(int)
+    seen, n = measured(held, bins, table.dtype), held.by_bin(bins).astype(int)
     models = {
-        "profile": moments(table),
+        "profile": drawn(table, held),
         "gaussian": gaussian.moments(held, bins),
         "nothing": {key: np.zeros(bins) for key in seen},
     }

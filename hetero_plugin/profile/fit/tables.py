@@ -94,6 +94,12 @@ def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], i
     How often anything changes is `shares`; by how much, what was seen in the bin, together with its
     nearest neighbours where it holds fewer than `ENOUGH` changed elements.
 
+    Elements of one bin have ulps of two sizes, and are changed by fewer of the larger ones; a table
+    knows ulps only. So each counts by the size of its ulp, which keeps the mean error exactly. Of
+    an error that is the same whatever the ulp, with all phases of row and power of two, the mean
+    square then is 4 % (rare flips) to 8 % (many ulps) too large and the share changed 4 % too
+    small; counted alike, it would be 8 % to 17 % and none.
+
     Returns:
         The bins, and how many of them took their neighbours' too.
 
@@ -103,14 +109,18 @@ def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], i
     if counts.total == 0:
         raise ValueError("no elements")
     own, changed = counts.by_bin(bins), counts.by_bin(bins, counts.ulps != 0)
-    share = shares(own, changed)
+    ulp = 1 / counts.mantissa
+    mean = counts.by_bin(bins, ulp) / np.maximum(own, 1)
+    weight = counts.n * ulp / np.where(mean > 0, mean, 1.0)[counts.bin]
+    weighted = np.bincount(counts.bin, weight * (counts.ulps != 0), minlength=bins)
+    share = shares(own, weighted)
     found, widened = [], 0
     for at in range(bins):
         low = high = at
         while changed[low : high + 1].sum() < ENOUGH and (low > 0 or high < bins - 1):
             low, high = max(0, low - 1), min(bins - 1, high + 1)
         widened += low != high
-        values, n = counts.in_bins(low, high)
+        values, n = counts.in_bins(low, high, weight)
         moved = values != 0
         entries, weights = _grouped(values[moved], n[moved])
         found.append((*_entries(entries, weights, float(share[at])), int(own[at])))

@@ -98,9 +98,9 @@ def test_held_out_bins_agree_and_bias_makes_it_better_than_a_gaussian(tmp_path: 
     for part in ("rows", "layers"):
         held = row["held_out"][part]
         within = held["within"]
-        # 400 changed elements have 5 % of noise, twice: a bin in thirty may be off by 10 %.
-        assert within["profile"]["judged"] >= 4
-        assert within["profile"]["all"] >= within["profile"]["judged"] - 1
+        # 1600 changed elements have 2.5 % of noise, twice: 10 % is three standard errors.
+        assert within["profile"]["judged"] >= 3
+        assert within["profile"]["all"] == within["profile"]["judged"]
         assert within["nothing"]["all"] == 0
         assert within["gaussian"]["bias"] == 0
         assert held["better"]

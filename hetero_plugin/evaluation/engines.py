@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hetero_plugin.config import NoiseConfig
-from hetero_plugin.evaluation import processes
+from hetero_plugin.vllm import processes
 
 if TYPE_CHECKING:
     from vllm import LLM

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from hetero_plugin.config import ConfigError
 from hetero_plugin.config.layers import check_layers, numbers_of
 from hetero_plugin.profile import source
@@ -23,6 +21,7 @@ from hetero_plugin.sites.select import match
 __all__ = ["Asked", "Basis", "basis", "chosen", "header_of"]
 
 MOST_ROWS = 4096
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 OUTSIDE = "outside"
 """Among layers: the final norm and the head."""
 
@@ -80,8 +79,8 @@ class Asked:
             raise ConfigError("give --text, or --replay-inputs with a recording whose text is read")
         if self.engine not in ("hf", "vllm"):
             raise ConfigError(f"--engine {self.engine!r}: should be hf or vllm")
-        if self.dtype != "auto" and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ConfigError(f"--dtype {self.dtype!r}: should be auto, bfloat16, float16, float32")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype {self.dtype!r}: should be one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""A recording is made with a Hugging Face model: its operators are run on known inputs."""
+"""A recording is made: a model's operators are run on known inputs, one after another."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.profile import machine, source
-from hetero_plugin.profile.asked import Asked, basis, chosen, header_of
+from hetero_plugin.profile.asked import Asked, Basis, basis, chosen, header_of
 from hetero_plugin.profile.header import Header
-from hetero_plugin.profile.operators import Variant, variant
-from hetero_plugin.profile.recording import RecordingWriter
-from hetero_plugin.profile.running import check_space, expected_bytes, written
+from hetero_plugin.profile.operators import Operator, Variant, variant
+from hetero_plugin.profile.recording import Recording, RecordingWriter
+from hetero_plugin.profile.running import Kept, check_space, expected_bytes, output_bytes
 
 __all__ = ["Asked", "record"]
 
@@ -38,14 +39,16 @@ def record(
     Raises:
         ConfigError: what was asked for can't be.
         OSError: the file can't be written.
+        ImportError: vLLM is asked for and not installed.
     """
-    if asked.engine == "vllm":
-        from hetero_plugin.profile.vllm import record_vllm
-
-        return record_vllm(asked, progress, say)
     how = variant(asked.variant)
+    on = basis(asked)
+    if asked.engine == "vllm":
+        from hetero_plugin.profile.engine import record_vllm
+
+        return record_vllm(asked, on, progress, say)
     with how.around():
-        return _record_hf(asked, how, progress, say)
+        return record_hf(asked, on, how, progress, say)
 
 
 def load_model(asked: Asked) -> Any:
@@ -60,28 +63,37 @@ def load_model(asked: Asked) -> Any:
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(asked.model, dtype=dtype)
-    except (ValueError, OSError, KeyError) as error:
+        return model.to(device).eval()
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
-        raise ConfigError(f"--model {asked.model}: can't be loaded: {said}") from None
-    return model.to(device).eval()
+        raise ConfigError(
+            f"--model {asked.model}: can't be loaded on {device}: {type(error).__name__}: {said}"
+        ) from None
 
 
-def _record_hf(asked: Asked, how: Variant, progress: Progress, say: Say) -> Header:
-    from hetero_plugin.profile.operators.capture import captured
+def record_hf(asked: Asked, on: Basis, how: Variant, progress: Progress, say: Say) -> Header:
+    """A recording of a Hugging Face model; see `record`.
+
+    Args:
+        on: what it is made of.
+        how: the machine that this one is made to be; its settings are in force already.
+    """
     from hetero_plugin.profile.operators.hf import operators_of
 
-    on = basis(asked)
     progress("loading the model", 0, 1)
     model = load_model(asked)
+    progress("loading the model", 1, 1)
     device = next(model.parameters()).device
     dtype = str(model.dtype).removeprefix("torch.")
     header = header_of(asked, on, dtype, machine.facts(str(device)))
     found = operators_of(model, on.lengths, header.columns)
-    for name, why in found.left_out.items():
-        say(f"{name} is not recorded: {why}")
-    names = chosen(asked, list(found.sites.values()))
-    replay = on.replay
-    if replay is None:
+    names = chosen(asked, [*found.sites.values()])
+    read: Callable[[str], Mapping[str, Tensor]]
+    known: Callable[[str], Tensor | None] = lambda name: None  # noqa: E731
+    if on.replay is None:
+        from hetero_plugin.profile.operators.capture import captured
+
+        say_left_out(found.left_out, say)
         inputs = captured(
             model,
             found,
@@ -90,25 +102,71 @@ def _record_hf(asked: Asked, how: Variant, progress: Progress, say: Say) -> Head
             asked.fused,
             lambda done, of: progress("reading the text", done, of),
         )
-        read: Callable[[str], Mapping[str, Tensor]] = inputs.__getitem__
+        read = inputs.__getitem__
         operators = [found.operators[name] for name in inputs]
         size = expected_bytes(operators, inputs, asked.repeats, held=True)
     else:
-        there = replay.sites()
-        for name in names - set(there):
-            say(f"{name} is not recorded: {asked.replay} has no inputs of it")
-        operators = [found.operators[name] for name in there if name in names]
-        read = lambda name: replay.site(name).inputs  # noqa: E731
-        size = sum(len(op.columns) * len(on.tokens) * (2 * asked.repeats + 8) for op in operators)
+        operators = replayed(on.replay, found.operators, names, found.left_out, say)
+        read, known = _reader(on.replay)
+        width = model.dtype.itemsize
+        size = sum(output_bytes(o, len(on.tokens), asked.repeats, width) for o in operators)
     say(f"{len(operators)} operators, {len(on.tokens)} rows: {size / 1e6:,.1f} MB")
     check_space(asked.out, size)
     writer = RecordingWriter(asked.out, header)
-    return written(
-        writer,
-        operators,
-        read,
-        how,
-        held=replay is None,
-        device=device,
-        progress=lambda done, of: progress("recording", done, of),
-    )
+    kept = Kept(writer, on.replay is None)
+    with torch.no_grad():
+        for done, operator in enumerate(operators):
+            progress("recording", done, len(operators))
+            name = operator.name
+            if not writer.has(name):
+                kept.add(operator, how.change(operator), read(name), known(name), device)
+    progress("recording", len(operators), len(operators))
+    writer.close()
+    return writer.header
+
+
+def _reader(
+    replay: Recording,
+) -> tuple[Callable[[str], Mapping[str, Tensor]], Callable[[str], Tensor | None]]:
+    """Inputs and references of a recording, by site: those of the same weights."""
+    return (lambda name: replay.site(name).inputs), (lambda name: replay.site(name).reference)
+
+
+def replayed(
+    replay: Recording,
+    operators: Mapping[str, Operator],
+    names: set[str],
+    left_out: Mapping[str, str],
+    say: Say,
+) -> list[Operator]:
+    """The operators that a recording has inputs of, in its order.
+
+    Raises:
+        ConfigError: it has inputs of none of them, or of another number of columns.
+    """
+    there = replay.sites()
+    say_left_out({name: why for name, why in left_out.items() if name in there}, say)
+    found = [operators[name] for name in there if name in names and name in operators]
+    if not found:
+        raise ConfigError(
+            f"--replay-inputs {replay.path}: has {len(there)} sites, none of which --targets and "
+            "--layers leave"
+        )
+    if len(found) < len(there):
+        say(f"{len(found)} of the {len(there)} sites of {replay.path.name} are recorded")
+    for operator in found:
+        entry = replay.entry(operator.name)
+        if (entry.n, entry.k) != (operator.n, operator.k):
+            raise ConfigError(
+                f"--replay-inputs {replay.path}: {operator.name} is {entry.k} to {entry.n} there, "
+                f"and {operator.k} to {operator.n} in this model"
+            )
+    return found
+
+
+def say_left_out(left_out: Mapping[str, str], say: Say) -> None:
+    """A sentence for each reason that sites are not recorded for."""
+    for why, count in Counter(left_out.values()).items():
+        first = next(name for name, reason in left_out.items() if reason == why)
+        others = f" and {count - 1} more" if count > 1 else ""
+        say(f"not recorded: {first}{others}: {why}")

@@ -6,7 +6,7 @@ T rows, N outputs of a row, C of them kept, R repetitions.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.profile.header import Header, SiteEntry, TensorShape, tensors_sha256
-from hetero_plugin.profile.operators import Operator, Variant
+from hetero_plugin.profile.header import SiteEntry, TensorShape, tensors_sha256
+from hetero_plugin.profile.operators import Operator
 from hetero_plugin.profile.recording import RecordingWriter, SiteRecord
 
-__all__ = ["check_space", "expected_bytes", "run_operator", "written"]
+__all__ = ["Kept", "check_space", "expected_bytes", "run_operator"]
 
 
 def run_operator(
@@ -41,13 +41,13 @@ def run_operator(
         device: that the operator is on.
     """
     given = {name: tensor.to(device) for name, tensor in inputs.items()}
-    run = (changed or operator).run
-    kept = operator.columns
-    outputs = []
-    for _ in range(repeats):
+    run, kept = (changed or operator).run, operator.columns
+    outputs, rms = [], torch.empty(0)
+    for number in range(repeats):
         y = run(given)
         outputs.append(y[:, kept.to(y.device)].cpu())
-    rows = y.double().pow(2).mean(dim=-1).sqrt().cpu()
+        if number == 0:
+            rms = y.double().pow(2).mean(dim=-1).sqrt().cpu()
     if reference is None and operator.reference is not None:
         reference = operator.reference(given).cpu()
     entry = SiteEntry(
@@ -56,7 +56,7 @@ def run_operator(
         layer=operator.layer,
         k=operator.k,
         n=operator.n,
-        rows=len(rows),
+        rows=len(rms),
         columns=len(kept),
         columns_sha256=tensors_sha256({"columns": kept}),
         inputs={name: TensorShape.of(tensor) for name, tensor in inputs.items()},
@@ -64,7 +64,49 @@ def run_operator(
         extra=dict(operator.extra),
     )
     weight = operator.weight if operator.kind == "norm" else None
-    return SiteRecord(entry, kept, torch.stack(outputs), reference, rows, dict(inputs), weight)
+    return SiteRecord(entry, kept, torch.stack(outputs), reference, rms, dict(inputs), weight)
+
+
+class Kept:
+    """Runs operators and writes them, each tensor of inputs once.
+
+    Args:
+        writer: of the file.
+        held: whether inputs go into it.
+    """
+
+    def __init__(self, writer: RecordingWriter, held: bool) -> None:
+        self._writer, self._held = writer, held
+        self._first = {e.inputs_sha256: e.name for e in writer.header.sites if e.inputs_of is None}
+
+    def add(
+        self,
+        operator: Operator,
+        changed: Operator,
+        inputs: Mapping[str, Tensor],
+        reference: Tensor | None,
+        device: torch.device | str,
+    ) -> None:
+        """Records one operator; see `run_operator`.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        made = run_operator(
+            operator,
+            inputs,
+            self._writer.header.repeats,
+            changed=changed,
+            reference=reference,
+            device=device,
+        )
+        if not self._held:
+            made = replace(made, inputs={})
+        else:
+            owner = self._first.setdefault(made.entry.inputs_sha256, operator.name)
+            if owner != operator.name:
+                made = replace(made, inputs={}, entry=made.entry.replace(inputs_of=owner))
+        self._writer.add(made)
 
 
 def expected_bytes(
@@ -85,67 +127,18 @@ def expected_bytes(
     for operator in operators:
         given = inputs[operator.name]
         first = next(iter(given.values()))
-        rows, kept = len(first), len(operator.columns)
-        total += rows * kept * (repeats * first.element_size() + 8) + 8 * (rows + kept)
-        for tensor in given.values() if held else ():
-            mark = (tensors_sha256({"x": tensor}), tensor.nbytes)
-            if mark not in seen:
-                seen.add(mark)
-                total += tensor.nbytes
+        total += output_bytes(operator, len(first), repeats, first.element_size())
+        mark = tensors_sha256(given)
+        if held and mark not in seen:
+            seen.add(mark)
+            total += sum(tensor.nbytes for tensor in given.values())
     return total
 
 
-def written(
-    writer: RecordingWriter,
-    operators: Sequence[Operator],
-    inputs: Callable[[str], Mapping[str, Tensor]],
-    how: Variant,
-    *,
-    held: bool,
-    references: Callable[[str], Tensor | None] = lambda name: None,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Header:
-    """Records operators that are not there yet, and finishes the file.
-
-    Args:
-        writer: of the file.
-        operators: in the order of the forward pass.
-        inputs: name -> the operator's inputs.
-        how: the machine that this one is made to be; its settings are in force already.
-        held: whether the inputs go into the file.
-        references: name -> the operator's reference, if it is known already.
-        device: that the operators are on.
-        progress: called with the number of operators that are there, and of all.
-    """
-    first = {entry.inputs_sha256: entry.name for entry in reversed(writer.header.sites)}
-    with torch.no_grad():
-        for done, operator in enumerate(operators):
-            progress(done, len(operators))
-            if writer.has(operator.name):
-                continue
-            one = run_operator(
-                operator,
-                inputs(operator.name),
-                writer.header.repeats,
-                changed=how.change(operator),
-                reference=references(operator.name),
-                device=device,
-            )
-            writer.add(_kept(one, first if held else None))
-    progress(len(operators), len(operators))
-    writer.close()
-    return writer.header
-
-
-def _kept(record: SiteRecord, first: dict[str, str] | None) -> SiteRecord:
-    """A record with its inputs, those of the first site that has them, or none."""
-    if first is None:
-        return replace(record, inputs={})
-    owner = first.setdefault(record.entry.inputs_sha256, record.entry.name)
-    if owner == record.entry.name:
-        return record
-    return replace(record, inputs={}, entry=record.entry.replace(inputs_of=owner))
+def output_bytes(operator: Operator, rows: int, repeats: int, size: int) -> int:
+    """Of what is kept of an operator without its inputs; ``size``: bytes of a number."""
+    kept = len(operator.columns)
+    return rows * kept * (repeats * size + 8) + 8 * (rows + kept)
 
 
 def check_space(out: Path, size: int) -> None:
@@ -154,7 +147,7 @@ def check_space(out: Path, size: int) -> None:
     Raises:
         ConfigError: it does not.
     """
-    free = shutil.disk_usage(out.parent).free
+    free = shutil.disk_usage(out.absolute().parent).free
     if 2 * size > free:  # the parts, and the file that they are packed into
         raise ConfigError(
             f"--out {out}: needs {2 * size / 1e6:,.0f} MB while it is made, and {free / 1e6:,.0f} "

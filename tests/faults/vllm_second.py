@@ -218,7 +218,7 @@ def default_spec_without_a_head() -> str:
 
 
 def _left(deaf: bool) -> str:
-    from tests.evaluation.test_processes import left_of_an_engine
+    from tests.vllm.test_vllm_processes import left_of_an_engine
 
     left = left_of_an_engine(deaf)
     return noticed(left == [], f"processes left: {left}")

@@ -114,8 +114,12 @@ def _matrix(operator: Operator) -> tuple[Tensor, Tensor | None]:
 
 @contextlib.contextmanager
 def _without_onednn() -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=False):
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
         yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def _threads(word: str, count: int) -> Variant:

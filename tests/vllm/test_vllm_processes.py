@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hetero_plugin.evaluation import processes
+from hetero_plugin.vllm import processes
 
 psutil = pytest.importorskip("psutil", reason="comes with vLLM")
 
@@ -91,7 +91,7 @@ def test_an_engine_whose_client_takes_no_time_limit_or_is_gone() -> None:
 ENDS = """
 import multiprocessing
 from types import SimpleNamespace
-from hetero_plugin.evaluation import processes
+from hetero_plugin.vllm import processes
 lock = multiprocessing.get_context("spawn").Lock()  # starts the tracker, which has to free it
 processes.end(SimpleNamespace(llm_engine=SimpleNamespace()))
 """

@@ -19,7 +19,7 @@ import yaml
 
 import hetero_plugin
 from hetero_plugin import AQN, NoiseConfig, state_of, unwrap, wrap
-from hetero_plugin.cli import COMMANDS
+from hetero_plugin.cli import COMMANDS, _module
 from hetero_plugin.config import ERROR_MODELS
 from hetero_plugin.config.error_models import REGISTRY, ErrorTraits
 from hetero_plugin.errors import MODELS, ErrorModel
@@ -135,8 +135,12 @@ def test_a_command_line_names_a_command_and_its_options(line: str) -> None:
         assert name in ("--help", "--version")
         return
     assert name in COMMANDS
+    module = import_module(f"hetero_plugin.cli.{_module(name)}")
+    if hasattr(module, "COMMANDS"):  # of a command with sub-commands
+        assert words[0] in module.COMMANDS
+        module = import_module(f"hetero_plugin.cli.{_module(f'{name} {words[0]}')}")
     app = typer.Typer(add_completion=False)
-    app.command(name)(import_module(f"hetero_plugin.cli.{name.replace('-', '_')}").command)
+    app.command(name)(module.command)
     command = typer.main.get_command(app)
     options = {"--help"}
     for parameter in command.params:

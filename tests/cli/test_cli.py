@@ -279,3 +279,17 @@ def test_schedule_says_what_is_wrong(options: list[str], words: str) -> None:
     result = call("schedule", *options)
     assert result.exit_code == 2
     assert result.stderr.startswith("hetero-noise schedule: error: ") and words in result.stderr
+
+
+def test_a_command_with_sub_commands_lists_and_runs_them(tmp_path: Path) -> None:
+    result = call("profile", "--help")
+    assert result.exit_code == 0
+    listed = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert {"record", "import"} <= set(listed)
+    result = call("profile", "rcord")
+    assert result.exit_code == 2 and "rcord" in result.stderr
+    out = str(tmp_path / "a.rec")
+    result = call("profile", "record", "--model", str(tmp_path), "--out", out, "--text", "none")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("hetero-noise profile record: error: ")
+    assert "no config.json" in result.stderr

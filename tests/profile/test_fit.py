@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.errors.profile import Profile
+from hetero_plugin.errors.profile import Profile, bins_of
 from hetero_plugin.profile.fit import baselines
 from hetero_plugin.profile.fit.run import fit
 from hetero_plugin.profile.fit.structure import norm_candidates, product_candidates
@@ -268,3 +268,42 @@ def test_a_known_matrix_unit_is_explained(tmp_path: Path) -> None:
     assert found["b"]["exact"] == ["hopper", "blackwell"]
     with pytest.raises(ConfigError, match=r"it should be a folder with .safetensors files"):
         fit(a, b, name="units", model=tmp_path / "none")
+
+
+def test_what_crosses_zero_is_not_replayed_as_a_jump(tmp_path: Path) -> None:
+    """An error of fixed size: small elements change sign, and none may become a large one."""
+    left, right = [], []
+    generator = torch.Generator().manual_seed(0)
+    for layer in range(4):
+        y = clean(layer)
+        y = y * torch.exp2(4 * torch.randn(T, 1, generator=generator)).bfloat16()
+        rms = y.double().square().mean(1, keepdim=True).sqrt()
+        error = 2e-3 * rms * torch.randn(y.shape, generator=generator)
+        left.append(site(f"model.layers.{layer}.x", y[None], layer=layer))
+        right.append(site(f"model.layers.{layer}.x", (y + error).bfloat16()[None], layer=layer))
+    a, b = recording(tmp_path / "a.rec", left), recording(tmp_path / "b.rec", right)
+    (fitted,) = fit(a, b, name="crossing").tables
+    assert min(one.ranges[0][0] for one in fitted.bins) == -6 * 128
+    # Drawn anew for rows of other sizes, the error is of the size that it was.
+    y = clean(9) * torch.exp2(torch.linspace(-8, 8, T))[:, None].bfloat16()
+    rms = y.double().square().mean(1, keepdim=True).sqrt()
+    u = torch.rand(y.shape, generator=generator, dtype=torch.float64)
+    ulps = torch.zeros(y.shape, dtype=torch.int64)
+    where = bins_of(y, fitted.edges, rms)
+    for number, one in enumerate(fitted.bins):
+        at = where == number
+        place = torch.searchsorted(
+            torch.tensor(one.cumulative, dtype=torch.float64), u[at], right=True
+        )
+        middles = torch.tensor([(low + high) // 2 for low, high in one.ranges])
+        ulps[at] = middles[place]
+    drawn = (moved(y, ulps).double() - y.double()) / rms
+    true = torch.cat(
+        [
+            (r.output[0].double() - q.output[0].double()) / q.row_rms[:, None]
+            for q, r in zip(left, right, strict=True)
+        ]
+    )
+    assert float(drawn.square().mean().sqrt()) == pytest.approx(
+        float(true.square().mean().sqrt()), rel=0.1
+    )

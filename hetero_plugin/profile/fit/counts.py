@@ -87,9 +87,3 @@ class Counts:
         """The sum over each bin's elements, float64 [bins]; of 1 where no values [M] are given."""
         weights = self.n if values is None else self.n * values
         return np.bincount(self.bin, weights, minlength=bins)
-
-    def in_bins(self, low: int, high: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The differences of bins low … high, ascending, and the weight of each, of weights [M]."""
-        at = (self.bin >= low) & (self.bin <= high)
-        values, inverse = np.unique(self.ulps[at], return_inverse=True)
-        return values, np.bincount(inverse, weight[at], minlength=len(values))

@@ -109,10 +109,11 @@ def goodness(
             as independent of one another.
 
     Returns:
-        ``elements``; ``bins``, each that holds any; ``judged``, groups of them; ``within``: of
-        these groups, those where all three, and each, agree within 10 %; ``score``: nats per 1000
-        elements over "nothing", the difference with its standard error over clusters; ``better``:
-        whether the table is better than the Gaussian by more than two of them. None: no elements.
+        ``elements``; ``bins``, each that holds any; ``judged``, groups of them; ``overall``, all
+        of them; ``within``: of these groups, those where all three, and each, agree within 10 %;
+        ``score``: nats per 1000 elements over "nothing", the difference with its standard error
+        over clusters; ``better``: whether the table is better than the Gaussian by more than two
+        of them. None: no elements.
     """
     held = Counts.sum(clusters)
     if held.total == 0:
@@ -143,6 +144,7 @@ def goodness(
         "changed": held.changed,
         "bins": rows,
         "judged": groups,
+        "overall": _together(rows),
         "within": {name: _within(groups, name) for name in models},
         **_score(table, gaussian, clusters),
     }

@@ -137,7 +137,7 @@ def _table(key: Key, found: _Gathered) -> Table:
     train = Counts.sum(found.train)
     if train.total == 0:
         raise ConfigError(f"{key[0]}: no output of these sites is a finite number on both machines")
-    bins, _ = binned(train, len(EDGES) + 1)
+    bins, _ = binned(train, len(EDGES) + 1, key[1])
     # The share is of squared error: sites with more of it weigh more.
     sizes = np.array(found.squares)
     known = len(found.fresh) == found.sites and sizes.sum() > 0
@@ -187,7 +187,7 @@ def _report(tables: Mapping[Key, Table], gathered: Mapping[Key, _Gathered]) -> d
                 "fresh": table.fresh,
                 "repeated": len(found.fresh) == found.sites,
                 "unsteady": [float(np.mean(side)) for side in zip(*found.unsteady, strict=True)],
-                "widened_bins": binned(train, len(table.bins))[1],
+                "widened_bins": binned(train, len(table.bins), key[1])[1],
                 "correlation": correlations(found.alike),
                 "held_out": {
                     part: goodness(table, gaussian, train, found.held[part]) for part in PARTS

@@ -54,7 +54,12 @@ def _of(row: Mapping[str, Any]) -> list[str]:
             if within["judged"]
             else f"its {one['changed']:,} changed elements are too few to be judged by bin"
         )
-        found.append(f"held-out {part}: the profile is {word} than a Gaussian; {bins}")
+        over = one["overall"]
+        found.append(
+            f"held-out {part}: the profile is {word} than a Gaussian; {bins}; over all, "
+            f"{100 * over['measured']['changed']:.3g} % changed and the profile says "
+            f"{100 * over['profile']['changed']:.3g} %"
+        )
     for direction, pairs in row["correlation"].items():
         for pair, value in pairs.items():
             if value is not None and abs(value) > _ALIKE:

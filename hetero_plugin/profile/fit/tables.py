@@ -9,6 +9,7 @@ import numpy as np
 
 from hetero_plugin.errors.profile import Table
 from hetero_plugin.profile.fit.counts import Counts
+from hetero_plugin.profile.fit.elements import digits
 
 __all__ = ["ENOUGH", "SEEN", "binned", "log_score", "moments", "shares", "supported"]
 
@@ -21,6 +22,8 @@ _REACH = 3.0
 SEEN = 10
 """Times that a rare thing must have been seen for its probability to be known within a third."""
 _MOST = 256
+_STEP = 0.5
+"""Octaves of a bin."""
 _ALONE = 16
 """Ulps up to which no two differences are put together."""
 
@@ -88,7 +91,9 @@ def _line(
     return _Line(float(np.clip(found[0], -40.0, 0.0)), float(found[1]))
 
 
-def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], int]], int]:
+def binned(
+    counts: Counts, bins: int, dtype: str
+) -> tuple[list[tuple[Values, list[float], int]], int]:
     """Each bin's values, their cumulative shares and the elements seen in that bin.
 
     How often anything changes is `shares`; by how much, what was seen in the bin, together with its
@@ -120,11 +125,32 @@ def binned(counts: Counts, bins: int) -> tuple[list[tuple[Values, list[float], i
         while changed[low : high + 1].sum() < ENOUGH and (low > 0 or high < bins - 1):
             low, high = max(0, low - 1), min(bins - 1, high + 1)
         widened += low != high
-        values, n = counts.in_bins(low, high, weight)
-        moved = values != 0
-        entries, weights = _grouped(values[moved], n[moved])
+        entries, weights = _grouped(*_distances(counts, weight, at, low, high, 2 ** digits(dtype)))
         found.append((*_entries(entries, weights, float(share[at])), int(own[at])))
     return found, widened
+
+
+def _distances(
+    counts: Counts, weight: np.ndarray, at: int, low: int, high: int, octave: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far elements of bins low … high were changed, and the weight of each, for bin ``at``.
+
+    Smaller elements have smaller ulps: of a bin below, so many ulps are fewer of this one's, and at
+    least one. Bin 0 has no lower end, and lends but directions.
+
+    What crosses zero is some 30,000 ulps away in bfloat16, and so many from a smaller element would
+    end at an enormous one. So nothing goes further toward zero than 6 octaves, nor, in bin 0, away
+    from it than one: next to nothing of the row's error is there.
+    """
+    of = (counts.bin >= low) & (counts.bin <= high) & (counts.ulps != 0)
+    size = np.abs(counts.ulps[of]) * 2.0 ** (_STEP * np.minimum(counts.bin[of] - at, 0))
+    if at > 0:
+        size = np.where(counts.bin[of] == 0, 1.0, size)
+    sign = np.sign(counts.ulps[of])
+    most = np.where(sign < 0, 6 * octave, octave if at == 0 else np.inf)
+    far = np.minimum(np.maximum(np.rint(size), 1), most).astype(np.int64) * sign
+    values, inverse = np.unique(far, return_inverse=True)
+    return values, np.bincount(inverse, weight[of], minlength=len(values))
 
 
 def _entries(entries: Values, weights: np.ndarray, changed: float) -> tuple[Values, list[float]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-SHOWN = 20
 
 
 def command(
@@ -30,6 +27,7 @@ def command(
     Each machine's error against float64 is compared, or their difference with a profile. Exits with
     1 if an operator is beyond the limit.
     """
+    from hetero_plugin.cli.compare_machines.shown import show
     from hetero_plugin.cli.screen import Bars
     from hetero_plugin.config import ConfigError
     from hetero_plugin.errors.profile import load_profile
@@ -53,39 +51,3 @@ def command(
         print(out, picture, sep="\n")
     if found["first"] is not None:
         raise typer.Exit(1)
-
-
-def show(found: Mapping[str, Any]) -> None:
-    """The operators that are furthest off, and the verdict."""
-    from rich.table import Table
-
-    from hetero_plugin.cli.screen import stdout
-
-    console = stdout()
-    table = Table(title="operators, the furthest off first", title_justify="left")
-    table.add_column("operator", overflow="fold")
-    for heading in ("changed", "error of A, B", "ratio", "sure", "by"):
-        table.add_column(heading, justify="right")
-    table.add_column("beyond")
-    table.add_column("likely cause", overflow="fold")
-    rows = {row["name"]: row for row in found["sites"]}
-    for name in found["ranked"][:SHOWN]:
-        row = rows[name]
-        error, ratio = row["error"], row["ratio"]
-        cause = row["cause"]["name"] if row["cause"] else (row["floor"] or "")
-        table.add_row(
-            name,
-            f"{100 * row['changed']:.3g} %",
-            "–" if error is None else f"{error[0]:.3g}, {error[1]:.3g}",
-            "–" if ratio is None else f"{ratio:.3g}",
-            f"{row['sure']:.3g}",
-            row["by"],
-            "YES" if row["beyond"] else "no",
-            cause,
-        )
-    console.print(table)
-    console.print(
-        "errors: RMS against float64, 1 is that of rounding alone; sure: less three standard errors"
-        f"\n{found['sentence']}",
-        highlight=False,
-    )

@@ -13,7 +13,7 @@ PYTHON ?= python3
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env compiler demo demo-full matrix test test-fast compat gpu lint format docs oracles \
+.PHONY: help env compiler demo demo-full matrix test test-fast compat gpu lint format docs oracles lm-eval \
 	dist clean
 
 help: ## list the targets
@@ -70,6 +70,9 @@ docs: ## the pages as a site, strictly, in site/
 oracles: env ## number formats against torchao, ModelOpt, gfloat, ml_dtypes, compressed-tensors, vLLM
 	@bash scripts/oracles_env.sh .venv-oracles
 	$(BIN)/python -m scripts.oracles --other .venv-oracles/bin/python
+
+lm-eval: compiler env ## lm-eval's own command under noise, in vLLM and Hugging Face
+	@bash scripts/lm_eval.sh $(VENV)
 
 dist: env ## wheel and sdist, in dist/
 	rm -rf build dist

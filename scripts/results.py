@@ -1,9 +1,10 @@
 """Writes docs/results.md from what studies and evaluations left: ``python -m scripts.results``.
 
-    python -m scripts.results runs/matrix/miniature/report.md runs/real/fidelity.md
+    python -m scripts.results runs/matrix/miniature/report.md --real runs/real
 
-Each file is a finding with its own command, numbers and limits, as the package wrote it; nothing is
-added here but the order and a title.
+Each file is a finding with its own command, numbers and limits, as the package wrote it; a folder
+given with ``--real`` holds what eval, fidelity, sensitivity, dial and dose wrote, of which one is
+made. Nothing is added here but the order and a title.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Annotated
 
 import typer
 
+from hetero_plugin.evaluation.records import ResultError
+from scripts.real import section
+
 HEAD = """# Results
 
 What we found, written by `python -m scripts.results` from the files of the runs. Each part names
@@ -21,14 +25,29 @@ its study, seeds, questions, intervals and what it can't say; no claim goes beyo
 
 
 def main(
-    parts: Annotated[list[Path], typer.Argument(help="Markdown of the runs, in order.")],
+    parts: Annotated[
+        list[Path] | None, typer.Argument(help="Markdown of the runs, in order.")
+    ] = None,
+    real: Annotated[
+        list[str] | None,
+        typer.Option(help="FOLDER or TITLE=FOLDER of results' files; may be repeated."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),
 ) -> None:
     """Put findings on one page."""
-    missing = [str(path) for path in parts if not path.is_file()]
+    if not parts and not real:
+        raise typer.BadParameter("give Markdown of runs, or --real FOLDER")
+    missing = [str(path) for path in parts or () if not path.is_file()]
     if missing:
         raise typer.BadParameter(f"there is no file {', '.join(missing)}; run its study first")
-    texts = [path.read_text(encoding="utf-8").strip() for path in parts]
+    texts = [path.read_text(encoding="utf-8").strip() for path in parts or ()]
+    for one in real or ():
+        title, _, folder = one.rpartition("=")
+        try:
+            texts.append(section(Path(folder), title or None).strip())
+        except (ResultError, ValueError, KeyError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise typer.BadParameter(f"--real {one}: {what}") from None
     out.write_text("\n\n".join([HEAD.strip(), *texts]) + "\n", encoding="utf-8")
     typer.echo(out)
 

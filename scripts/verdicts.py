@@ -1,6 +1,7 @@
 """Simulated studies of the evaluation's statistics: coverage, size, power, verdicts.
 
     python -m scripts.verdicts                  10,000 studies a line; about five minutes on a core
+    python -m scripts.verdicts --page docs/evaluation.md       writes the table into that page too
 
 Each line says what was simulated, the rate found, the rate that is right (nominal or predicted),
 and the band in which the rate must lie. Exits with 1 if one lies outside. A rate of 95 % from
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -136,7 +138,7 @@ def _holm(rng: np.random.Generator, runs: int) -> Iterator[Line]:
     wrong = sum(min(stats.holm([p(b, c) for b, c in page])) < words.ALPHA for page in pages)
     rate = wrong / len(pages)
     yield Line(
-        "any of 12 shown, all equal (Holm)", rate, 0.05, 0.0,
+        "any of 12 shown, all equal (Holm; a quarter)", rate, 0.05, 0.0,
         0.05 + 4 * (0.05 * 0.95 / len(pages)) ** 0.5,
     )  # fmt: skip
 
@@ -179,22 +181,56 @@ def _population(
     return kept.astype(float) - right[:, None]
 
 
+BEGIN, END = "<!-- written by scripts/verdicts.py -->", "<!-- until here -->"
+
+
+def table(lines: Sequence[Line], runs: int, seed: int) -> str:
+    """The lines in Markdown."""
+    head = f"| simulated ({runs:,} studies a line, seed {seed}) | found | right | must lie in |"
+    rows = [
+        f"| {one.what} | {100 * one.rate:.2f} % | {100 * one.right:.2f} % | "
+        f"{100 * one.low:.2f} to {min(100 * one.high, 100):.2f} % |"
+        + ("" if one.holds else " OUTSIDE")
+        for one in lines
+    ]
+    return "\n".join([head, "|---|---|---|---|", *rows])
+
+
+def write(page: Path, lines: Sequence[Line], runs: int, seed: int) -> None:
+    """Puts the table between the marks of a page.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise ValueError(f"{page}: holds no {BEGIN} with {END} after it")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    made = f"{before}{BEGIN}\n\n{table(lines, runs, seed)}\n\n{END}{after}"
+    page.write_text(made, encoding="utf-8")
+
+
 def main() -> int:
     """Prints the table; 1 if a rate is outside its band."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--page", type=Path, help="a page with marks for the table")
     given = parser.parse_args()
-    wrong = 0
+    wrong, lines = 0, []
     print(f"{given.runs:,} studies a line, seed {given.seed}\n")
     print(f"{'simulated':48} {'found':>7} {'right':>7}   band")
     for found in studies(given.runs, given.seed):
         wrong += not found.holds
+        lines.append(found)
         print(
             f"{found.what:48} {100 * found.rate:6.2f}% {100 * found.right:6.2f}%   "
             f"{100 * found.low:.2f} to {100 * found.high:.2f}{'' if found.holds else '   OUTSIDE'}",
             flush=True,
         )
+    if given.page is not None:
+        write(given.page, lines, given.runs, given.seed)
     return int(wrong > 0)
 
 

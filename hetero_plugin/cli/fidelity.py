@@ -26,6 +26,12 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: the spec's.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float32, …")] = "auto",
     engine: Annotated[str, typer.Option(help="hf (eager) or vllm (compiled).")] = "hf",
+    sampling_seed: Annotated[
+        int, typer.Option(help="Of the tokens that clean and noisy draw with the same numbers.")
+    ] = 0,
+    sampled: Annotated[
+        bool, typer.Option(help="Draw them; as much work as the other measures together.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
 ) -> None:
     """Per-token KL, Δp, same top token, perplexity ratio against clean, with an A/A floor.
@@ -47,6 +53,7 @@ def command(
             tokens=tokens,
             context=context,
             engine=engine,
+            sampling=sampling_seed if sampled else None,
             out=out,
             progress=bars.update,
         )

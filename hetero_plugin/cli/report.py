@@ -28,7 +28,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Make report.json and report.html of a run anew, or NAME-report.* of results files.
+    """Make report.json, .html and .md of a run anew, or NAME-report.* of results files.
 
     Exits with 1 and REFUSED, naming what failed, if some result's noise is not attested.
     """

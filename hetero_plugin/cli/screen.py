@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,11 +18,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+EVERY = 30.0
+"""Seconds between lines of progress where there is no terminal to draw a bar on."""
+
 
 class Bars:
-    """One progress bar a task, on stderr; a line at the start of each where that is no terminal."""
+    """One progress bar a task, on stderr; where that is no terminal, a line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[str, float] = {}
+        self._said = 0.0
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -51,8 +58,15 @@ class Bars:
         """Moves the bar of a task, and makes it if it is new."""
         if what not in self.tasks:
             self.tasks[what] = self.progress.add_task(what, total=of)
+            self._began[what] = self._said = self._clock()
             if not self.console.is_terminal:
                 self.console.print(f"{what} ({of})" if of > 1 else what, highlight=False)
+        now = self._clock()
+        if not self.console.is_terminal and 0 < done < of and now - self._said >= EVERY:
+            self._said = now
+            left = (now - self._began[what]) * (of - done) / done
+            line = f"{what}: {done} of {of}, about {left / 60:.1f} min left"
+            self.console.print(line, highlight=False)
         self.progress.update(self.tasks[what], completed=done)
 
 
@@ -264,6 +278,8 @@ def print_pair(found: Mapping[str, Any], *, legacy: bool = False) -> None:
 
 def print_fidelity(found: Mapping[str, Any]) -> None:
     """The fidelity panels of a text, level by level, and their floor."""
+    from hetero_plugin.evaluation.fidelity import sampled
+
     panels = [(f"{100 * row['level']:g} % error", row) for row in found["levels"]]
     panels.append(("floor: clean, one window at a time", found["floor"]))
     floor = found["floor"]
@@ -284,6 +300,9 @@ def print_fidelity(found: Mapping[str, Any]) -> None:
         table.add_row(name, *cells)
     console = stdout()
     console.print(table)
+    for label, panel in panels:
+        if panel.get("sampled"):
+            console.print(f"{label}: {sampled.sentence(panel['sampled'])}", highlight=False)
     record = found["attestation"]
     console.print(
         f"nats; brackets: 95 % by bootstrap over windows; {record['seen']} of {record['of']} sites "

@@ -294,3 +294,27 @@ def test_a_command_with_sub_commands_lists_and_runs_them(tmp_path: Path) -> None
     assert result.exit_code == 2
     assert result.stderr.startswith("hetero-noise profile record: error: ")
     assert "no config.json" in result.stderr
+
+
+def test_a_terminated_command_cleans_up(tmp_path: Path) -> None:
+    """What it started ends with it, as on an interrupt: an engine would go on computing."""
+    code = f"""
+import time, types, sys
+module = types.ModuleType("hetero_plugin.cli.plan")
+def command() -> None:
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        open({str(tmp_path / "ended")!r}, "w").close()
+module.command = command
+sys.modules["hetero_plugin.cli.plan"] = module
+from hetero_plugin.cli import app
+app()
+"""
+    words = [sys.executable, "-c", code, "plan"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(30) == 143
+    assert (tmp_path / "ended").is_file()

@@ -342,7 +342,9 @@ def test_texts_have_the_same_numbers_in_both_engines(folder: Path, text: Path) -
     asked = Asked(model, text, config, draws=2, dtype="float32", tokens=300, context=24)
     windows = read_windows(model, text, tokens=300, context=24).windows
     want = Want("kl", 1e-3)
-    texts = Texts(model, check_clean(model, config), config, dtype="float32", context=24)
+    texts = Texts(
+        model, check_clean(model, config), config, dtype="float32", context=24, sampling=0
+    )
     try:
         fidelity = measure(texts, windows, [0.02, 0.2], step=3)
         again = measure(texts, windows, [0.2], step=3)
@@ -372,6 +374,10 @@ def test_texts_have_the_same_numbers_in_both_engines(folder: Path, text: Path) -
         for name in ("kl_mean", "kl_99", "delta_logp_rms", "perplexity_ratio"):
             near(one["measures"][name], two["measures"][name], 0.02)
         assert one["measures"]["same_top"]["value"] == two["measures"]["same_top"]["value"]
+        drawn, others = one["sampled"], two["sampled"]
+        assert drawn["agree"]["value"] == pytest.approx(others["agree"]["value"], abs=0.01)
+    assert fidelity["floor"]["sampled"]["agree"]["value"] >= 0.99
+    assert fidelity["levels"][1]["sampled"]["agree"]["value"] < 0.99
     assert again["levels"][0]["measures"]["kl_mean"]["value"] == pytest.approx(
         fidelity["levels"][1]["measures"]["kl_mean"]["value"], rel=1e-4
     )

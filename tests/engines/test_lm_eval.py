@@ -1,7 +1,7 @@
 """lm-eval's own command under noise, in vLLM and in Hugging Face, on a task of local files.
 
 lm-eval is none of the tests' packages (it brings many): where it is missing this is skipped, and
-`pip install lm-eval` in an environment with vLLM runs it. About two minutes.
+`make lm-eval` runs it, with lm-eval in a folder of its own. Four engines of vLLM: minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from hetero_plugin.config import NoiseConfig
 from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 pytestmark = [
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("lm_eval") is None,
-        reason="lm-eval is not installed: pip install lm-eval",
+        reason="lm-eval is not installed: make lm-eval",
     ),
 ]
 
@@ -82,10 +83,10 @@ def run(folder: Path, *words: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def of_vllm(folder: Path, out: str, more: str, **environment: str) -> Path:
-    """The file of samples that lm-eval's command writes."""
+def of_vllm(folder: Path, out: str, more: str, **environment: str) -> tuple[Path, str]:
+    """The file of samples that lm-eval's command writes, and what it says."""
     arguments = f"pretrained={folder / 'model'},dtype=float32,max_model_len=64,seed=0{more}"
-    run(
+    said = run(
         folder,
         *(sys.executable, "-m", "lm_eval", "--model", "vllm", "--model_args", arguments),
         *("--tasks", "local_sums", "--include_path", "tasks", "--output_path", out),
@@ -94,7 +95,7 @@ def of_vllm(folder: Path, out: str, more: str, **environment: str) -> Path:
         **environment,
     )
     (found,) = (folder / out).rglob("samples_local_sums_*.jsonl")
-    return found
+    return found, said
 
 
 def _named_vllm() -> bool:
@@ -106,16 +107,17 @@ def _named_vllm() -> bool:
 
 
 @pytest.mark.skipif(
-    not _named_vllm(), reason="lm-eval asks for a distribution called vllm; the CPU wheel is none"
+    not _named_vllm(),
+    reason="lm-eval asks for a distribution called vllm, which the CPU wheel is not: make lm-eval",
 )
 def test_vllm_by_its_command_under_noise(folder: Path) -> None:
     from hetero_plugin.evaluation.harness.runs import read_run
 
-    clean = of_vllm(folder, "clean", "")
+    clean, quiet = of_vllm(folder, "clean", "")
     spec = json.dumps({"preset": "linear", "scale": 0.5})
-    noisy = of_vllm(folder, "noisy", ",quantization=hetero_noise", HETERO_NOISE_CONFIG=spec)
+    noisy, said = of_vllm(folder, "noisy", ",quantization=hetero_noise", HETERO_NOISE_CONFIG=spec)
     zero = json.dumps({"preset": "linear", "scale": 0.0})
-    same = of_vllm(folder, "zero", ",quantization=hetero_noise", HETERO_NOISE_CONFIG=zero)
+    same, _ = of_vllm(folder, "zero", ",quantization=hetero_noise", HETERO_NOISE_CONFIG=zero)
 
     def answers(path: Path) -> list[str]:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -124,6 +126,19 @@ def test_vllm_by_its_command_under_noise(folder: Path) -> None:
     assert len(answers(clean)) == N and answers(same) == answers(clean)
     assert answers(noisy) != answers(clean)
     assert len(read_run(str(noisy)).items) == N, "compare takes what lm-eval really writes"
+
+    # lm-eval makes no attestation: one of an engine like its own, of the specification it names.
+    run(
+        folder,
+        *("hetero-noise", "attest", "--model", "model", "--engine", "vllm", "--dtype", "float32"),
+        *("--config", spec, "--brief", "--out", "attested.json"),
+        VLLM_CPU_KVCACHE_SPACE="1",
+    )
+    record = json.loads((folder / "attested.json").read_text())
+    assert record["passed"] and record["seen"] == record["of"] > 0
+    fingerprint = NoiseConfig.parse(json.loads(spec)).fingerprint
+    assert record["fingerprint"] == fingerprint
+    assert f"spec {fingerprint}" in said and "spec " + fingerprint not in quiet
 
 
 def test_hugging_face_wrapped(folder: Path) -> None:

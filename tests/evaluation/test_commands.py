@@ -11,7 +11,7 @@ import pytest
 from toy import NAMES, simulate_result, simulate_run
 
 from hetero_plugin.cli import _run
-from hetero_plugin.cli.screen import print_levels
+from hetero_plugin.cli.screen import Bars, print_levels
 from hetero_plugin.evaluation import engines
 from hetero_plugin.evaluation.answers.run import evaluate
 from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
@@ -323,3 +323,15 @@ def test_the_levels_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the old rule on 200 questions" in said and "every level attested" in said
     print_levels(document, 0.02)
     assert "old rule" not in capsys.readouterr().out
+
+
+def test_a_log_shows_that_work_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal: a line at the start of each task, then at most two a minute."""
+    now = 0.0
+    with Bars(lambda: now) as bars:
+        for done in range(301):
+            now = done * 1.0
+            bars.update("answering at 5 %", done, 300)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "answering at 5 % (300)" and len(said) == 10
+    assert said[1] == "answering at 5 %: 30 of 300, about 4.5 min left"

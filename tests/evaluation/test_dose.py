@@ -12,12 +12,15 @@ import pytest
 from toy import NAMES, simulate_result, simulate_run
 
 from hetero_plugin.cli import _run
-from hetero_plugin.config import ConfigError
+from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.errors.formats import FORMATS
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.dose import found as found_module
+from hetero_plugin.evaluation.dose import sequence
 from hetero_plugin.evaluation.dose.curve import fit, lost_at, parabola, parabola_at, response
 from hetero_plugin.evaluation.dose.found import of_accuracy, of_kl
 from hetero_plugin.evaluation.report import page
+from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
 LEVELS = np.array([0.0, 0.01, 0.02, 0.05, 0.1, 0.2])
 FALL = {0.0: 0.62, 0.01: 0.615, 0.02: 0.6, 0.05: 0.55, 0.1: 0.38}
@@ -236,3 +239,85 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     results.write_json(path, simulate_result(seed=1, accuracies=FALL, dead=[NAMES[0]]))
     assert call(path) == 1
     assert capsys.readouterr().err.startswith("REFUSED: ")
+
+
+SIZES = {"int8": 0.007, "mxfp6_e2m3": 0.028, "fp8_e5m2": 0.05, "nvfp4": 0.095, "mxfp4": 0.115}
+
+
+def of_format(name: str, document: dict[str, Any], **rule: Any) -> dict[str, Any]:
+    """A document's last level as the only one, of a format."""
+    rules = [{"targets": ["linear"], "error": name, "point": "weight", **rule}]
+    about = {"spec": {"rules": rules}, "model": "weights"}
+    if "header" in document:
+        return {**document, "header": {**document["header"], **about}}
+    return {**document, **about}
+
+
+def test_formats_are_a_sequence_by_their_own_error() -> None:
+    """Of KL that grows as the square of a format's size, and of accuracies that fall with it."""
+
+    def size(model: Path, config: NoiseConfig) -> float:
+        assert model == Path("weights")
+        return SIZES[config.rules[0].error]
+
+    whole = fidelity()
+    named = []
+    for name in ("nvfp4", "int8", "mxfp4", "fp8_e5m2", "mxfp6_e2m3"):
+        sums = [4.0 * SIZES[name] ** 2 * n for n in whole["tokens_by_window"]]
+        mean = {"value": 4.0 * SIZES[name] ** 2, "low": None, "high": None}
+        level = {"level": 1.0, "kl_by_window": sums, "measures": {"kl_mean": mean}}
+        named.append((f"{name}.json", of_format(name, {**whole, "levels": [level]})))
+    document = sequence.merged(named, size)
+    assert [row["name"] for row in document["formats"]] == list(SIZES)
+    found = of_kl(document, 4.0 * 0.07**2)
+    assert found is not None and found["level"]["value"] == pytest.approx(0.07, rel=0.01)
+    assert sequence.words(document["formats"]).startswith("int8 0.7 %, mxfp6_e2m3 2.8 %")
+
+    answers = []
+    for name, own in SIZES.items():
+        results_of = simulate_result(seed=3, accuracies={0.0: 0.7, 1.0: 0.7 - 4 * own}, n=800)
+        answers.append((name, of_format(name, results_of)))
+    lost = of_accuracy(sequence.merged(answers, size), 0.1)
+    assert lost is not None and len(lost["points"]) == 6
+    # 10 points are lost between the formats of 0.007 (2.8 points) and 0.05 (20 points).
+    assert 0.007 < lost["level"]["value"] < 0.05
+
+
+def test_what_is_no_sequence_of_formats() -> None:
+    def size(model: Path, config: NoiseConfig) -> float:
+        return SIZES[config.rules[0].error]
+
+    one = simulate_result(seed=3, accuracies={0.0: 0.7, 1.0: 0.6}, n=50)
+    first = ("a", of_format("int8", one))
+    other = of_format("nvfp4", one)
+    for bad, message in (
+        (of_format("int8", one), "both of int8"),
+        ({**other, "header": {**other["header"], "n": 9}}, "n is 50 and 9"),
+        (
+            of_format("relative_gaussian", one, point="output", scale=0.1),
+            "a sequence of number formats",
+        ),
+        (of_format("nvfp4", one, point="input"), "with point: weight"),
+        (of_format("nvfp4", one, options={"tensor_scale": "max"}), "no options"),
+        ({**other, "levels": other["levels"][:1]}, "has no level 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sequence.merged([first, ("b", bad)], size)
+    with pytest.raises(ConfigError, match="the checkpoint is not there"):
+        sequence.merged([first], None)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "int8"])
+def test_a_formats_own_error_is_that_of_the_weights(tmp_path: Path, name: str) -> None:
+    model = build_model(MiniatureShape(layers=1), 0)
+    save(model, build_tokenizer(), tmp_path)
+    spec = {"rules": [{"targets": ["linear"], "exclude": ["lm_head"], "error": name,
+                       "point": "weight"}]}  # fmt: skip
+    found = sequence.own_error(tmp_path, NoiseConfig.parse(spec))
+    changed = signal = 0.0
+    for key, weight in model.state_dict().items():
+        if "_proj.weight" in key:
+            rounded = FORMATS[name].apply(weight.float())
+            changed += float((rounded.double() - weight.double()).square().sum())
+            signal += float(weight.double().square().sum())
+    assert found == pytest.approx((changed / signal) ** 0.5, rel=1e-9)

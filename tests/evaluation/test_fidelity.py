@@ -14,6 +14,7 @@ from hetero_plugin.cli import _run
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.evaluation.fidelity.panel import MEASURES, summarise, token_rows
 from hetero_plugin.evaluation.fidelity.run import HFReader, measure
+from hetero_plugin.evaluation.report import panels
 from hetero_plugin.hf import state_of, wrap
 from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 
@@ -113,6 +114,15 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(out.read_text())
     assert found["attestation"]["passed"] and found["engine"] == "hf-eager"
     assert [row["level"] for row in found["levels"]] == [0.05, 0.2]
+    assert "of 300 tokens agree" in said and found["sampling"] == {"seed": 0, "temperature": 1.0}
+    few, many = (row["sampled"]["agree"]["value"] for row in reversed(found["levels"]))
+    assert few < many <= found["floor"]["sampled"]["agree"]["value"]
+    page = panels.read([out])["fidelity"][0]
+    assert [row["level"] for row in page["sampled"]] == [0.05, 0.2, None]
+    assert call(folder, "--levels", "0.2", "--no-sampled", "--out", str(out)) == 0
+    found = json.loads(out.read_text())
+    assert found["sampling"] is None and found["levels"][0]["sampled"] is None
+    assert panels.read([out])["fidelity"][0]["sampled"] == []
 
 
 def test_its_file_has_a_dose(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,25 @@ def test_simulated_studies_hold() -> None:
     assert [line for line in lines if not line.holds] == []
 
 
+def test_the_table_of_the_page_is_the_scripts(tmp_path: Path) -> None:
+    lines = [verdicts.line("a rate", 0.951, 0.95, 0.01), verdicts.line("one", 0.9, 0.95, 0.01)]
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{verdicts.BEGIN}\nold\n{verdicts.END}\nafter\n")
+    verdicts.write(page, lines, 200, 3)
+    verdicts.write(page, lines, 200, 3)
+    text = page.read_text()
+    assert "| a rate | 95.10 % | 95.00 % | 94.00 to 96.00 % |\n" in text and "old" not in text
+    assert text.count("OUTSIDE") == 1 and text.startswith("before") and text.endswith("after\n")
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="holds no"):
+        verdicts.write(page, lines, 200, 3)
+    committed = (Path(verdicts.__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    part = committed.split(verdicts.BEGIN)[1].split(verdicts.END)[0]
+    assert "10,000 studies a line" in part and "OUTSIDE" not in part
+    names = [line.what for line in verdicts.studies(4)]
+    assert [row.split(" | ")[0].strip("| ") for row in part.split("\n") if "%" in row] == names
+
+
 def exact(n: int, difference: float, psi: float, wanted: Callable[[int, int], bool]) -> float:
     """Probability of the tables that are wanted, by summing over all of them."""
     lost, won = (psi - difference) / 2, (psi + difference) / 2

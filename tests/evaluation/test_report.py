@@ -134,6 +134,14 @@ def test_no_run_and_no_evaluation_are_errors(tmp_path: Path) -> None:
         report.build(tmp_path / "run")
 
 
+def test_a_refused_report_has_no_numbers_in_markdown_either(tmp_path: Path) -> None:
+    run = simulate_run(tmp_path / "run", dead=[NAMES[2]])
+    with pytest.raises(attestation.Refused):
+        report.build(run)
+    plain = (run / "report.md").read_text()
+    assert "REFUSED" in plain and NAMES[2] in plain and "%" not in plain
+
+
 def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     run = simulate_run(tmp_path / "run")
     settings = {"title": "<script>alert(1)</script>", "labels": {"noise": "<b>&x</b>"}}

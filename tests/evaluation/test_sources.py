@@ -117,6 +117,11 @@ def test_panels_on_the_page(tmp_path: Path) -> None:
     for words in ("Fidelity: fidelity.json", "Sensitivity: sensitivity.json", "Dial: dial.json",
                   "layers.0.q_proj", "gives kl = 0.01", "Keeping 1 of 1"):  # fmt: skip
         assert words in text, words
+    plain = page.with_suffix(".md").read_text()
+    for words in ("## Verdicts", "## Accuracy, n = 100", "10 % error", "## Fidelity: fidelity.json",
+                  "`layers.0.q_proj`", "gives kl = 0.01", "keeping 1 of 1", "4 of 4 sites",
+                  "## What this can't show", "lost / won"):  # fmt: skip
+        assert words in plain, words
     assert json.loads(built.read_text())["panels"]["dial"][0]["want"]["measure"] == "kl"
     with pytest.raises(results.ResultError, match="beside results of hetero-noise eval"):
         report.build_of_files(paths[1:])

@@ -75,8 +75,10 @@ class Worker:
                     self.model.compute_logits(some[start : start + count])
                     start += len(prompt)
 
-    def logits(self, do: str, windows: list[list[int]] | None = None) -> dict[str, Any]:
-        return control.hetero_noise_logits(self, do, windows)  # type: ignore[arg-type]
+    def logits(
+        self, do: str, windows: list[list[int]] | None = None, sampling: int | None = None
+    ) -> dict[str, Any]:
+        return control.hetero_noise_logits(self, do, windows, sampling)  # type: ignore[arg-type]
 
 
 WINDOWS = [[3, 4, 5, 6], [3, 4, 5, 6], [7, 8, 9], [3, 4, 9, 9, 1]]
@@ -95,7 +97,12 @@ def test_each_window_is_compared_with_itself(dtype: torch.dtype, whole: bool) ->
     same = worker.logits("take")
     assert [len(row) for row in same["kl"]] == [3, 3, 2, 4]
     assert max(value for row in same["kl"] for value in row) < 1e-12
-    worker.logits("compare", WINDOWS)
+    assert "same_sample" not in same
+    worker.logits("compare", WINDOWS, 5)
+    worker.answer(*WINDOWS, whole=whole)
+    drawn = worker.logits("take")["same_sample"]
+    assert drawn == [[1.0] * len(row) for row in same["kl"]]
+    worker.logits("compare", WINDOWS, 5)
     worker.model.shift = 0.5
     worker.answer(WINDOWS[2], WINDOWS[0], whole=whole)
     worker.answer(WINDOWS[1], WINDOWS[3], whole=whole)
@@ -108,6 +115,8 @@ def test_each_window_is_compared_with_itself(dtype: torch.dtype, whole: bool) ->
         wanted = token_rows(clean[:-1], noisy[:-1], ids[1:])
         for name, values in wanted.items():
             assert np.allclose(found[name][index], values, rtol=2e-2, atol=1e-9), name
+        assert len(found["same_sample"][index]) == len(window) - 1
+    assert found["same_sample"][0] == found["same_sample"][1], "by the text, not by its place"
     worker.logits("forget")
     assert worker.hetero_noise.windows is None
     assert worker.model.compute_logits.__func__ is Model.compute_logits  # type: ignore[attr-defined]

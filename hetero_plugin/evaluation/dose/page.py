@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hetero_plugin.attestation import Refused, require
 from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import files, records, results
+from hetero_plugin.evaluation.dose import sequence
 from hetero_plugin.evaluation.dose.found import DELTA, LEAST_LEVELS, of_accuracy, of_kl
 
 
@@ -25,32 +26,70 @@ def read(path: Path, points: float | None = None, kl: float | None = None) -> di
         ConfigError: a setting that is not the file's, or fewer than 5 levels.
         Refused: its noise is not attested.
     """
+    return _fitted(str(path), _document(path), points, kl)
+
+
+def read_sequence(
+    paths: Sequence[Path], points: float | None = None, kl: float | None = None
+) -> dict[str, Any]:
+    """Fits files of one number format each, by the size of each format's own error.
+
+    Args:
+        paths: what ``eval`` wrote at levels 0 and 1, or ``fidelity`` at level 1, of one model.
+        points, kl: as `read`.
+
+    Returns:
+        As `read`, and ``formats``: the sequence.
+
+    Raises:
+        ResultError, ConfigError, Refused: as `read` and `sequence.merged`.
+    """
+    documents = [(str(path), _document(path)) for path in paths]
+    if len({"header" in document for _, document in documents}) > 1:
+        raise ConfigError("some files are of `eval` and some of `fidelity`: give those of one")
+    document = sequence.merged(documents)
+    found = _fitted("these formats", document, points, kl)
+    found["formats"] = document["formats"]
+    found["sentence"] += f"; formats by their own error: {sequence.words(document['formats'])}"
+    return found
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A whole file whose noise is attested."""
     data, _ = records.read(path)
     if isinstance(data, dict) and "header" in data:
-        if kl is not None:
-            raise ConfigError(f"--kl {kl:g}: {path} holds accuracies; give --points")
         document = results.load(path)
         problems = results.problems(document)
         if problems:
             raise Refused("REFUSED: " + "; ".join(problems))
+        return document
+    if not (isinstance(data, dict) and {"levels", "floor", "attestation"} <= set(data)):
+        raise records.ResultError(f"{path}: is no file of `eval`, and none of `fidelity`")
+    require(data["attestation"], data.get("fingerprint"))
+    return data
+
+
+def _fitted(
+    name: str, document: Mapping[str, Any], points: float | None, kl: float | None
+) -> dict[str, Any]:
+    if "header" in document:
+        if kl is not None:
+            raise ConfigError(f"--kl {kl:g}: {name} holds accuracies; give --points")
         found = of_accuracy(document, DELTA if points is None else points / 100)
         need = f"{LEAST_LEVELS} levels, one of them 0"
-    elif isinstance(data, dict) and {"levels", "floor", "attestation"} <= set(data):
+    else:
         if points is not None or kl is None:
-            raise ConfigError(f"{path} holds KL; give --kl NATS, such as --kl 0.01")
-        require(data["attestation"], data.get("fingerprint"))
+            raise ConfigError(f"{name} holds KL; give --kl NATS, such as --kl 0.01")
         try:
-            found = of_kl(data, kl)
+            found = of_kl(document, kl)
         except (LookupError, TypeError, AttributeError) as error:
             raise records.ResultError(
-                f"{path}: is no whole file of fidelity ({type(error).__name__}: {error})"
+                f"{name}: is no whole file of fidelity ({type(error).__name__}: {error})"
             ) from None
         need = f"{LEAST_LEVELS} levels over the floor"
-    else:
-        raise records.ResultError(f"{path}: is no file of `eval`, and none of `fidelity`")
     if found is None:
-        there = ", ".join(f"{row['level']:g}" for row in data["levels"]) or "none"
-        raise ConfigError(f"{path}: a curve needs {need}; there are {there}")
+        there = ", ".join(f"{row['level']:g}" for row in document["levels"]) or "none"
+        raise ConfigError(f"{name}: a curve needs {need}; there are {there}")
     return found
 
 

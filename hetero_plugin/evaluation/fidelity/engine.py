@@ -1,7 +1,7 @@
 """Texts in a running vLLM engine: their next tokens' distributions, clean and under noise.
 
 The engine's workers keep the logits of a clean pass and compare those of the others with them, over
-the full vocabulary; what comes out of the engine is four numbers a token. A window is a prompt of
+the full vocabulary; what comes out of the engine is a few numbers a token. A window is a prompt of
 its own. There is no prefix cache, whose keys and values would belong to other scales.
 """
 
@@ -39,6 +39,7 @@ class Texts:
         dtype: the engine's.
         context: tokens of the longest window.
         progress: called with what is being done, and how far.
+        sampling: seed of the tokens that are drawn from clean and noisy; None: none are.
 
     Attributes:
         table: its scales.
@@ -58,9 +59,11 @@ class Texts:
         dtype: str,
         context: int,
         progress: Progress | None = None,
+        sampling: int | None = None,
     ) -> None:
         from hetero_plugin.vllm.probe import VLLMProbe
 
+        self._sampling = sampling
         if progress is not None:
             progress("starting the engine", 0, 1)
         self._llm: LLM = engines.start(
@@ -114,7 +117,7 @@ class Texts:
         from hetero_plugin.vllm.client import sync
 
         texts = [window.tolist() for window in windows]
-        sync.ranks(self._llm, "hetero_noise_logits", do=do, windows=texts)
+        sync.ranks(self._llm, "hetero_noise_logits", do=do, windows=texts, sampling=self._sampling)
         one = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         requests: list[Any] = [{"prompt_token_ids": text} for text in texts]
         if size == 1:

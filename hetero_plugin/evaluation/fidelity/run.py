@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hetero_plugin import attestation
+from hetero_plugin.attestation.sampling import same_sample
 from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import checkpoints, files
+from hetero_plugin.evaluation.fidelity import sampled
 from hetero_plugin.evaluation.fidelity.batch import Progress, next_logits
 from hetero_plugin.evaluation.fidelity.panel import Rows, summarise, token_rows
 from hetero_plugin.evaluation.fidelity.session import check_engine
@@ -41,10 +43,15 @@ class Reader(Protocol):
 
 
 class HFReader:
-    """A wrapped model of Hugging Face, in eager mode."""
+    """A wrapped model of Hugging Face, in eager mode.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    Args:
+        model: the model.
+        sampling: seed of the tokens that are drawn from clean and noisy; None: none are.
+    """
+
+    def __init__(self, model: nn.Module, sampling: int | None = None) -> None:
+        self.model, self.sampling = model, sampling
         self.table: Table = HFTable(model)
         self._clean = torch.empty(0)
 
@@ -66,7 +73,13 @@ class HFReader:
 
     def _rows(self, noisy: Tensor, batch: Tensor) -> list[Rows]:
         targets = batch[:, 1:].to(noisy.device)
-        return [token_rows(p, q, t) for p, q, t in zip(self._clean, noisy, targets, strict=True)]
+        found = []
+        for p, q, t in zip(self._clean, noisy, targets, strict=True):
+            rows = token_rows(p, q, t)
+            if self.sampling is not None:
+                rows[sampled.SAME] = same_sample(p, q, t, self.sampling)
+            found.append(rows)
+        return found
 
 
 def measure_checkpoint(
@@ -81,6 +94,7 @@ def measure_checkpoint(
     tokens: int = 4096,
     context: int = 256,
     engine: str = "hf",
+    sampling: int | None = 0,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -97,11 +111,13 @@ def measure_checkpoint(
         tokens: bounds the cost; two passes of each window for the clean model, one a level.
         context: tokens of a window; each is read by itself.
         engine: ``hf`` (eager) or ``vllm`` (compiled).
+        sampling: seed of the tokens that clean and noisy draw with the same numbers; None: none.
         out: where to write the result as JSON, if anywhere.
         progress: called with what is being done, and how far.
 
     Returns:
-        ``levels``: of each ``level``, the panel and ``kl_by_window`` (sums over the tokens of each,
+        ``levels``: of each ``level``, the panel, ``sampled`` (`sampled.summarise`) and
+        ``kl_by_window`` (sums over the tokens of each,
         ``tokens_by_window``); ``floor``: the panel of the clean model against
         itself, one window at a time against several; what was measured; the attestation.
 
@@ -123,8 +139,9 @@ def measure_checkpoint(
         from hetero_plugin.evaluation.fidelity.engine import Texts
 
         texts = Texts(
-            model_path, hf_config, config, dtype=dtype, context=context, progress=progress
-        )
+            model_path, hf_config, config,
+            dtype=dtype, context=context, progress=progress, sampling=sampling,
+        )  # fmt: skip
         try:
             found = measure(texts, read.windows, wanted, step=step, progress=progress)
         finally:
@@ -132,7 +149,9 @@ def measure_checkpoint(
         record, name, dtype = texts.record, texts.name, texts.dtype
     else:
         model, record = _wrapped(model_path, config, dtype, progress)
-        found = measure(HFReader(model), read.windows, wanted, step=step, progress=progress)
+        found = measure(
+            HFReader(model, sampling), read.windows, wanted, step=step, progress=progress
+        )
         name, dtype = "hf-eager", str(next(model.parameters()).dtype).removeprefix("torch.")
     document = {
         "format": FORMAT,
@@ -146,6 +165,7 @@ def measure_checkpoint(
         "fingerprint": config.fingerprint,
         "seed": config.seed,
         "step": step,
+        "sampling": None if sampling is None else {"seed": sampling, "temperature": 1.0},
         "dtype": dtype,
         "attestation": record,
         "versions": attestation.versions(),
@@ -210,17 +230,19 @@ def measure(
     finally:
         table.restore()
     _tell(progress, "bootstrap", 0, 1)
+    drawn = sampled.SAME in floor[0]
     return {
         "levels": [
             {
                 "level": level,
                 **summarise(rows),
+                "sampled": sampled.summarise(rows, floor) if drawn else None,
                 "kl_by_window": [float(row["kl"].sum()) for row in rows],
             }
             for level, rows in of_level.items()
         ],
         "tokens_by_window": [len(row["kl"]) for row in floor],
-        "floor": summarise(floor),
+        "floor": {**summarise(floor), "sampled": sampled.agreement(floor) if drawn else None},
     }
 
 

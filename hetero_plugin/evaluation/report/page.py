@@ -1,4 +1,4 @@
-"""The robustness report of a run: ``report.json`` and one self-contained ``report.html``.
+"""The robustness report of a run: ``report.json``, ``.md`` and one self-contained ``.html``.
 
 A report whose results don't carry a passing attestation shows no numbers: it says REFUSED, names
 what failed, and ``build`` raises. ``allow_unattested`` shows them all the same and marks the page.
@@ -14,7 +14,7 @@ from typing import Any
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.dose.found import of_accuracy
-from hetero_plugin.evaluation.report import figures, panels, rendering, sources, words
+from hetero_plugin.evaluation.report import figures, markdown, panels, rendering, sources, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
@@ -47,7 +47,7 @@ MISMATCH = {
 def build(
     run_dir: str | Path, *, allow_unattested: bool = False, legacy: bool = False
 ) -> tuple[Path, Path]:
-    """Writes ``report.json`` and ``report.html`` into a run folder.
+    """Writes ``report.json``, ``report.html`` and ``report.md`` into a run folder.
 
     Args:
         run_dir: the folder.
@@ -70,6 +70,8 @@ def build_of_files(
     paths: Sequence[str | Path], *, allow_unattested: bool = False, legacy: bool = False
 ) -> tuple[Path, Path]:
     """Writes the report of results files that lie in no run folder, beside the first of them.
+
+    The same in Markdown lies beside the page.
 
     Args:
         paths: what `hetero-noise eval` wrote. Several are compared, and must be of one question
@@ -121,6 +123,7 @@ def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple
         with files.locked(json_path, error=results.ResultError, remedy="wait for it"):
             files.write_json(json_path, report)
             files.write_text(html_path, page)
+            files.write_text(html_path.with_suffix(".md"), markdown.render(report))
     except OSError as error:
         raise results.ResultError(
             f"{html_path.parent}: the report can't be written: {files.reason(error)}"

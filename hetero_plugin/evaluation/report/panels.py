@@ -8,6 +8,7 @@ from typing import Any
 
 from hetero_plugin import attestation
 from hetero_plugin.evaluation import records
+from hetero_plugin.evaluation.fidelity import sampled
 from hetero_plugin.evaluation.records import ResultError
 
 SHOWN = 20  # sites of a map
@@ -73,6 +74,11 @@ def _fidelity(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "measures": FIDELITY,
         "tokens": data["floor"]["tokens"],
+        "sampled": [
+            {"level": row["level"], "sentence": sampled.sentence(row["sampled"])}
+            for row in rows
+            if row.get("sampled")
+        ],
         "rows": [
             {"level": row["level"], **{name: row["measures"][name] for name in FIDELITY}}
             for row in rows

@@ -1,7 +1,7 @@
 """What a worker does with the logits of prompts: keeps those of a clean pass, and compares others.
 
 vLLM hands out log-probabilities of a whole vocabulary as objects, one a token id: 150,000 a token
-of text. Here they are compared where they are computed, and four numbers a token are handed out.
+of text. Here they are compared where they are computed, and a few numbers a token are handed out.
 
 The logits are those that vLLM computes for ``prompt_logprobs``. Which rows of a pass they belong to
 is told by the model runner, as it is for the noise of the LM head; which token of which window by
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.attestation.distributions import token_rows
+from hetero_plugin.attestation.sampling import same_sample
 from hetero_plugin.config import ConfigError
 from hetero_plugin.random import row_keys
 from hetero_plugin.vllm.rows import Rows
@@ -39,6 +40,7 @@ class Windows:
         self.clean: dict[int, Tensor] = {}  # window -> logits [T - 1, V]
         self.found: dict[int, dict[str, Any]] = {}  # window -> quantity -> T - 1 numbers
         self.doing: str | None = None
+        self.sampling: int | None = None
         self._compute = model.compute_logits
         model.compute_logits = self._compute_logits
 
@@ -53,8 +55,15 @@ class Windows:
             self._see(hidden_states, logits)
         return logits
 
-    def arm(self, doing: str, windows: Sequence[Sequence[int]]) -> None:
+    def arm(
+        self, doing: str, windows: Sequence[Sequence[int]], sampling: int | None = None
+    ) -> None:
         """From now on the logits of these windows are kept, or compared with those kept.
+
+        Args:
+            doing: ``keep`` or ``compare``.
+            windows: token ids of each.
+            sampling: seed of the tokens that are drawn from both; None: none are.
 
         Raises:
             ConfigError: they are to be compared with other windows than those that are kept.
@@ -70,7 +79,7 @@ class Windows:
                 )
         else:
             self.clean.clear()
-        self.keys, self.found, self.doing = keys, {}, doing
+        self.keys, self.found, self.doing, self.sampling = keys, {}, doing, sampling
 
     def take(self) -> dict[str, list[list[float]]]:
         """Quantity -> numbers of each window's tokens; nothing is kept or compared from now on.
@@ -114,5 +123,9 @@ class Windows:
             else:
                 targets = whole[1:] & ((1 << _POSITION) - 1)
                 found = token_rows(self.clean[index], logits[:n], targets)
+                if self.sampling is not None:
+                    found["same_sample"] = same_sample(
+                        self.clean[index], logits[:n], targets, self.sampling
+                    )
                 self.found[index] = {name: values.tolist() for name, values in found.items()}
             return

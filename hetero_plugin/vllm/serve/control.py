@@ -315,7 +315,10 @@ def hetero_noise_phase(worker: Worker, phase: Phase | None = "rollout") -> dict[
 
 
 def hetero_noise_logits(
-    worker: Worker, do: str, windows: list[list[int]] | None = None
+    worker: Worker,
+    do: str,
+    windows: list[list[int]] | None = None,
+    sampling: int | None = None,
 ) -> dict[str, Any]:
     """Compares the next tokens' distributions of texts with those of an earlier pass.
 
@@ -326,6 +329,8 @@ def hetero_noise_logits(
         do: ``keep``: keep the logits of these windows, in place of any that were kept;
             ``compare``: compare with those kept; ``take``: disarm; ``forget``: free the memory.
         windows: token ids of each, for ``keep`` and ``compare``.
+        sampling: for ``compare``, seed of the tokens that are drawn from both
+            (`attestation.sampling.same_sample`); None: none are.
 
     Returns:
         After a comparison, for ``take``: quantity -> numbers of each window's tokens
@@ -355,7 +360,7 @@ def hetero_noise_logits(
             if found.tell_rows is not None:
                 found.tell_rows()
             kept = found.windows = Windows(worker.model_runner.get_model(), found.rows)
-        kept.arm(do, texts)
+        kept.arm(do, texts, sampling)
     else:
         raise ConfigError(f"do is {do!r}; it must be keep, compare, take or forget")
     return {}

@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "random": "Write the generator's stream, for test batteries.",
     "bench": "Measure the cost of the noise.",
     "sensitivity": "Measure what error at each site alone does.",
+    "compare-machines": "Tell a bug from the floor of two machines.",
     "profile": "Record, fit, replay a measured difference.",
 }
 

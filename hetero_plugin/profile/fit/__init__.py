@@ -1,0 +1,1 @@
+"""Fitting: from two recordings to the distribution of what differs between them."""

@@ -45,6 +45,8 @@ class ErrorTraits:
             any case.
         of_product: the error is that of a product of matrices and needs its operands, not its
             result (`hetero_plugin.operator.Product`).
+        measured: drawn from a table of a file (`hetero_plugin.config.profile`): a blend, of outputs
+            and forward in any case.
         keys: keys of a rule, beyond those that every model reads, that this one reads.
         relative_of: not a word of rules: the model of this name with ``relative: true``.
     """
@@ -62,6 +64,7 @@ class ErrorTraits:
     blend: bool = False
     number_format: bool = False
     of_product: bool = False
+    measured: bool = False
     keys: tuple[str, ...] = ()
     relative_of: str | None = None
 
@@ -143,6 +146,15 @@ _TABLE = (
         blend=True,
         of_product=True,
         keys=("options",),
+    ),
+    ErrorTraits(
+        name="profile",
+        formula="with probability s a difference in ulps that was measured, drawn by |x| / RMS",
+        additive=False,
+        whole_row=True,
+        blend=True,
+        measured=True,
+        keys=("path", "digest"),
     ),
 )
 

@@ -13,7 +13,7 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +30,11 @@ __all__ = [
     "Bin",
     "Profile",
     "Table",
+    "beside",
     "load_profile",
     "nearest_k",
     "profile_path",
+    "settled_path",
     "shipped_profiles",
 ]
 
@@ -47,6 +49,7 @@ _SUFFIX = ".profile"
 _MOST_BYTES = 64 << 20
 _MOST_EDGES = 31
 _MOST_ENTRIES = 256
+_MOST_VALUES = (1 << 31) - 1
 _CLOSEST = 0.2
 """Bits between two edges: the kernels find a bin by the leading three bits of a mantissa."""
 
@@ -84,6 +87,8 @@ class Bin(Frozen):
                     f"values: got {shown((first, end))} after {last}; they should ascend and not "
                     "overlap, and of a pair the first should not be the larger."
                 )
+            if end - first >= _MOST_VALUES:
+                raise ConfigError(f"values: got {shown((first, end))}, of 2^31 values or more.")
             last = end
         before = 0.0
         for one in self.cumulative:
@@ -244,7 +249,31 @@ def profile_path(path: str | Path) -> Path:
     word = str(path)
     if word in shipped_profiles():
         return SHIPPED / f"{word}{_SUFFIX}"
-    return Path(path)
+    return Path(path).expanduser()
+
+
+def settled_path(path: str) -> str:
+    """A path that means the same in every folder; the name of a shipped profile as it is."""
+    return path if path in shipped_profiles() else os.path.abspath(os.path.expanduser(path))
+
+
+def beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A specification's mapping whose rules' ``path`` are relative to the file that it is.
+
+    Args:
+        data: as read from a file that the user named.
+        folder: where that file lies.
+    """
+
+    def moved(rule: Any) -> Any:
+        path = rule.get("path") if isinstance(rule, Mapping) else None
+        if not isinstance(path, str) or path in shipped_profiles():
+            return rule
+        return {**rule, "path": str(folder / Path(path).expanduser())}
+
+    data = moved(data)
+    rules = data.get("rules")
+    return {**data, "rules": [moved(rule) for rule in rules]} if isinstance(rules, list) else data
 
 
 def load_profile(path: str | Path) -> Profile:

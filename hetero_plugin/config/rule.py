@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hetero_plugin.config.base import Frozen, Number
 from hetero_plugin.config.error_models import BLENDS, ERROR_MODELS, KEYS, REGISTRY
@@ -21,6 +21,7 @@ from hetero_plugin.config.options import (
     Integer,
 )
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
+from hetero_plugin.config.profile import load_profile, settled_path
 
 __all__ = ["NoiseRule"]
 
@@ -61,6 +62,12 @@ class NoiseRule(Frozen):
     options: Accumulate | NVFP4 | MX | FP8 | Integer | None = None
     """of `accumulate` (a machine, or how to add) and number formats (where scales are from, whose
     arithmetic)"""
+    path: str | None = None
+    """`profile` only: the .profile file, or the name of one that comes with the package; in a
+    specification that is a file, relative to it"""
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """`profile` only: of the profile that is meant; none: read from the file, once. A process whose
+    file has another refuses"""
 
     @property
     def spoils_gradients(self) -> bool:
@@ -121,6 +128,8 @@ class NoiseRule(Frozen):
             raise ConfigError("targets: got none; a rule without targets would add no error.")
         self._check_options()
         traits = REGISTRY[self.error]
+        if traits.measured:
+            self._check_profile()
         for key, models in KEYS.items():
             value = getattr(self, key)
             if self.error not in models and value != type(self).model_fields[key].default:
@@ -131,6 +140,11 @@ class NoiseRule(Frozen):
         format = traits.number_format
         if "direction" not in self.model_fields_set and (self.spoils_gradients or traits.blend):
             self.__dict__["direction"] = "forward"  # frozen, and still being made
+        if traits.measured and self.direction != "forward":
+            raise ConfigError(
+                f"direction: got {self.direction!r}; a profile is measured of outputs, and nothing "
+                "is known of gradients. Leave direction out."
+            )
         if format and self.direction != "forward" and self.point == "output":
             raise ConfigError(
                 f"direction: got {self.direction!r} for the number format {self.error} at the "
@@ -144,6 +158,20 @@ class NoiseRule(Frozen):
                 f"({self.error} itself)."
             )
         return self
+
+    def _check_profile(self) -> None:
+        if self.path is None:
+            raise ConfigError(
+                "path: got none; profile needs it: a .profile file, as `hetero-noise profile fit` "
+                "makes one, or the name of one that comes with the package."
+            )
+        if self.point != "output":
+            raise ConfigError(
+                f"point: got {self.point!r}; a profile is measured of outputs. Leave point out."
+            )
+        self.__dict__["path"] = settled_path(self.path)
+        if self.digest is None:
+            self.__dict__["digest"] = load_profile(self.path).digest
 
     @property
     def word(self) -> str:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from hetero_plugin.config import multipliers, profile
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import Frozen, Seed, plain, table_number, whole_step
-from hetero_plugin.config.multipliers import beside
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 from hetero_plugin.config.read import check_size, read_json, read_yaml
 from hetero_plugin.config.rule import NoiseRule
@@ -177,6 +177,8 @@ class NoiseConfig(Frozen):
                 del written["options"]
             elif written["options"].get("share", "") is None:  # as before there was this one
                 del written["options"]["share"]
+            if rule.path is None:
+                del written["path"], written["digest"]
         if self.aqn is not None:
             data["aqn"]["targets"] = sorted(set(self.aqn.targets))
             chosen = self.aqn.layer_set()
@@ -188,8 +190,17 @@ class NoiseConfig(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of ``canonical``: equal for equal meaning."""
-        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
+        """16 hexadecimal digits of the SHA-256 of ``canonical``: equal for equal meaning.
+
+        Of a profile the digest counts, and not the path of its file.
+        """
+        text = self.canonical
+        if any(rule.path is not None for rule in self.rules):
+            data = json.loads(text)
+            for rule in data["rules"]:
+                rule.pop("path", None)
+            text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod
     def parse(cls, value: Any, where: str | None = None) -> NoiseConfig:
@@ -266,10 +277,9 @@ def _of_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: can't be read: {why}.") from None
-    keys: dict[str, Any] = plain(
-        beside(_mapping(text, str(path), form), path.parent)
-    )  # YAML's may be numbers
-    return keys
+    keys = multipliers.beside(_mapping(text, str(path), form), path.parent)
+    whole: dict[str, Any] = plain(profile.beside(keys, path.parent))  # YAML's may be numbers
+    return whole
 
 
 def _mapping(text: str, where: str, form: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ of this folder, all of which are read here; see docs/error_models.md.
 from __future__ import annotations
 
 import pkgutil
+from dataclasses import replace
 from importlib import import_module
 
 from hetero_plugin.config.error_models import ERROR_MODELS, REGISTRY
@@ -38,7 +39,8 @@ def error_model(name: str, *, relative: bool = False) -> ErrorModel:
     """The error model of a rule.
 
     Args:
-        name: as a rule's ``word``: its ``error``, and the options of a number format.
+        name: as a rule's ``word``: its ``error``, and the options of a number format; of a profile
+            also a `replay_word`.
         relative: as in the rule.
 
     Raises:
@@ -48,6 +50,8 @@ def error_model(name: str, *, relative: bool = False) -> ErrorModel:
         return _RELATIVE[name]
     if "|" in name and name.partition("|")[0] in FORMATS:
         return format_model(name)
+    if name.startswith("profile|"):
+        return replace(MODELS["profile"], name=name, measured_word=name)
     if name not in MODELS:
         raise ValueError(f"unknown error model {name!r}; known: {', '.join(sorted(ERROR_MODELS))}")
     return MODELS[name]

@@ -52,12 +52,14 @@ class ErrorModel(ErrorTraits):
         function: gives the error to add if `additive`, else the new value.
         numbers: of a number format that the native kernels have with these options, what they
             know of it; see `formats.numbers`.
+        measured_word: of a profile at a kind and size of site, `profile.replay_word`.
     """
 
     function: Function
     numbers: Numbers | None = None
+    measured_word: str = ""
 
     @property
     def native(self) -> bool:
         """Whether the native kernels know it, with these options."""
-        return self.kernel is not None or self.numbers is not None
+        return self.kernel is not None or self.numbers is not None or bool(self.measured_word)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.errors import error_model
+from hetero_plugin.errors.profile import Replay, replay_of
 from hetero_plugin.kernels.checks import check_dtype
+from hetero_plugin.kernels.formats import fixed_clock
 
 DRAWS = {"normal": random.normal, "uniform": random.uniform}
 
@@ -85,6 +87,13 @@ def perturb(
                 "no phase set; run the model inside `with phase(model, ...)`"
             )
         clean = x_Tn.to(torch.float32)
+        if model.measured_word:
+            replay = replay_of(model.measured_word)
+            rounded = _replayed(replay, x_Tn, scale, clock, site, keys, first)
+            rounded = torch.where(torch.isnan(scale), torch.full_like(rounded, torch.nan), rounded)
+            out_TN[:, start : start + n] = torch.where(scale == 0, x_Tn, rounded)
+            start += n
+            continue
         z = DRAWS[model.draws](clock, site, keys, first, n) if model.draws else None
         if model.additive:
             addend = model.function(clean, scale, z)
@@ -101,6 +110,21 @@ def perturb(
         out_TN[:, start : start + n] = torch.where(scale == 0, x_Tn, rounded)
         start += n
     return out_TN.reshape(x.shape)
+
+
+def _replayed(
+    replay: Replay, x: Tensor, scale: Tensor, clock: Tensor, site: Tensor, keys: Tensor, first: int
+) -> Tensor:
+    """A profile's error: drawn for the address alone, or where a coin says so for the step too."""
+    table = replay.table(x.dtype)
+    fixed = torch.full_like(site, fixed_clock(replay))
+    at = site, keys, first, x.shape[-1]
+    words, coins = random.uniform_bits(fixed, *at), random.rounding_bits(fixed, *at)
+    if table.fresh:
+        anew = random.coin_bits(fixed, *at) < table.fresh
+        words = torch.where(anew, random.uniform_bits(clock, *at), words)
+        coins = torch.where(anew, random.rounding_bits(clock, *at), coins)
+    return table.apply(x, words >> 1, coins, scale)
 
 
 def perturb_(

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from hetero_plugin import random
 from hetero_plugin.config import ConfigError
-from hetero_plugin.errors import ErrorModel, error_model
+from hetero_plugin.errors import error_model
+from hetero_plugin.errors.profile import hold
 from hetero_plugin.kernels import KERNEL
 from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
 from hetero_plugin.kernels.copies import own
 from hetero_plugin.kernels.formats import declare
+from hetero_plugin.operator.parts import Part, check_experts, check_whole, words_of
 from hetero_plugin.state import Draw, NoiseState
 
 __all__ = [
@@ -36,11 +38,6 @@ __all__ = [
     "perturb_gradient",
     "record",
 ]
-
-_OF_OUTPUTS = ("output", "grad_output", "weight_transposed")
-"""Streams whose tensors have a column for each output feature."""
-Part = tuple[str, int, int]
-"""Site name, columns it takes in the tensor, global index of its first column."""
 
 
 def perturb(
@@ -79,13 +76,17 @@ class Stage:
     native: bool
     stochastic: bool
     segments: Tensor
+    profile: tuple[str, str] | None = None
+    """Path and digest of the profile that is drawn from."""
 
     def __post_init__(self) -> None:
+        if self.profile is not None:
+            hold(*self.profile)
         declare(self.error)
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(own(attributes))
-        declare(self.error)  # in another process, perhaps
+        self.__post_init__()  # in another process, perhaps
 
 
 Recorder = Callable[[tuple[str, ...], str, Tensor, Tensor], None]
@@ -165,24 +166,33 @@ class Chain:
         made = cls(stream, tuple(parts), heads)
         for index, rule in enumerate(state.config.rules):
             rows = []
-            hit = False
             for name, columns, offset in parts:
                 slot = state.slot(name, index, stream)
-                hit |= slot is not None
                 rows.append([columns, random.site_key(name, keyed, index), offset, slot or 0])
-            if hit:
-                made.slots += tuple(row[3] for row in rows if row[3])
-                model = error_model(rule.word, relative=rule.relative)
+            words = words_of(state, made.parts, index, [row[3] for row in rows])
+            if words and rule.path and share is not None:
+                raise ConfigError(
+                    f"rules[{index}]: partial: true with error: profile; what was measured is of "
+                    "whole products, and not of the sums of single ranks. Leave partial out"
+                )
+            made.slots += tuple(row[3] for row in rows if row[3])
+            for word in dict.fromkeys(word for word in words if word):
+                model = error_model(word, relative=rule.relative)
                 if any(".experts." in part[0] for part in made.parts):
-                    _check_experts(index, model)
+                    check_experts(index, model)
                 made.shares |= rule.format_options is not None and rule.format_options.shares
                 if share is None and (model.whole_row or model.block):
-                    _check_whole(state, stream, made.parts, index, model)
+                    check_whole(state, stream, made.parts, index, model)
+                # Sizes that a profile knows apart are calls apart, each of which leaves the others.
+                mine = [
+                    [*row[:3], row[3] if one == word else 0]
+                    for row, one in zip(rows, words, strict=True)
+                ]
                 with torch.inference_mode(False):
-                    segments = torch.tensor(rows, dtype=torch.int64, device="cpu")
-                made.stages.append(
-                    Stage(model.name, model.native, rule.rounding == "stochastic", segments)
-                )
+                    segments = torch.tensor(mine, dtype=torch.int64, device="cpu")
+                how = model.native, rule.rounding == "stochastic", segments
+                file = (rule.path, rule.digest) if rule.path and rule.digest else None
+                made.stages.append(Stage(model.name, *how, file))
         if made.shares and len(made.stages) > 1:
             raise ConfigError(
                 f"{made.parts[0][0]}: share: fused beside another rule on its weight; the largest "
@@ -311,56 +321,6 @@ class Chain:
             how = stage.segments, stage.error, stage.stochastic, stage.native
             torch.ops.hetero_noise.perturb_unrounded_(rows, dtype, *draw, *how)
         return rows.view(x.shape)
-
-
-def _check_experts(rule: int, model: ErrorModel) -> None:
-    """Raises ConfigError for scales that would be those of several experts together."""
-    if model.whole_tensor or model.block_rows > 1:
-        name, instead = model.name.partition("|")[0], "granularity: row"
-        instead = "tensor_scale: row" if name == "nvfp4" else instead
-        raise ConfigError(
-            f"rules[{rule}]: {name} with a scale of the whole tensor or of tiles of it, and the "
-            f"experts of a layer are one tensor here; give options: {{{instead}}}, or exclude "
-            "them ('*.experts.*')"
-        )
-
-
-def _check_whole(
-    state: NoiseState, stream: str, parts: Sequence[Part], rule: int, model: ErrorModel
-) -> None:
-    """Raises ConfigError where a site's columns here are not all that its error needs."""
-    sites = {site.name: site for site in state.sites}
-    for name in dict.fromkeys(part[0] for part in parts):
-        site = sites.get(name)
-        if site is None or state.slot(name, rule, stream) is None:
-            continue
-        whole = site.features
-        if stream not in _OF_OUTPUTS and site.in_features is not None:
-            whole = site.in_features
-        spans = [(columns, offset) for one, columns, offset in parts if one == name]
-        if model.block and all(
-            offset % model.block == 0
-            and ((offset + columns) % model.block == 0 or offset + columns == whole)
-            for columns, offset in spans
-        ):
-            continue
-        if model.block:
-            raise ConfigError(
-                f"rules[{rule}]: the error {model.name} is that of blocks of {model.block} "
-                f"columns, and here {name} ({stream}) holds columns {spans[0][1]} to "
-                f"{spans[0][1] + spans[0][0]} of {whole}, which cuts one: use a number of ranks "
-                "that divides the columns at edges of blocks, or another format"
-            )
-        if len(spans) > 1 or spans[0] != (whole, 0):
-            held = sum(columns for columns, _ in spans)
-            raise ConfigError(
-                f"rules[{rule}]: the error {model.name} of an element depends on the largest of "
-                f"its whole row, and here {name} ({stream}) holds {held} of {whole} columns"
-                f"{'' if len(spans) == 1 else f', in {len(spans)} pieces'}: with tensor "
-                "parallelism every rank would take the largest of its own share, and the result "
-                "depend on their number. Use one rank, another error model, or sites and points "
-                "that are not sharded (norms; the outputs of o_proj and down_proj)"
-            )
 
 
 class _PerturbGradient(torch.autograd.Function):

@@ -12,7 +12,8 @@ and is laid out as Philox key (clock.lo ^ site.hi, clock.hi) and counter
 (block | domain << 29 | call << 30, row.lo, row.hi, site.lo).
 
 One block is three Philox calls and serves eight columns: calls 0 and 1 give the eight 32-bit words
-of the normals, call 2 the eight 16-bit words of the stochastic rounding. Uniforms are calls 0 and 1
+of the normals, call 2 the eight 16-bit words of the stochastic rounding, call 3 eight more for
+whoever needs a coin (profiles). Uniforms are calls 0 and 1
 of a domain of their own, bit 29 of the first counter word, which no block reaches (2**32 columns
 are 2**29 blocks): whatever a site draws, and however it rounds, no word serves twice. Columns are
 dealt to blocks so that sixteen *neighbouring* columns use the same word of sixteen neighbouring
@@ -108,8 +109,19 @@ def normal_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: 
 
 def rounding_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int) -> Tensor:
     """The 16-bit words of stochastic rounding, int64 [T, columns]; see `normal_bits`."""
+    return _halves(clock, site, rows, start, columns, 2)
+
+
+def coin_bits(clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int) -> Tensor:
+    """16-bit words that nothing else of a site reads, int64 [T, columns]; see `normal_bits`."""
+    return _halves(clock, site, rows, start, columns, 3)
+
+
+def _halves(
+    clock: Tensor, site: Tensor, rows: Tensor, start: int, columns: int, call: int
+) -> Tensor:
     first, groups, cut = _span(start, columns)
-    words = _words(clock, site, rows, first, groups, (2,))
+    words = _words(clock, site, rows, first, groups, (call,))
     halves = torch.stack([words & 0xFFFF, words >> 16], dim=3)  # slot 2k: low half; 2k+1: high half
     return halves.reshape(words.shape[0], -1)[:, cut]
 

@@ -18,9 +18,11 @@ from torch import Tensor
 from hetero_plugin import random
 from hetero_plugin.aqn.offsets import AQNState
 from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, table_number, whole_step
+from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.kernels.copies import own
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
 from hetero_plugin.state.draw import Draw, digest
+from hetero_plugin.state.profiles import profile_word
 from hetero_plugin.state.slots import Phase, Slot, check_point, streams
 from hetero_plugin.state.words import tell_of_a_clean_copy, warn_of_rules
 
@@ -52,6 +54,8 @@ class NoiseState:
         for chosen in self.selected:
             for rule_index, rule in chosen.rules:
                 check_point(rule_index, rule, chosen.site)
+                if REGISTRY[rule.error].measured:
+                    profile_word(rule_index, rule, chosen.site, config.seed)  # refuses early
                 for stream in streams(rule, chosen.site.kind):
                     self.slots.append(
                         Slot(len(self.slots) + 1, chosen.site, rule_index, rule, stream)

@@ -41,10 +41,15 @@ def row_rms(y: Tensor) -> Tensor:
     size = torch.where(size.isfinite(), size, 0.0).contiguous()
     top = size.amax(dim=-1, keepdim=True)
     exponent = ((top.view(torch.int32) >> 23) - 127).clamp_min(LOWEST)
-    whole = (torch.ldexp(size, BITS - 1 - exponent) + 0.5).to(torch.int64)
+    whole = (size * _power_of_two(BITS - 1 - exponent) + 0.5).to(torch.int64)
     total = (whole * whole).sum(dim=-1, keepdim=True)  # below 2**53, so exact in float64
     mean = total.to(torch.float64).to(torch.float32) / float(y.shape[-1])
-    return torch.ldexp(mean.sqrt(), exponent - (BITS - 1))
+    return mean.sqrt() * _power_of_two(exponent - (BITS - 1))
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent in float32, from bits; torch's own may be an ulp off."""
+    return ((exponent + 127) << 23).to(torch.int32).view(torch.float32)
 
 
 def bins_of(y: Tensor, edges: Sequence[float], rms: Tensor | None = None) -> Tensor:
@@ -59,11 +64,16 @@ def bins_of(y: Tensor, edges: Sequence[float], rms: Tensor | None = None) -> Ten
         int64 [..., N], from 0 to len(edges). A row of zeros is in bin 0; infinities are in the
         last, NaNs anywhere.
     """
+    limits = torch.tensor([2.0**edge for edge in edges], dtype=torch.float64, device=y.device)
+    return bins_by_limits(y, limits.to(torch.float32), rms)
+
+
+def bins_by_limits(y: Tensor, limits: Tensor, rms: Tensor | None = None) -> Tensor:
+    """`bins_of` with 2**edges, float32 [E]."""
     rms = row_rms(y) if rms is None else rms.to(torch.float32)
     inverse = torch.where(rms > 0, 1.0 / rms, 0.0)
-    limits = torch.tensor([2.0**edge for edge in edges], dtype=torch.float64, device=y.device)
     ratio = (y.to(torch.float32).abs() * inverse).contiguous()
-    return torch.bucketize(ratio, limits.to(torch.float32), right=True)
+    return torch.bucketize(ratio, limits, right=True)
 
 
 def ordered(y: Tensor) -> Tensor:

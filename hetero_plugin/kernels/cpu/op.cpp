@@ -12,6 +12,7 @@
 #include "dtypes.h"
 #include "formats.h"
 #include "philox.h"
+#include "profile.h"
 
 namespace hetero {
 
@@ -172,6 +173,9 @@ static void perturb_into(const at::Tensor& x, at::Tensor& y, const at::Tensor& r
   else if (error == "truncation") go(by_dtype<Model::truncation>);
   else if (const auto format = format_of(error))
     format_into(x, y, scales.const_data_ptr<float>(), segment, count, *format);
+  else if (profile_into(x, y, row_keys.const_data_ptr<int64_t>(), *clock.const_data_ptr<int64_t>(),
+                        scales.const_data_ptr<float>(), segment, count, error))
+    return;
   else TORCH_CHECK_VALUE(false, "hetero_noise::perturb has no native error model '", error, "'");
 }
 
@@ -278,4 +282,5 @@ TORCH_LIBRARY_IMPL(hetero_noise, CPU, m) {
   m.impl("weighed_", hetero::weighed_);
   m.impl("accumulate", hetero::accumulate);
   m.impl("declare_format", hetero::declare_format);
+  m.impl("declare_profile", hetero::declare_profile);
 }

@@ -47,13 +47,15 @@ def expected_sites(
     """
     found = []
     for chosen in select(config, sites_from_config(hf_config) if sites is None else sites):
-        scales = [
-            rule.scale
+        rules = [
+            rule
             for _, rule in chosen.rules
             if rule.phase in ("both", phase) and rule.direction in directions
         ]
-        if scales:
-            found.append(ProbedSite(chosen.site.name, chosen.site.kind, max(scales)))
+        if rules:
+            scale = max(rule.scale for rule in rules)
+            measured = all(REGISTRY[rule.error].measured for rule in rules)
+            found.append(ProbedSite(chosen.site.name, chosen.site.kind, scale, measured))
     return found
 
 

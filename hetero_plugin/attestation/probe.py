@@ -18,6 +18,8 @@ class ProbedSite:
     name: str
     kind: str
     scale: float
+    measured: bool = False
+    """Whether its error is a measured profile, whose scale ends at 1."""
 
 
 class Probe(Protocol):

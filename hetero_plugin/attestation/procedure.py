@@ -185,9 +185,15 @@ def _knock_in_sites(
     probe: Probe, found: _Findings, scale: float, group: int, tell: Callable[[int], None]
 ) -> None:
     by_name = {site.name: site for site in found.expected}
+
+    def alone(names: Sequence[str]) -> None:
+        # A profile changes few elements, and no more than it says: all that it has is needed.
+        measured = all(by_name[name].measured for name in names)
+        probe.only(names, 1.0 if measured else scale)
+
     rows = knock_in(
         list(by_name),
-        lambda names: probe.only(names, scale),
+        alone,
         probe.output,
         found.off,
         group=group,

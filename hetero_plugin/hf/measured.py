@@ -19,6 +19,7 @@ from torch import Tensor
 from hetero_plugin import random
 from hetero_plugin.attestation.expected import probe_prompts
 from hetero_plugin.attestation.formats import Checks, FormatLook, format_word
+from hetero_plugin.attestation.profiles import ProfileLook, profile_rule
 from hetero_plugin.attestation.sums import Realised
 from hetero_plugin.errors.resolution import half_ulp
 from hetero_plugin.hf.experts import weights_of
@@ -27,6 +28,7 @@ from hetero_plugin.hf.rows import Pass
 from hetero_plugin.hf.wrap import attachment_of
 from hetero_plugin.operator import record
 from hetero_plugin.state import NoiseState
+from hetero_plugin.state.profiles import profile_word
 
 _COLUMNS = 512  # of a site that are compared with other rows' and sites'
 _ALIKE = 0.5  # correlation of two draws; independent ones have about 1/sqrt(columns)
@@ -72,11 +74,24 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     # An adapter that is switched off does not run, and needs not.
     optional = {one.site.name for one in attachment.found if one.optional}
     look = FormatLook({f"{name} ({stream})" for name, stream in formats if name not in optional})
+    profiles = {
+        chosen.site.name: (
+            profile_word(index, rule, chosen.site, state.config.seed),
+            rule.scale,
+        )
+        for chosen in state.selected
+        if (rule := profile_rule(rules[chosen.site.name])) is not None
+        for index, one in chosen.rules
+        if one is rule
+    }
+    measured = ProfileLook({name for name in profiles if name not in optional})
 
     def note(names: tuple[str, ...], stream: str, before: Tensor, after: Tensor) -> None:
         format = formats.get((names[0], stream)) if len(names) == 1 else None
         if format is not None:
             look.add(f"{names[0]} ({stream})", *format, before, after)
+        if stream == "output" and len(names) == 1 and names[0] in profiles:
+            measured.add(names[0], *profiles[names[0]], before, after)
         if stream not in ("input", "output") or len(names) != 1:
             return
         one = seen.setdefault(names[0], _Seen())
@@ -114,7 +129,7 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     if relative:
         checks += _check_sizes(relative, seen, next(model.parameters()).dtype)
         checks += _check_independence({name: seen[name].z for name in relative})
-    return _by_kind(seen, kinds, rules), checks + look.checks()
+    return _by_kind(seen, kinds, rules), checks + look.checks() + measured.checks()
 
 
 def weights_are_present(model: Any, state: NoiseState) -> Checks:

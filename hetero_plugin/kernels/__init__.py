@@ -82,6 +82,10 @@ def _perturb_cuda(*args: Any, **how: Any) -> Tensor:
         from hetero_plugin.kernels.cuda import formats as cuda_formats
 
         return cuda_formats.perturb(x, row_keys, clock, scales, segments, known, **how)
+    if error.startswith("profile|"):
+        from hetero_plugin.kernels.cuda import profile as cuda_profile
+
+        return cuda_profile.perturb(x, row_keys, clock, scales, segments, error, **how)
     from hetero_plugin.kernels.cuda import perturb as cuda
 
     return cuda.perturb(*args, **how)

@@ -97,6 +97,34 @@ class Drawn:
             found.append((low, many))
         return tuple(found)
 
+    @cached_property
+    def quiet(self) -> tuple[int, int, int]:
+        """The first bin of elements that are large, and the words that mean no difference in any of
+        theirs, the first and how many: of all elements that were seen, the fewest need more."""
+        best, least, below = (0, 0, 0), math.inf, 0
+        for at in range(len(self.clean)):
+            low = max(first for first, _ in self.clean[at:])
+            many = max(min(first + n for first, n in self.clean[at:]) - low, 0)
+            asked = below + sum(self.seen[at:]) * (1.0 - many * 2.0**-WORD)
+            if asked < least:
+                best, least = (at, low, many), asked
+            below += self.seen[at]
+        return best
+
+    @cached_property
+    def steps(self) -> int:
+        """How often the entries of a bin are halved until one is left."""
+        return (max(end - start for start, end in pairwise(self.starts)) - 1).bit_length()
+
+    @cached_property
+    def has_ranges(self) -> bool:
+        """Whether an entry has more than one value."""
+        return any(
+            self._is_range(entry, start)
+            for start, end in pairwise(self.starts)
+            for entry in range(start, end)
+        )
+
     def _is_range(self, entry: int, start: int) -> bool:
         before = self.thresholds[entry - 1] if entry > start else 0
         words = self.thresholds[entry] - before
@@ -106,9 +134,8 @@ class Drawn:
         """In the order in which kernels/cpu/profile.h reads them, after the clock of what is fixed
         for an address."""
         many = len(self.thresholds)
-        head = [clock, self.fresh, self.largest, len(self.limits), many]
-        entries = *self.thresholds, *self.firsts, *self.factors
-        return [*head, *self.starts, *entries, *self.seen]
+        head = [clock, self.fresh, self.largest, len(self.limits), many, *self.quiet]
+        return [*head, *self.starts, *self.thresholds, *self.firsts, *self.factors]
 
     def differences(self, bins: Tensor, words: Tensor) -> Tensor:
         """The drawn differences in ulps, int64, away from zero.

@@ -65,20 +65,23 @@ static Profiles profiles_of(std::string_view name) {
   return found == profiles.end() ? Profiles{} : found->second;
 }
 
-// numbers: clock, fresh, largest, edges, entries; starts; then thresholds, firsts, factors; elements seen of each bin.
+// numbers: clock, fresh, largest, edges, entries, first bin of what is large, its quiet words (first, how many);
+// starts; then thresholds, firsts, factors.
 void declare_profile(std::string_view name, int64_t dtype, const at::Tensor& limits, const at::Tensor& numbers) {
   TORCH_CHECK(limits.scalar_type() == at::kFloat && numbers.scalar_type() == at::kLong && limits.is_contiguous() &&
-                  numbers.is_contiguous() && numbers.numel() >= 5 && dtype >= 0 && dtype < 3,
+                  numbers.is_contiguous() && numbers.numel() >= 8 && dtype >= 0 && dtype < 3,
               "hetero_noise::declare_profile: float32 limits and int64 numbers");
   const int64_t* n = numbers.const_data_ptr<int64_t>();
   auto made = std::make_shared<Profile>();
   made->clock = n[0], made->fresh = (uint32_t)n[1], made->largest = (uint32_t)n[2], made->edges = (int)n[3];
   const int bins = made->edges + 1, entries = (int)n[4];
-  TORCH_CHECK(bins >= 1 && bins <= MOST_BINS && limits.numel() == made->edges && numbers.numel() == 5 + 2 * bins + 1 + 3 * entries,
+  TORCH_CHECK(bins >= 1 && bins <= MOST_BINS && limits.numel() == made->edges && numbers.numel() == 8 + bins + 1 + 3 * entries && n[5] >= 0 && n[5] < bins,
               "hetero_noise::declare_profile: ", bins, " bins and ", entries, " entries in ", numbers.numel(), " numbers");
   std::fill_n(made->limits, MOST_BINS, INFINITY);
   std::copy_n(limits.const_data_ptr<float>(), made->edges, made->limits);
-  n += 5;
+  made->large = n[5] ? made->limits[n[5] - 1] : 0.0f;
+  made->quiet_from = (uint32_t)n[6], made->quiet_many = (uint32_t)n[7];
+  n += 8;
   std::copy_n(n, bins + 1, made->starts.begin());
   n += bins + 1;
   made->thresholds.assign(n, n + entries);
@@ -108,25 +111,6 @@ void declare_profile(std::string_view name, int64_t dtype, const at::Tensor& lim
       const bool settled = one == made->difference(b, word(last)) && std::abs((int64_t)one) < 1 << 30;
       made->guide[(b << GUIDE_BITS) | byte] = settled ? 2 * one + 1 : 0;
     }
-  }
-  // From which bin on do the fewest elements need theirs?
-  n += 3 * entries;
-  double least = INFINITY, below = 0;
-  for (int b = 0; b < bins; below += (double)n[b++]) {
-    uint32_t from = 0, end = 1u << WORD_BITS;
-    double above = 0;
-    for (int i = b; i < bins; ++i) {
-      from = std::max(from, made->clean_from[i]);
-      end = std::min(end, made->clean_from[i] + made->clean_many[i]);
-      above += (double)n[i];
-    }
-    const uint32_t many = end > from ? end - from : 0u;
-    const double asked = below + above * (1.0 - (double)many / (1u << WORD_BITS));
-    if (asked >= least) continue;
-    least = asked;
-    made->large = b ? made->limits[b - 1] : 0.0f;
-    made->quiet_from = from;
-    made->quiet_many = many;
   }
   const std::unique_lock<std::shared_mutex> lock(declaring);
   profiles[std::string(name)][dtype] = made;

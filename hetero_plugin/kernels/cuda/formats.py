@@ -52,7 +52,7 @@ def _float(bits):
 
 
 @triton.jit
-def _widen(raw, DTYPE: tl.constexpr):
+def widen(raw, DTYPE: tl.constexpr):
     """float32 of elements as they lie in memory, integers."""
     if DTYPE == 0:
         v = _float(raw.to(tl.uint16, bitcast=True).to(tl.uint32) << 16)
@@ -64,7 +64,7 @@ def _widen(raw, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _narrow(v, DTYPE: tl.constexpr):
+def narrow(v, DTYPE: tl.constexpr):
     """Elements as they lie in memory, of float32, to nearest."""
     y = rounded(v, v, v, v, DTYPE, False)
     if DTYPE == 0:
@@ -245,7 +245,7 @@ def _formats(
                 for first in range(0, width, TILE):
                     column = first + inside
                     raw = tl.load(x_ptr + base + column, mask=column < width, other=0)
-                    v = _widen(raw, KEPT)
+                    v = widen(raw, KEPT)
                     if KEPT != DTYPE:
                         v = nearest(v, DTYPE)
                     size = (_bits(v) & 0x7FFFFFFF).to(tl.int32, bitcast=True)
@@ -255,7 +255,7 @@ def _formats(
                 column = first + inside
                 raw = tl.load(x_ptr + base + column, mask=column < width, other=0)
                 if scale != 0.0:
-                    x = _widen(raw, KEPT)
+                    x = widen(raw, KEPT)
                     if KEPT != DTYPE:
                         x = nearest(x, DTYPE)
                     q = _quantised(
@@ -265,7 +265,7 @@ def _formats(
                     y = tl.where(scale == 1.0, q, x + scale * (q - x))
                     if KEPT != DTYPE:
                         y = widened(rounded(y, y, y, y, DTYPE, False), DTYPE)
-                    raw = _narrow(y, KEPT)
+                    raw = narrow(y, KEPT)
                 tl.store(y_ptr + base + column, raw, mask=column < width)
 
 

@@ -12,6 +12,7 @@ from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.state import Phase
 from hetero_plugin.vllm.install import Installed, Worker
 from hetero_plugin.vllm.probe.formats import format_checks
+from hetero_plugin.vllm.probe.profiles import profile_checks
 from hetero_plugin.vllm.probe.keys import shared_keys
 
 
@@ -116,7 +117,7 @@ def hetero_noise_keys(worker: Worker, rows: int = 0, weights: bool = False) -> d
     return {
         "rows": found.state.draw.keys[: _whole("rows", rows)].tolist(),
         "shared": shared_keys(model),
-        "formats": format_checks(model, found.state),
+        "formats": format_checks(model, found.state) + profile_checks(model, found.state),
         "held": len(found.held.all),
         "stale": found.held.stale() if _flag("weights", weights) else [],
     }

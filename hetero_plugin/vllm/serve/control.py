@@ -12,8 +12,8 @@ from hetero_plugin.config import ConfigError, table_number, whole_step
 from hetero_plugin.state import Phase
 from hetero_plugin.vllm.install import Installed, Worker
 from hetero_plugin.vllm.probe.formats import format_checks
-from hetero_plugin.vllm.probe.profiles import profile_checks
 from hetero_plugin.vllm.probe.keys import shared_keys
+from hetero_plugin.vllm.probe.profiles import profile_checks
 
 
 def _installed(worker: Worker) -> Installed:

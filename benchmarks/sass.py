@@ -36,6 +36,7 @@ from triton.compiler import ASTSource
 from hetero_plugin.kernels.cuda import formats as cuda_formats
 from hetero_plugin.kernels.cuda import fused as cuda_fused
 from hetero_plugin.kernels.cuda import perturb as cuda
+from hetero_plugin.kernels.cuda import profile as cuda_profile
 from hetero_plugin.kernels.cuda.value import DRAWS, MODELS
 from hetero_plugin.kernels.formats import numbers
 
@@ -86,8 +87,8 @@ FUNCTIONS = {
     "_to_bfloat16": "error",
     "_bits": "error",
     "_float": "error",
-    "_narrow": "rounding",
-    "_widen": "memory",
+    "narrow": "rounding",
+    "widen": "memory",
     "load": "memory",
     "store": "memory",
     "pointers": "memory",
@@ -172,6 +173,13 @@ def variants() -> list[Variant]:
         warps = cuda_formats.WARPS
         each = cuda_formats.TILE // (32 * warps)
         found.append(Variant(f"{error}, bf16", cuda_formats._formats, form, 4, each, warps))
+    for name, fresh, ranges in (("fixed", 0, False), ("some anew, ranges", 1, True)):
+        table = {"FRESH": fresh, "DTYPE": 0, "KEPT": 0, "STEPS": 4, "RANGES": ranges}
+        table["BLOCKS"] = cuda_profile.BLOCKS
+        of = f"profile, {name}, bf16"
+        warps = cuda_profile.WARPS
+        each = 8 * cuda_profile.BLOCKS // (32 * warps)
+        found.append(Variant(of, cuda_profile._profile, table, 4, each, warps))
     return found
 
 
@@ -193,6 +201,7 @@ def compiled(variant: Variant, capability: int) -> Any:
     size = BYTES[variant.constants["KEPT"]] * (2 if variant.constants.get("PAIRED") else 1)
     pointers = {"keys_ptr": "*i64", "clock_ptr": "*i64", "scales_ptr": "*fp32", "o_ptr": "*fp32"}
     pointers["most_ptr"] = "*fp32"
+    pointers |= {"limits_ptr": "*fp32", "ints_ptr": "*i32", "factors_ptr": "*i64"}
     pointers["w_ptr"] = f"*i{8 * BYTES[variant.constants['DTYPE']]}"
     signature = {}
     for parameter in variant.kernel.params:

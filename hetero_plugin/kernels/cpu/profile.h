@@ -7,114 +7,13 @@
 // guide: words that mean one, without those between that mean none, by their leading byte; and by
 // bisection where that byte leaves several.
 #pragma once
-#include <array>
+#include <algorithm>
 #include <cmath>
-#include <map>
-#include <memory>
-#include <mutex>
-#include <shared_mutex>
-#include <string>
 #include <string_view>
-#include <vector>
 
-#include "formats.h"
+#include "profile_table.h"
 
 namespace hetero {
-
-constexpr int MOST_BINS = 32, GUIDE_BITS = 8, WORD_BITS = 31;
-constexpr int LEAST_TOP = -80, RMS_BITS = 12;  // as LOWEST and BITS in hetero_plugin/errors/profile/bins.py
-
-struct Profile {
-  int64_t clock;   // of what is fixed for an address
-  uint32_t fresh;  // of 2^16
-  uint32_t largest;
-  int edges;
-  alignas(64) float limits[MOST_BINS];
-  alignas(64) uint32_t clean_from[MOST_BINS], clean_many[MOST_BINS], shifts[MOST_BINS];
-  std::array<int, MOST_BINS + 1> starts;
-  std::vector<uint32_t> thresholds;
-  std::vector<int32_t> firsts;
-  std::vector<int64_t> factors;
-  float large;                 // numbers that are not small, over the RMS
-  uint32_t quiet_from, quiet_many;  // words that mean no difference in any of their bins
-  std::vector<int32_t> guide;  // bin, leading byte -> 2 * difference + 1 where the byte settles it, else 0
-
-  int32_t entry(int bin, uint32_t word) const {
-    int low = starts[bin], high = starts[bin + 1] - 1;
-    while (low < high) {
-      const int middle = (low + high) / 2;
-      if (word < thresholds[middle]) high = middle;
-      else low = middle + 1;
-    }
-    return low;
-  }
-  int32_t difference(int bin, uint32_t word) const {
-    const int at = entry(bin, word);
-    const uint32_t before = at > starts[bin] ? thresholds[at - 1] : 0u;
-    return firsts[at] + (int32_t)((int64_t)(word - before) * factors[at] >> 32);
-  }
-};
-
-// Those of a word, by dtype: bfloat16, float16, float32.
-using Profiles = std::array<std::shared_ptr<const Profile>, 3>;
-static std::map<std::string, Profiles, std::less<>> profiles;
-
-static Profiles profiles_of(std::string_view name) {
-  const std::shared_lock<std::shared_mutex> lock(declaring);
-  const auto found = profiles.find(name);
-  return found == profiles.end() ? Profiles{} : found->second;
-}
-
-// numbers: clock, fresh, largest, edges, entries, first bin of what is large, its quiet words (first, how many);
-// starts; then thresholds, firsts, factors.
-void declare_profile(std::string_view name, int64_t dtype, const at::Tensor& limits, const at::Tensor& numbers) {
-  TORCH_CHECK(limits.scalar_type() == at::kFloat && numbers.scalar_type() == at::kLong && limits.is_contiguous() &&
-                  numbers.is_contiguous() && numbers.numel() >= 8 && dtype >= 0 && dtype < 3,
-              "hetero_noise::declare_profile: float32 limits and int64 numbers");
-  const int64_t* n = numbers.const_data_ptr<int64_t>();
-  auto made = std::make_shared<Profile>();
-  made->clock = n[0], made->fresh = (uint32_t)n[1], made->largest = (uint32_t)n[2], made->edges = (int)n[3];
-  const int bins = made->edges + 1, entries = (int)n[4];
-  TORCH_CHECK(bins >= 1 && bins <= MOST_BINS && limits.numel() == made->edges && numbers.numel() == 8 + bins + 1 + 3 * entries && n[5] >= 0 && n[5] < bins,
-              "hetero_noise::declare_profile: ", bins, " bins and ", entries, " entries in ", numbers.numel(), " numbers");
-  std::fill_n(made->limits, MOST_BINS, INFINITY);
-  std::copy_n(limits.const_data_ptr<float>(), made->edges, made->limits);
-  made->large = n[5] ? made->limits[n[5] - 1] : 0.0f;
-  made->quiet_from = (uint32_t)n[6], made->quiet_many = (uint32_t)n[7];
-  n += 8;
-  std::copy_n(n, bins + 1, made->starts.begin());
-  n += bins + 1;
-  made->thresholds.assign(n, n + entries);
-  made->firsts.assign(n + entries, n + 2 * entries);
-  made->factors.assign(n + 2 * entries, n + 3 * entries);
-  made->guide.resize(bins << GUIDE_BITS);
-  for (int b = 0; b < bins; ++b) {
-    const int start = made->starts[b], end = made->starts[b + 1];
-    TORCH_CHECK(start < end && end <= entries && made->thresholds[end - 1] == 1u << WORD_BITS,
-                "hetero_noise::declare_profile: bin ", b, " does not end at 1");
-    // The words that mean none: of the entry with 0, if that is its only value.
-    for (int i = start; i < end; ++i) {
-      const uint32_t before = i > start ? made->thresholds[i - 1] : 0u, many = made->thresholds[i] - before;
-      if (made->firsts[i] != 0 || many == 0 || made->difference(b, before + many - 1) != 0) continue;
-      made->clean_from[b] = before;
-      made->clean_many[b] = many;
-    }
-    const uint32_t changing = (1u << WORD_BITS) - made->clean_many[b];
-    int bits = 0;
-    while (changing > 1u << bits) ++bits;
-    made->shifts[b] = (uint32_t)std::max(bits - GUIDE_BITS, 0);
-    const auto word = [&](uint32_t rest) { return rest < made->clean_from[b] ? rest : rest + made->clean_many[b]; };
-    for (uint32_t byte = 0; byte < 1u << GUIDE_BITS && byte << made->shifts[b] < changing; ++byte) {
-      // Differences rise with the word.
-      const uint32_t first = byte << made->shifts[b], last = std::min(((byte + 1) << made->shifts[b]) - 1, changing - 1);
-      const int32_t one = made->difference(b, word(first));
-      const bool settled = one == made->difference(b, word(last)) && std::abs((int64_t)one) < 1 << 30;
-      made->guide[(b << GUIDE_BITS) | byte] = settled ? 2 * one + 1 : 0;
-    }
-  }
-  const std::unique_lock<std::shared_mutex> lock(declaring);
-  profiles[std::string(name)][dtype] = made;
-}
 
 // ---- elements as they lie in memory ----
 
@@ -267,12 +166,13 @@ static inline u32x16 at(const uint32_t* p) {
   return v;
 }
 
-// Elements put side by side; each list has room for a vector beyond its end.
+constexpr int KEPT = 512;
+
+// Elements put side by side; each list has room for another group, and a vector beyond that.
 struct Side {
   int n = 0;
-  uint32_t column[GROUP + LANES], bits[GROUP + LANES], word[GROUP + LANES], more[GROUP + LANES];
+  uint32_t column[KEPT + GROUP + LANES], bits[KEPT + GROUP + LANES], word[KEPT + GROUP + LANES], more[KEPT + GROUP + LANES];
   void add(uint32_t mask, u32x16 columns, u32x16 bits_, u32x16 words, u32x16 others) {
-    if (mask == 0) return;
 #if defined(__AVX512F__)
     const auto keep = [&](uint32_t* to, u32x16 v) { _mm512_storeu_si512(to + n, _mm512_maskz_compress_epi32(mask, (__m512i)v)); };
     keep(column, columns), keep(bits, bits_), keep(word, words), keep(more, others);
@@ -301,43 +201,11 @@ static inline u32x16 looked_up(const Profile& p, u32x16 index, int n) {
 #endif
 }
 
-// FRESH: 0 nothing is drawn with the step, 1 what a coin says, 2 all. COIN: the scale is below 1.
-template <class D, int FRESH, bool COIN>
-static inline void profile_group(const typename D::storage* x, typename D::storage* y, const Row& fixed, const Row& now,
-                                 uint32_t index, const Profile& p, float inverse, uint32_t below) {
-  constexpr uint32_t SIGN_BIT = sizeof(*x) == 2 ? 0x8000u : 0x80000000u;
-  u32x16 words[8], coins[4], half[SLOTS], anew[FRESH == 1 ? 8 : 1], tossed[SLOTS];
-  philox<0, 2, true>(FRESH == 2 ? now : fixed, index, words);
-  if constexpr (COIN) {
-    philox<2, 1>(FRESH == 2 ? now : fixed, index, coins);
-    halves(coins, half);
-  }
-  if constexpr (FRESH == 1) {
-    philox<3, 1>(fixed, index, coins);
-    halves(coins, tossed);
-    philox<0, 2, true>(now, index, anew);
-    for (int k = 0; k < SLOTS; ++k) {
-      tossed[k] = (u32x16)(tossed[k] < splat(p.fresh));
-      words[k] = select((i32x16)tossed[k], anew[k], words[k]);
-    }
-    if constexpr (COIN) {
-      u32x16 other[SLOTS];
-      philox<2, 1>(now, index, coins);
-      halves(coins, other);
-      for (int k = 0; k < SLOTS; ++k) half[k] = select((i32x16)tossed[k], other[k], half[k]);
-    }
-  }
-  Side asked, changed;
-#pragma GCC unroll 8
-  for (int k = 0; k < SLOTS; ++k) {
-    const u32x16 bits = raw<D>(x + k * LANES), word = words[k] >> 1;
-    const f32x16 ratio = magnitude(D::load(x + k * LANES)) * splatf(inverse);
-    i32x16 open = (i32x16)(word - splat(p.quiet_from) >= splat(p.quiet_many)) | ~(i32x16)(ratio >= splatf(p.large));
-    open &= (i32x16)((bits & splat(SIGN_BIT - 1)) <= splat(p.largest));
-    if constexpr (COIN) open &= (i32x16)(half[k] < splat(below));
-    if (x != y) put<D>(y + k * LANES, bits);
-    asked.add(mask_of(open), k * LANES, bits, word, as_bits(ratio));
-  }
+// Of what was put aside, the elements that change, into a row y.
+template <class D>
+static void settle(const Profile& p, Side& asked, Side& changed, typename D::storage* y) {
+  using Bits = std::conditional_t<sizeof(*y) == 2, uint16_t, uint32_t>;
+  constexpr uint32_t SIGN_BIT = sizeof(*y) == 2 ? 0x8000u : 0x80000000u;
   for (int i = 0; i < asked.n; i += LANES) {
     const u32x16 word = at(asked.word + i);
     // Beyond the last element lies anything.
@@ -363,10 +231,54 @@ static inline void profile_group(const typename D::storage* x, typename D::stora
       std::memcpy(&by, each, 64);
     }
     alignas(64) uint32_t made[LANES];
-    using Bits = std::conditional_t<sizeof(*y) == 2, uint16_t, uint32_t>;
     const u32x16 to = moved(at(changed.bits + i), by, SIGN_BIT, p.largest);
     std::memcpy(made, &to, 64);
     for (int lane = 0; lane < n; ++lane) y[changed.column[i + lane]] = c10::bit_cast<typename D::storage>((Bits)made[lane]);
+  }
+  asked.n = changed.n = 0;
+}
+
+// Puts aside what may change of columns [begin, end) of a group, whose first column is `first` of the row.
+// FRESH: 0 nothing is drawn with the step, 1 what a coin says, 2 all. COIN: the scale is below 1.
+template <class D, int FRESH, bool COIN>
+static inline void profile_group(const typename D::storage* x, int first, int begin, int end, const Row& fixed,
+                                 const Row& now, uint32_t index, const Profile& p, float inverse, uint32_t below,
+                                 Side& asked) {
+  constexpr uint32_t SIGN_BIT = sizeof(*x) == 2 ? 0x8000u : 0x80000000u;
+  u32x16 words[8], coins[4], half[SLOTS], anew[FRESH == 1 ? 8 : 1], tossed[SLOTS];
+  philox<0, 2, true>(FRESH == 2 ? now : fixed, index, words);
+  if constexpr (COIN) {
+    philox<2, 1>(FRESH == 2 ? now : fixed, index, coins);
+    halves(coins, half);
+  }
+  if constexpr (FRESH == 1) {
+    philox<3, 1>(fixed, index, coins);
+    halves(coins, tossed);
+    philox<0, 2, true>(now, index, anew);
+    for (int k = 0; k < SLOTS; ++k) {
+      tossed[k] = (u32x16)(tossed[k] < splat(p.fresh));
+      words[k] = select((i32x16)tossed[k], anew[k], words[k]);
+    }
+    if constexpr (COIN) {
+      u32x16 other[SLOTS];
+      philox<2, 1>(now, index, coins);
+      halves(coins, other);
+      for (int k = 0; k < SLOTS; ++k) half[k] = select((i32x16)tossed[k], other[k], half[k]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < SLOTS; ++k) {
+    const u32x16 bits = raw<D>(x + k * LANES), word = words[k] >> 1;
+    const f32x16 ratio = magnitude(D::load(x + k * LANES)) * splatf(inverse);
+    i32x16 open = (i32x16)(word - splat(p.quiet_from) >= splat(p.quiet_many)) | ~(i32x16)(ratio >= splatf(p.large));
+    open &= (i32x16)((bits & splat(SIGN_BIT - 1)) <= splat(p.largest));
+    if constexpr (COIN) open &= (i32x16)(half[k] < splat(below));
+    uint32_t mask = mask_of(open);
+    if (end - begin != GROUP) {
+      const auto under = [&](int column) { return (1u << std::clamp(column - k * LANES, 0, LANES)) - 1; };
+      mask &= under(end) & ~under(begin);
+    }
+    asked.add(mask, first + k * LANES, bits, word, as_bits(ratio));
   }
 }
 
@@ -376,20 +288,19 @@ static void profile_row(const typename D::storage* a, typename D::storage* b, in
   using T = typename D::storage;
   const float inverse = inverse_rms<D>(a, width);
   const uint32_t below = (uint32_t)std::ceil(std::min(scale, 1.0f) * 65536.0f);
-  alignas(64) T from[GROUP] = {}, to[GROUP];
+  alignas(64) T part[GROUP] = {};
+  Side asked, changed;
+  if (a != b) std::memcpy(b, a, width * sizeof(T));
   for (int64_t column = 0; column < width;) {
     const int64_t global = offset + column, inside = global % GROUP;
     const int64_t n = std::min<int64_t>(GROUP - inside, width - column);
-    const uint32_t index = (uint32_t)(global / GROUP);
-    if (n == GROUP) {
-      profile_group<D, FRESH, COIN>(a + column, b + column, fixed, now, index, p, inverse, below);
-    } else {
-      std::memcpy(from + inside, a + column, n * sizeof(T));
-      profile_group<D, FRESH, COIN>(from, to, fixed, now, index, p, inverse, below);
-      std::memcpy(b + column, to + inside, n * sizeof(T));
-    }
+    if (n != GROUP) std::memcpy(part + inside, a + column, n * sizeof(T));
+    profile_group<D, FRESH, COIN>(n == GROUP ? a + column : part, (int)(column - inside), (int)inside, (int)(inside + n),
+                                  fixed, now, (uint32_t)(global / GROUP), p, inverse, below, asked);
+    if (asked.n > KEPT) settle<D>(p, asked, changed, b);
     column += n;
   }
+  settle<D>(p, asked, changed, b);
 }
 
 template <class D>

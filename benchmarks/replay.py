@@ -110,9 +110,9 @@ def main(
                 }
             )
     print(machine())
-    print(table(["dtype", "changed", "fresh", "scale", "ns", "gaussian", "ratio"],
-                [[one["dtype"], str(one["changed"]), str(one["fresh"]), str(one["scale"]), f"{one['ns']:.3f}",
-                  f"{one['gaussian']:.3f}", f"{one['ratio']:.2f}"] for one in found]))  # fmt: skip
+    header = ["dtype", "changed", "fresh", "scale", "ns", "gaussian", "ratio"]
+    rows_of = [[one["dtype"], *(f"{one[key]:.4g}" for key in header[1:])] for one in found]
+    print(table(header, rows_of))
     if json is not None:
         save(json, {"machine": machine(), "found": found})
 

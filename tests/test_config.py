@@ -207,7 +207,7 @@ def test_fingerprint_differs_with_every_setting() -> None:
 @given(
     scale=st.floats(0, 10),
     seed=st.integers(0, 2**63 - 1),
-    error=st.sampled_from(sorted(ERROR_MODELS)),
+    error=st.sampled_from(sorted(set(ERROR_MODELS) - {"profile"})),  # which needs a file
     targets=st.lists(st.sampled_from(["linear", "norm", "*.q_proj"]), min_size=1),
     layers=st.none() | st.lists(st.integers(0, 99) | st.just("2-7"), min_size=1),
     aqn=st.none() | st.just(AQNConfig(schedule="epoch", epoch_ranges=[(0.05, 0.01)])),

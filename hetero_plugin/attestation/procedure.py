@@ -94,7 +94,7 @@ def attest(
         "engine": probe.engine,
         **description,
         "proof": proof,
-        "knock_in_scale": scale,
+        "knock_in_scale": 1.0 if found.measured() else scale,
         **found.contents(),
         "versions": versions(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -129,6 +129,10 @@ class _Findings:
             lost = [name for name in self.norms if name not in seen]
             detail = f"not seen: {named(lost)}" if lost else f"all {len(seen)}"
             self.check("every AQN norm seen", not lost, detail)
+
+    def measured(self) -> bool:
+        """Whether every site's error is a measured profile."""
+        return bool(self.expected) and all(site.measured for site in self.expected)
 
     def contents(self) -> dict[str, Any]:
         """What a record says of it."""

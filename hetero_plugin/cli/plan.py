@@ -39,6 +39,7 @@ def command(
         spec = NoiseConfig.parse(None)
     sites = sites_from_config(hf_config)
     selected, noisy_norms = select(spec, sites), aqn_sites(spec, sites)
+    _check_profiles(spec, selected)
     if as_json:
         typer.echo(json.dumps(_as_json(spec, selected, noisy_norms), indent=2))
     else:
@@ -68,12 +69,24 @@ def _as_json(
     }
 
 
+def _check_profiles(spec: NoiseConfig, selected: Sequence[Selected]) -> None:
+    """Raises ConfigError where a profile has no table for a site, as a model would."""
+    for chosen in selected:
+        for index, rule in chosen.rules:
+            if rule.path is not None:
+                from hetero_plugin.state.profiles import profile_word  # with torch
+
+                profile_word(index, rule, chosen.site, spec.seed)
+
+
 def _describe(rule: NoiseRule) -> str:
     words = [f"{rule.error} {rule.scale:g}", f"at the {rule.point}", f"{rule.direction}"]
     if rule.direction == "both":
         words[-1] = "forward and backward"
     if rule.phase != "both":
         words.append(f"in {rule.phase} only")
+    if rule.path is not None:
+        words.insert(1, f"of {rule.path} ({str(rule.digest)[:16]})")
     if rule.rounding != "stochastic":
         words.append(f"rounding {rule.rounding}")
     return ", ".join(words)

@@ -54,15 +54,18 @@ def profile_word(index: int, rule: NoiseRule, site: Site, seed: int) -> str:
 
 @cache
 def _tell_of_another_size(digest: str, kind: str, k: int) -> None:
+    stand_ins: dict[int, list[str]] = {}
     for dtype, of in profile_of(digest).of_kind(kind).items():
         near = nearest_k(tuple(of), k)
         if near is not None and near != k:
-            log.warning(
-                "hetero_noise: the profile %s was not measured for %s of size %d in %s; its table "
-                "of size %d stands for it",
-                digest[:16],
-                kind,
-                k,
-                dtype,
-                near,
-            )
+            stand_ins.setdefault(near, []).append(dtype)
+    for near, dtypes in stand_ins.items():
+        log.warning(
+            "hetero_noise: the profile %s was not measured for %s of size %d in %s; its table of "
+            "size %d stands for it",
+            digest[:16],
+            kind,
+            k,
+            ", ".join(dtypes),
+            near,
+        )

@@ -145,6 +145,7 @@ def everything() -> list[Fault]:
         hf_attested,
         hf_formats,
         hf_lost,
+        hf_profiles,
         hf_rows,
         hf_state,
         hf_values,

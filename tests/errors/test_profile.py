@@ -13,6 +13,7 @@ import torch
 
 from hetero_plugin import NoiseConfig, wrap
 from hetero_plugin.config import ConfigError
+from hetero_plugin.config.profile import profile_path
 from hetero_plugin.errors.profile import (
     EDGES,
     Bin,
@@ -289,3 +290,21 @@ def test_a_chain_is_sent_with_its_profile(tmp_path: Path) -> None:
     with torch.no_grad():
         first = model(ids).logits
         assert torch.equal(pickle.loads(pickle.dumps(model))(ids).logits, first)
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_a_profile_that_ships_says_where_it_is_from(name: str) -> None:
+    config = NoiseConfig(targets=["linear"], exclude=["lm_head"], error="profile", path=name)
+    path = profile_path(name)
+    profile = load_profile(path)
+    assert profile.name == name and config.rules[0].digest == profile.digest
+    for side in ("a", "b"):
+        made = profile.made_from[side]
+        assert made["machine"]["torch"] and made["variant"] and made["rows"] >= 512
+    assert min(table.n for table in profile.tables) > 1_000_000
+    text = path.read_text(encoding="utf-8")
+    assert "/work" not in text and "/home" not in text
+
+
+def test_a_profile_ships() -> None:
+    assert "bf16-kernel-floor" in shipped_profiles()

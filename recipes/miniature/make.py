@@ -45,7 +45,9 @@ def main(
         float, typer.Option(help="Share of development questions right, to train until.")
     ] = 0.45,
     highest: Annotated[float, typer.Option(help="Share that is too much: it goes back.")] = 0.60,
-    max_steps: Size = 1200,
+    max_steps: Annotated[
+        int, typer.Option(min=0, help="Of the warm-up, at most; 0: none, the weights are random.")
+    ] = 1200,
     seed: Annotated[int, typer.Option(min=0, help="Of questions and weights.")] = 0,
     model: Annotated[
         Path | None, typer.Option(help="A Qwen2 checkpoint, in place of a warm-up.")
@@ -79,6 +81,10 @@ def main(
     shape = miniature.MiniatureShape(
         layers=layers, hidden=hidden, intermediate=intermediate, heads=heads, kv_heads=kv_heads
     )
+    if max_steps == 0:
+        untrained = miniature.build_model(shape, seed)
+        miniature.save(untrained, miniature.build_tokenizer(), out / "model")
+        return
     settings = warmup.WarmupSettings(stop_at=stop_at, highest=highest, max_steps=max_steps)
     _learn(out, splits, shape, settings, {"digits": digits, "operands": operands, "seed": seed})
 

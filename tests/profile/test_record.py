@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -238,7 +239,9 @@ recording._put = dies
 record(Asked(Path({str(checkpoint)!r}), Path({str(out)!r}), Path({str(text)!r}), rows={ROWS},
              columns={COLUMNS}, repeats={REPEATS}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    # Another test may have set this process's threads, which the header tells.
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=env)
     assert done.returncode == -9 and not out.exists()
     begun = json.loads((tmp_path / "a.rec.part" / "header.json").read_text())
     assert len(begun["sites"]) == 5

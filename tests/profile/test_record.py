@@ -247,3 +247,14 @@ record(Asked(Path({str(checkpoint)!r}), Path({str(out)!r}), Path({str(text)!r}),
     assert len(begun["sites"]) == 5
     record(asked(checkpoint, out, text=text))
     assert out.read_bytes() == first.read_bytes()
+
+
+def test_a_machine_is_the_same_before_and_after_vllm() -> None:
+    """Its CPU wheel has another name until vLLM's plugins are loaded."""
+    pytest.importorskip("vllm")
+    code = "from hetero_plugin.profile.machine import facts; print(facts('cpu')['vllm']);"
+    seen = [
+        subprocess.run([sys.executable, "-c", one], capture_output=True, check=True, text=True)
+        for one in (code, "from hetero_plugin.vllm.wheel import *; name_cpu_wheel();" + code)
+    ]
+    assert seen[0].stdout == seen[1].stdout != ""

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 from hetero_plugin.attestation import attest
 from hetero_plugin.hf.probe import HFProbe
-from hetero_plugin.miniature.model import VOCAB_SIZE, MiniatureShape
+from hetero_plugin.miniature.model import MiniatureShape, build_model
 from hetero_plugin.study.read import read, studies
 from hetero_plugin.study.resolve import Resolved, resolve
 
@@ -50,22 +50,9 @@ ARMS = {
 
 def small(options: Mapping[str, Any]) -> torch.nn.Module:
     """A model of the shape that the place's preparation is asked for, with random weights."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     fields = MiniatureShape.model_fields
     shape = MiniatureShape(**{key: value for key, value in options.items() if key in fields})
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=shape.positions,
-        tie_word_embeddings=False,
-    )
-    return Qwen2ForCausalLM(config).to(torch.bfloat16)
+    return build_model(shape, 0).to(torch.bfloat16)
 
 
 def test_all_studies_are_looked_at() -> None:

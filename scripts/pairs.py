@@ -1,4 +1,4 @@
-"""Records pairs of machines that one machine can be: what the profiles that ship are fitted to.
+"""Records pairs of machines that one machine can be: what docs/profiles.md tells of.
 
     python -m scripts.pairs --model FOLDER --text LICENSE --out FOLDER [NAME …]
 

@@ -1,7 +1,8 @@
 """Every arm of every study: its error is there, in a small model of the miniature's shape.
 
 Verl is started for one arm of each group that shares verl's settings (tests/engines); the error of
-the others is attested here, in Hugging Face and eager mode. A second each.
+the others is attested here, in Hugging Face and eager mode. A second each;
+four where a study names layers, and so has a deep model.
 """
 
 from __future__ import annotations
@@ -37,15 +38,7 @@ def unlike() -> dict[str, Resolved]:
     return found
 
 
-# A deep model takes half a minute: one arm of each study that names layers, whose arms differ in
-# the size of AQN and in when the error is drawn.
-DEEP = {
-    *(f"rin-targeted/{arm}" for arm in ("call-0.01", "step-0.01", "call-0.05")),
-    "rin-variable/call",
-}
-ARMS = {
-    name: run for run in unlike().values() if (name := f"{run.study.name}/{run.arm}") not in DEEP
-}
+ARMS = {f"{run.study.name}/{run.arm}": run for run in unlike().values()}
 
 
 def small(options: Mapping[str, Any]) -> torch.nn.Module:

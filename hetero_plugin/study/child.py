@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ def run(
 
     `timeout` is in seconds; None: however long it takes.
 
-    On an interrupt the process and all that it started are ended.
+    On an interrupt, and when this process is killed, it and all that it started are ended.
 
     Raises:
         StageFailed: it exited with an error, or took too long.
@@ -49,15 +48,7 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     deadline = None if timeout is None else time.monotonic() + timeout
     with log.open("w", encoding="utf-8") as output, log.open(encoding="utf-8") as follow:
-        process = subprocess.Popen(
-            list(command),
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = group.start(command, env, cwd, output)
         partial = ""
         try:
             while True:

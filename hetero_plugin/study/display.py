@@ -46,6 +46,7 @@ class Display:
         self._done = 0
         self._current: dict[str, tuple[float, float, str]] = {}
         """Began, share, message of what runs."""
+        self._failed: list[str] = []
         self._lines: dict[str, float] = {}
         self._lock = threading.RLock()
 
@@ -69,8 +70,8 @@ class Display:
 
     @property
     def current(self) -> str:
-        """What runs, or ran when the study stopped."""
-        return ", ".join(self._current) or "study"
+        """What failed; else what runs, or ran when the study stopped."""
+        return ", ".join(self._failed or self._current) or "study"
 
     def planned(self, stages: tuple[Stage, ...], side_by_side: int = 1) -> None:
         """Called once, before the first stage."""
@@ -104,6 +105,16 @@ class Display:
             words = str(record["result"].get("words", ""))
             how = "already finished" if reused else f"took {duration(seconds)}"
             line = f"{self._place(stage)} {stage.name}: {how}{'; ' + words if words else ''}"
+            self._ended.append(line)
+            self._line(line)
+
+    def failed(self, stage: Stage, error: BaseException) -> None:
+        """A stage has failed; what goes on beside it is finished first, and then all is told."""
+        with self._lock:
+            words = str(error).splitlines()[:1] or [type(error).__name__]
+            line = f"{self._place(stage)} {stage.name}: failed: {words[0]}"
+            self._failed.append(stage.name)
+            self._current.pop(stage.name, None)
             self._ended.append(line)
             self._line(line)
 

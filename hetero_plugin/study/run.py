@@ -34,6 +34,7 @@ class Observer(Protocol):
     def began(self, stage: Stage) -> None: ...
     def progressed(self, stage: Stage, share: float, message: str) -> None: ...
     def ended(self, stage: Stage, record: dict[str, Any], *, reused: bool) -> None: ...
+    def failed(self, stage: Stage, error: BaseException) -> None: ...
 
 
 def identity(run: Resolved) -> dict[str, Any]:
@@ -230,6 +231,8 @@ def _all(chains: Sequence[Sequence[Stage]], lanes: int, watch: Observer) -> None
         futures: list[Future[None]] = [pool.submit(one, order) for order in chains]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:  # after a failure, what is under way is finished
+                future.result()
         except KeyboardInterrupt as error:
             failed.append(error)
             group.stop_all()
@@ -238,8 +241,6 @@ def _all(chains: Sequence[Sequence[Stage]], lanes: int, watch: Observer) -> None
             finally:
                 group.stop_all(False)
             raise
-        for future in futures:
-            future.result()
 
 
 def _do(stage: Stage, watch: Observer) -> None:
@@ -250,7 +251,11 @@ def _do(stage: Stage, watch: Observer) -> None:
         return
     watch.began(stage)
     began = time.monotonic()
-    outcome = stage.act(lambda share, message: watch.progressed(stage, share, message))
+    try:
+        outcome = stage.act(lambda share, message: watch.progressed(stage, share, message))
+    except Exception as error:
+        watch.failed(stage, error)
+        raise
     seconds = time.monotonic() - began
     made = record.finish(stage.record, inputs, outcome.result, outcome.outputs, seconds)
     watch.ended(stage, made, reused=False)

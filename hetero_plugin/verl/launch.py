@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 from hetero_plugin.verl import group
 from hetero_plugin.verl.kept import keep_beside
+from hetero_plugin.verl.lost import LostWorkers
 from hetero_plugin.verl.miniature import MiniatureRun
 from hetero_plugin.verl.noderun import NodeRun
 
@@ -70,7 +70,8 @@ def execute(
     of this one; a run that resumes leaves the checkpoints where they are.
 
     Raises:
-        LaunchError: the process failed, took too long, or left no checkpoint.
+        LaunchError: the process failed, took too long, lost workers that it waits for, or left no
+            checkpoint.
     """
     run.output.mkdir(parents=True, exist_ok=True)
     for path in (run.metrics, run.log, *(() if run.resumes else (run.checkpoints,))):
@@ -101,16 +102,9 @@ def _run(
     with run.log.open("w", encoding="utf-8") as log:
         log.write(f"# {shlex.join(command(run))}\n")
         log.flush()
-        process = subprocess.Popen(
-            command(run),
-            env=run.environment(),
-            cwd=run.output,  # hydra writes its folder where the process runs
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        seen = 0
+        # Hydra writes its folder where the process runs.
+        process = group.start(command(run), run.environment(), run.output, log)
+        seen, lost = 0, LostWorkers(run.log)
         try:
             while True:
                 ended = process.poll()
@@ -118,9 +112,13 @@ def _run(
                 for row in rows[seen:]:
                     if on_progress is not None:
                         on_progress(int(row["step"]), row["data"])
-                seen = len(rows)
+                if len(rows) > seen:
+                    seen = len(rows)
+                    lost.stepped()
                 if ended is not None:
                     return ended
+                if (why := lost.hopeless()) is not None:
+                    raise LaunchError(f"verl run {run.name!r} was stopped: {why}; {_logged(run)}")
                 if deadline is not None and time.monotonic() > deadline:
                     raise LaunchError(
                         f"verl run {run.name!r} was stopped after {timeout:.0f} s; {_logged(run)}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,8 +56,52 @@ def test_a_hung_stage_is_stopped_with_all_that_it_started(
     monkeypatch.setattr(child, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
     with pytest.raises(child.StageFailed, match="stopped after"):
         _run(code, tmp_path / "x.log", [], timeout=6.0)
-    stat = Path(f"/proc/{int(pid_file.read_text())}/stat")
+    started = int(pid_file.read_text())
+    assert _eventually(lambda: [] if _gone(started) else [started], 0) == []
+
+
+def test_nothing_outlives_a_runner_that_was_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves the runner no say; even what doesn't heed SIGTERM ends, within seconds."""
+    stubborn = (
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "folder = pathlib.Path(__import__('sys').argv[1])\n"
+        "(folder / f'{os.getpid()}.pid').touch()\n"
+        "time.sleep(300)\n"
+    )
+    stage = (
+        "import subprocess, sys\n"
+        f"one = [sys.executable, '-c', {stubborn!r}, {str(tmp_path)!r}]\n"
+        "subprocess.Popen(one)\n"
+        "subprocess.run(one)\n"
+    )
+    runner = (
+        "import os, pathlib, sys\n"
+        "from hetero_plugin.study import child\n"
+        f"command = [sys.executable, '-c', {stage!r}]\n"
+        f"child.run(command, os.environ, pathlib.Path({str(tmp_path / 'x.log')!r}), print)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", runner])
+    try:
+        found = _eventually(lambda: [int(p.stem) for p in tmp_path.glob("*.pid")], 2)
+        assert len(found) == 2, "both must run when the runner is killed"
+    finally:
+        process.kill()
+        process.wait()
+    assert _eventually(lambda: [pid for pid in found if not _gone(pid)], 0) == []
+
+
+def _gone(pid: int) -> bool:
+    """Ended; a zombie is: who reaps it is another's matter."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _eventually(look: Callable[[], list[int]], count: int) -> list[int]:
+    """What is seen, as soon as it is so many, or after a minute."""
     deadline = time.monotonic() + 60
-    while stat.exists() and stat.read_text().split()[2] != "Z" and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    while len(seen := look()) != count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return seen

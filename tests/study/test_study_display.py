@@ -59,6 +59,17 @@ def test_a_terminal_shows_what_runs_and_what_is_left() -> None:
     assert "2 of 4 stages" in text and "left" in text and "52.0% of 500" in text
 
 
+def test_a_failure_is_told_at_once_and_named_at_the_end() -> None:
+    out = io.StringIO()
+    with display.Display(Console(file=out, force_terminal=False, width=60)) as shown:
+        shown.planned(ORDER, 2)
+        shown.began(ORDER[1])
+        shown.began(ORDER[2])
+        shown.failed(ORDER[2], RuntimeError("the engine is gone\nand more"))
+        assert out.getvalue().endswith("train noise/seed-0: failed: the engine is gone\n")
+        assert shown.current == "train noise/seed-0", "and not what goes on beside it"
+
+
 def test_durations() -> None:
     said = [display.duration(s) for s in (0, 59.6, 187, -3, 3725)]
     assert said == ["0:00", "1:00", "3:07", "0:00", "1:02:05"]

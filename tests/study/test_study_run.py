@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -16,7 +18,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.study import read, run, stages, summary
 from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
 from hetero_plugin.study.stages import Stage
-from hetero_plugin.verl import node
+from hetero_plugin.verl import group, node
 from hetero_plugin.verl.launch import LaunchError, MiniatureRun
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "studies"
@@ -302,6 +304,9 @@ class Watcher:
     def ended(self, stage: Stage, record: dict[str, Any], *, reused: bool) -> None:
         self.events.append(("reused" if reused else "ended", stage.kind))
 
+    def failed(self, stage: Stage, error: BaseException) -> None:
+        self.events.append(("failed", stage.kind))
+
 
 def _leaves(name: str) -> Any:
     """In the place of merging or evaluating: a stage that writes one file."""
@@ -367,7 +372,7 @@ def test_a_run_that_failed_goes_on(small: Resolved, monkeypatch: pytest.MonkeyPa
     watch = Watcher()
     with pytest.raises(LaunchError, match="exit 3"):
         run.execute([small], watch)
-    assert watch.events == [("began", "train")]
+    assert watch.events == [("began", "train"), ("failed", "train")]
     assert run.status(small).startswith("step 2 of 2, last checkpoint: none")
     pretend(small, monkeypatch)
     run.execute([small], Watcher())
@@ -506,3 +511,33 @@ def test_runs_go_side_by_side_and_the_first_failure_ends_the_study(
         run.execute(runs, Watcher())
     assert all((one.folder / "evaluate.txt").is_file() for one in runs[:2])
     assert not (runs[2].folder / "merge.txt").exists()
+
+
+def test_an_interrupt_after_a_failure_ends_what_is_still_under_way(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, heard = threading.Event(), list[str]()
+
+    def train(found: Resolved, report: Any) -> stages.Outcome:
+        if found.arm == "noise":
+            broken.set()
+            raise LaunchError("broke")
+        assert broken.wait(60)
+        for n in range(600):  # a run that would go on for half a minute
+            if n == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+            try:
+                group.pause(0.05)
+            except KeyboardInterrupt:
+                heard.append(found.arm)
+                raise
+        raise AssertionError("nobody stopped it")
+
+    monkeypatch.setattr(run, "check", lambda _: {})
+    monkeypatch.setattr(run, "check_here", lambda _: {})
+    monkeypatch.setattr(stages, "train", train)
+    study = read(write("seeds: [0]\nplaces: {node: {side_by_side: 2}}\n"))
+    watch = Watcher()
+    with pytest.raises(KeyboardInterrupt):
+        run.execute(resolve_all(study), watch)
+    assert heard == ["clean"] and ("failed", "train") in watch.events

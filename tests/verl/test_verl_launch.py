@@ -17,6 +17,7 @@ from hetero_plugin.verl.launch import (
     execute,
     read_metrics,
 )
+from hetero_plugin.verl.lost import LostWorkers
 
 AQN = {
     "schedule": "epoch",
@@ -187,6 +188,54 @@ def test_an_earlier_runs_checkpoint_is_not_this_ones(
     pretend(monkeypatch, run, saves=False)
     with pytest.raises(LaunchError, match="ended without its 2 steps and their checkpoint"):
         execute(run, timeout=60)
+
+
+RAYLET = (
+    "\x1b[33m(raylet)\x1b[0m [2026-01-01 00:00:00,000 E 1 1] (raylet) node_manager.cc:3517: "
+    "{memory} Workers (tasks / actors) killed due to memory pressure (OOM), {others} Workers "
+    "crashed due to other reasons at node (ID: ab, IP: 192.0.2.2) over the last time period. To see more\n"
+)
+
+
+def test_lost_workers_are_noticed_once_nothing_moves(tmp_path: Path) -> None:
+    now, log = [0.0], tmp_path / "train.log"
+    lost = LostWorkers(log, clock=lambda: now[0])
+    assert lost.hopeless() is None  # no log yet
+    log.write_text("step 1\n" + RAYLET.format(memory=4, others=0)[:60])
+    now[0] = 30.0
+    assert lost.hopeless() is None, "half a line"
+    with log.open("w") as out:
+        out.write("step 1\n" + RAYLET.format(memory=4, others=0))
+    assert lost.hopeless() is None
+    now[0] = 149.0
+    assert lost.hopeless() is None
+    now[0] = 150.0
+    why = lost.hopeless()
+    assert why is not None and "4 ended for want of memory" in why and "120 seconds" in why
+    # A step taken since: it could do without them. Another loss, after a step of 400 s.
+    now[0] = 400.0
+    lost.stepped()
+    assert lost.hopeless() is None
+    with log.open("a") as out:
+        out.write(RAYLET.format(memory=0, others=1))
+    now[0] = 401.0
+    assert lost.hopeless() is None
+    now[0] = 1200.0
+    assert lost.hopeless() is None, "twice the longest step"
+    now[0] = 1202.0
+    why = lost.hopeless()
+    assert why is not None and "1 crashed or killed" in why and "memory" not in why
+
+
+def test_a_run_that_waits_for_workers_it_lost_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = RAYLET.format(memory=0, others=2)
+    code = f"import time; print({line!r}, flush=True); time.sleep(300)"
+    monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: [sys.executable, "-c", code])
+    monkeypatch.setattr("hetero_plugin.verl.lost._PATIENCE", 1.0)
+    with pytest.raises(LaunchError, match=r"was stopped: Ray lost workers of it \(2 crashed"):
+        execute(run_of(tmp_path), timeout=120)
 
 
 @pytest.mark.engine

@@ -22,7 +22,7 @@ __all__ = ["COMMANDS", "app"]
 COMMANDS: dict[str, str] = {
     "doctor": "Say what this machine can do and what is missing.",
     "plan": "List the sites that a specification selects.",
-    "schema": "Print the JSON schema of a specification, for editors.",
+    "schema": "Print the JSON schema of a specification, for editors; or of a report.",
     "schedule": "Print and plot the σ of AQN at every step.",
     "formats": "Say how large the error of number formats is.",
     "study": "List, check, run and report the studies of files.",

@@ -17,10 +17,14 @@ PATIENCE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 
 
+_ending = threading.Event()
+
+
 def _follow() -> None:
     """Waits for the end of the asking process, then ends this process's group."""
     while os.read(0, 4096):
         pass
+    _ending.set()
     os.killpg(0, signal.SIGTERM)
     time.sleep(PATIENCE)
     os.killpg(0, signal.SIGKILL)  # this process too
@@ -32,8 +36,11 @@ def main() -> None:
     # is not inherited by the command, which "ignore" would be.
     signal.signal(signal.SIGTERM, lambda *_: None)
     command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    threading.Thread(target=_follow, daemon=True).start()
+    follower = threading.Thread(target=_follow, daemon=True)
+    follower.start()
     status = command.wait()
+    if _ending.is_set():
+        follower.join()  # what the command started may not have heeded SIGTERM
     os._exit(status if status >= 0 else 128 - status)
 
 

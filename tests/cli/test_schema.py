@@ -86,3 +86,14 @@ def test_every_field_is_described() -> None:
     for part in (schema, *schema["$defs"].values()):
         for name, field in part["properties"].items():
             assert field.get("description"), name
+
+
+def test_a_reports_schema_is_printed_and_closed() -> None:
+    result = CliRunner().invoke(app, ["schema", "report"])
+    assert result.exit_code == 0
+    schema = json.loads(result.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["additionalProperties"] is False
+    assert {"comparisons", "floors", "arms", "attestation"} <= set(schema["required"])
+    refused = CliRunner().invoke(app, ["schema", "reports"])
+    assert refused.exit_code == 2 and "spec" in refused.output

@@ -7,12 +7,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jsonschema
 import pytest
 from toy import NAMES, simulate_run
 
 from hetero_plugin import attestation
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.report import page as report
+from hetero_plugin.evaluation.report import schema
 from hetero_plugin.evaluation.report import words as report_words
 from hetero_plugin.evaluation.report.data import curves, read_metrics
 
@@ -44,6 +46,17 @@ def test_comparisons_are_complete_and_adjusted(built: tuple[dict, str]) -> None:
     assert all(row["p_adjusted"] >= row["mcnemar_p"] for row in rows)
     strongest = min(rows, key=lambda row: row["mcnemar_p"])
     assert strongest["p_adjusted"] == pytest.approx(min(1, 12 * strongest["mcnemar_p"]))
+
+
+def test_it_is_as_its_schema_says(built: tuple[dict, str]) -> None:
+    report, _ = built
+    jsonschema.Draft202012Validator(schema.json_schema()).validate(report)
+    schema.check(report)
+    lacking = {key: value for key, value in report.items() if key != "floors"}
+    with pytest.raises(ValueError, match="floors"):
+        schema.check(lacking)
+    with pytest.raises(ValueError, match="moreover"):
+        schema.check({**report, "moreover": 1})
 
 
 class Page(HTMLParser):

@@ -193,7 +193,7 @@ def test_an_earlier_runs_checkpoint_is_not_this_ones(
 RAYLET = (
     "\x1b[33m(raylet)\x1b[0m [2026-01-01 00:00:00,000 E 1 1] (raylet) node_manager.cc:3517: "
     "{memory} Workers (tasks / actors) killed due to memory pressure (OOM), {others} Workers "
-    "crashed due to other reasons at node (ID: ab, IP: 192.0.2.2) over the last time period. To see more\n"
+    "crashed due to other reasons at node (ID: ab, IP: 192.0.2.2) over the last time period. To\n"
 )
 
 
@@ -234,7 +234,7 @@ def test_a_run_that_waits_for_workers_it_lost_is_ended(
     code = f"import time; print({line!r}, flush=True); time.sleep(300)"
     monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: [sys.executable, "-c", code])
     monkeypatch.setattr("hetero_plugin.verl.lost._PATIENCE", 1.0)
-    with pytest.raises(LaunchError, match=r"was stopped: Ray lost workers of it \(2 crashed"):
+    with pytest.raises(LaunchError, match=r"was stopped: Ray lost workers of it \(\d crashed"):
         execute(run_of(tmp_path), timeout=120)
 
 

@@ -14,7 +14,15 @@ from typing import Any
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.dose.found import of_accuracy
-from hetero_plugin.evaluation.report import figures, markdown, panels, rendering, sources, words
+from hetero_plugin.evaluation.report import (
+    figures,
+    markdown,
+    panels,
+    rendering,
+    schema,
+    sources,
+    words,
+)
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
 
 FORMAT = 1
@@ -116,6 +124,7 @@ def build_of(run: Mapping[str, Any], json_path: Path) -> tuple[Path, Path]:
 
 
 def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple[Path, Path]:
+    schema.check(report)
     drawings = {} if report["status"] == "REFUSED" else draw(report)
     page = render(report, drawings)
     try:

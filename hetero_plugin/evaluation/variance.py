@@ -58,12 +58,13 @@ class Crossed:
         return asdict(self)
 
 
-def crossed(y: Any, confidence: float = 0.95) -> Crossed:
+def crossed(y: Any, confidence: float = 0.95, within: tuple[float, float] | None = None) -> Crossed:
     """The mean of a crossed design.
 
     Args:
         y: numbers [seeds, draws, questions] or [seeds, draws, questions, sampled answers].
         confidence: of the interval.
+        within: where the mean can lie, such as (0, 1) of an accuracy: the interval ends there too.
 
     Raises:
         ValueError: fewer than two questions, other dimensions, or a number that is not finite.
@@ -87,6 +88,8 @@ def crossed(y: Any, confidence: float = 0.95) -> Crossed:
     parts = _parts(means if seeds > 1 else means.transpose(1, 0, 2))
     mean = float(values.mean())
     low, high = _interval(mean, parts, confidence)
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
     return Crossed(
         value=mean,
         low=low,

@@ -105,12 +105,10 @@ def _panel(
     }
     for arm in arms:
         seeds = _seeds(documents, arm)
+        outcomes = [_outcomes(documents, arm, seeds, level, draws) for level in levels]
         panel["accuracy"][arm] = [
-            {
-                "level": level,
-                **variance.crossed(_outcomes(documents, arm, seeds, level, draws)).to_dict(),
-            }
-            for level in levels
+            {"level": level, **variance.crossed(y, within=(0.0, 1.0)).to_dict()}
+            for level, y in zip(levels, outcomes, strict=True)
         ]
     for one, two in contrasts:
         seeds = _seeds(documents, one, two)

@@ -61,6 +61,16 @@ def test_with_one_seed_it_is_about_the_checkpoint() -> None:
     assert found.about == "checkpoint" and found.shares["training seeds"] == 0.0
 
 
+def test_an_interval_ends_where_the_mean_can_lie() -> None:
+    """Two draws of a model that is nearly always wrong: Student's factor is 12.7."""
+    y = np.zeros((1, 2, 200))
+    y[0, 0, :10] = 1.0
+    free = crossed(y)
+    assert free.low < 0
+    held = crossed(y, within=(0.0, 1.0))
+    assert (held.low, held.high, held.p) == (0.0, free.high, free.p)
+
+
 def test_shares_name_the_source() -> None:
     rng = np.random.default_rng(3)
     none = {"seed": 0.0, "draw": 0.0, "question": 0.0, "rest": 0.02}

@@ -93,7 +93,8 @@ def _outcomes(runs: list[Mapping[str, Any]], level: float) -> np.ndarray | None:
 
 
 def _row(arm: str, level: float, of: str, values: np.ndarray) -> dict[str, Any]:
-    found = variance.crossed(np.moveaxis(values, 2, 3)).to_dict()
+    within = (0.0, 1.0) if of == "accuracy" else (-1.0, 1.0)
+    found = variance.crossed(np.moveaxis(values, 2, 3), within=within).to_dict()
     counts = dict(zip(("training seeds", "noise draws", "sampled answers", "questions"),
                       values.shape, strict=True))  # fmt: skip
     fixed = [name for name, count in counts.items() if count == 1]

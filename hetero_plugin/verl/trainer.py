@@ -19,6 +19,7 @@ import torch
 from hetero_plugin.config import ConfigError
 from hetero_plugin.verl import ranks, resume
 from hetero_plugin.verl.attestation import settle
+from hetero_plugin.verl.cluster import check_nodes
 from hetero_plugin.verl.kept import keep_beside
 from hetero_plugin.verl.settings import RunNoise, resolve_worker
 
@@ -49,6 +50,8 @@ class HeteroTrainerMixin(_Trainer):
         self._hetero = resolve_worker(self.config.actor_rollout_ref.rollout, "trainer", os.environ)
         self._hetero_last = {}
         self._hetero_samples = []
+        if self._hetero is not None:
+            check_nodes(self._hetero.config)
         super()._setup()
 
     # ------------------------------------------------------------------ checkpoints

@@ -182,6 +182,7 @@ _SURROUNDINGS: dict[str, Any] = {
     "reward.num_workers": 1,
     "ray_kwargs.ray_init.num_cpus": 16,  # logical: the workers share what cores there are
     "+ray_kwargs.ray_init.num_gpus": 1,
+    "+ray_kwargs.ray_init.address": "local",  # not a cluster that happens to run on this machine
     "+ray_kwargs.ray_init.include_dashboard": False,
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
 }

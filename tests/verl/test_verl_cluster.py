@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,14 +46,17 @@ def test_every_node_is_asked_and_the_one_that_lacks_something_is_named(tmp_path:
         (tmp_path / name / "sitecustomize.py").write_text(text)
     script = Path(__file__).with_name("two_nodes.py")
     env = {key: value for key, value in os.environ.items() if key != ENVIRONMENT}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env={**env, "VERL_PLATFORM": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=380,
-        check=False,
-    )
+    # A folder of its own: other runs on this machine would take the cluster for theirs. A short
+    # one, since sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as own:
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path)],
+            env={**env, "VERL_PLATFORM": "cpu", "RAY_TMPDIR": own},
+            capture_output=True,
+            text=True,
+            timeout=380,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["one"] == "1 nodes" and said["two"] == "2 nodes"

@@ -50,8 +50,22 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         if panel["contrasts"]:
             yield ""
             yield from _table(
-                ["contrast", "evaluated at", "Δ points", "95 %", "p", "its variance", "verdict"],
+                [
+                    "contrast",
+                    "evaluated at",
+                    "Δ points",
+                    "95 %",
+                    "p",
+                    "its variance",
+                    "verdict",
+                    "old rule, by seed",
+                ],
                 map(_contrast, panel["contrasts"]),
+            )
+            yield ""
+            yield (
+                "The old rule looks at 200 questions, one draw and one training seed: under 1 "
+                "point, 1 to 3, over 3. Its words, of as many seeds as there are."
             )
     if report["training"]:
         yield ""
@@ -91,6 +105,7 @@ def _contrast(row: Mapping[str, Any]) -> list[str]:
         words.p_value(row["p_adjusted"]).removeprefix("p ").removeprefix("= "),
         ", ".join(shares) or "none",
         row["verdict"],
+        ", ".join(f"{word} {count}" for word, count in row["legacy"].items()),
     ]
 
 

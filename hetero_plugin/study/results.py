@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.evaluation import guard, results, stats, variance
+from hetero_plugin.evaluation import guard, power, results, stats, variance
 from hetero_plugin.evaluation.report import words
 from hetero_plugin.study import summary
 from hetero_plugin.study.resolve import Resolved
@@ -154,15 +154,20 @@ def _contrast(
     y = _outcomes(documents, two, seeds, level, draws)
     y = y - _outcomes(documents, one, seeds, level, draws)
     against: list[str] = []
+    old = dict.fromkeys(power.LEGACY_WORDS, 0)
     for seed in seeds:
         results.check_comparable(documents[one, seed], documents[two, seed])
         chance = max(documents[arm, seed]["header"].get("chance") or 0.0 for arm in (one, two))
         names = (f"{one}'s answers (seed {seed})", f"{two}'s answers (seed {seed})")
-        pairs = zip(
-            _rows(documents, one, seed, level, draws),
-            _rows(documents, two, seed, level, draws),
-            strict=True,
+        pairs = list(
+            zip(
+                _rows(documents, one, seed, level, draws),
+                _rows(documents, two, seed, level, draws),
+                strict=True,
+            )
         )
+        if pairs:
+            old[power.legacy(*(row["outcomes"] for row in pairs[0])).word] += 1
         for first, second in pairs:
             against += guard.pair_reasons(first, second, margin=margin, chance=chance, names=names)
     return {
@@ -171,6 +176,7 @@ def _contrast(
         "level": level,
         **variance.crossed(y).to_dict(),
         "equivalence": variance.crossed(y, 0.9).to_dict(),
+        "legacy": {word: count for word, count in old.items() if count},
         "no_verdict": list(dict.fromkeys(against)),
     }
 

@@ -93,6 +93,11 @@ def test_contrasts_are_paired_over_seeds_draws_and_questions(runs: list[Resolved
     found = crossed(y)
     assert (noisy["value"], noisy["low"], noisy["high"]) == (found.value, found.low, found.high)
     assert noisy["value"] == pytest.approx(0.08, abs=0.02)
+    # The old rule, by hand: the first draw's first 200 questions of each seed.
+    firsts = [float(y[seed, 0, :200].mean()) for seed in range(3)]
+    words = ["robust" if abs(d) < 0.01 else "not robust" if abs(d) > 0.03 else "moderately robust"
+             for d in firsts]  # fmt: skip
+    assert noisy["legacy"] == {word: words.count(word) for word in set(words)}
     assert noisy["p"] <= noisy["p_adjusted"] <= 2 * noisy["p"] + 1e-12, "Holm over two"
     assert [name.split(",")[0] for name in report["missing"]] == [
         f"late/seed-{s}" for s in range(3)

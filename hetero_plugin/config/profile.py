@@ -1,8 +1,9 @@
 """A measured profile: a file of tables of how one machine's results differ from another's.
 
 A table holds, for one kind of operator and one dtype, the distribution of the difference in units
-in the last place (ulps) of the dtype, apart for bins of the value's size relative to the root mean
-square of its row. `hetero_plugin.errors.profile` draws from it, `hetero_plugin.profile` fits it.
+in the last place (ulps) of the dtype, apart for bins of the size of that unit relative to the root
+mean square of the value's row. `hetero_plugin.errors.profile` draws from it,
+`hetero_plugin.profile` fits it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ __all__ = [
 ]
 
 EDGES = tuple(-10.0 + 0.5 * i for i in range(29))
-"""Where bins end unless a table says otherwise: log2 of |y| / RMS of the row."""
+"""Where bins end unless a table says otherwise: log2 of the power of two at or below |y|, over the
+RMS of the row."""
 LARGEST = {"bfloat16": 0x7F7F, "float16": 0x7BFF, "float32": 0x7F7FFFFF}
 """Bits of each dtype's largest finite number: how many ulps it is away from 0."""
 SHIPPED = Path(__file__).parents[1] / "errors" / "profile" / "data"
@@ -117,9 +119,10 @@ class Table(Frozen):
     ks: tuple[int, ...]
     """sizes that went in, ascending: input columns of linear kinds, else columns of the output"""
     edges: tuple[float, ...] = EDGES
-    """log2(|y| / RMS of the row), ascending, one fewer than bins; what lies on an edge is above"""
+    """log2(2**floor(log2|y|) / RMS of the row), ascending, one fewer than bins; what lies on an
+    edge is above. Below the dtype's smallest normal number, 0 included, it stands for |y|"""
     bins: tuple[Bin, ...]
-    """below the first edge (and exact 0), between each two, and from the last on"""
+    """below the first edge, between each two, and from the last on"""
     fresh: float = Field(default=0.0, ge=0, le=1)
     """share of elements whose difference is drawn anew at each step; 0: the machine repeats itself
     to the bit"""
@@ -166,7 +169,7 @@ class Profile(Frozen):
 
     format: Literal["hetero-noise profile"] = "hetero-noise profile"
     """what the file is"""
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """of the format"""
     name: str = Field(min_length=1)
     """for people"""
@@ -313,9 +316,14 @@ def load_profile(path: str | Path) -> Profile:
             f"{place}: has no format 'hetero-noise profile', and is no profile; `hetero-noise "
             "profile fit` makes one of two recordings."
         )
-    if data.get("version") != 1:
+    if (version := data.get("version")) != 2:
+        old = (
+            " Version 1 had bins by |y|, not by its unit in the last place: fit it again from its "
+            "recordings (`hetero-noise profile fit A.rec B.rec --out AB.profile`)."
+        )
         raise ConfigError(
-            f"{place}: version: got {shown(data.get('version'))}; this package reads version 1."
+            f"{place}: version: got {shown(version)}; this package reads version 2."
+            f"{old if version == 1 else ''}"
         )
     try:
         return Profile(**data)

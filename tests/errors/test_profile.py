@@ -28,6 +28,7 @@ from hetero_plugin.errors.profile import (
     row_rms,
     shipped_profiles,
 )
+from hetero_plugin.errors.profile.bins import power_below
 from tests.errors.profiles import mild, wild, written
 from tests.models import qwen2
 
@@ -64,10 +65,11 @@ def test_the_profiles_of_the_package_can_be_read() -> None:
     [
         ("no JSON", "is not JSON"),
         ("[]", "has no format 'hetero-noise profile'"),
-        ('{"format": "hetero-noise profile", "version": 2}', "version: got 2"),
-        ('{"format": "hetero-noise profile", "version": 1, "name": "x"}', "tables: is required"),
+        ('{"format": "hetero-noise profile", "version": 3}', "version: got 3; this package"),
+        ('{"format": "hetero-noise profile", "version": 1}', "fit it again from its recordings"),
+        ('{"format": "hetero-noise profile", "version": 2, "name": "x"}', "tables: is required"),
         (
-            '{"format": "hetero-noise profile", "version": 1, "name": "x", "tables": [], "n": 1}',
+            '{"format": "hetero-noise profile", "version": 2, "name": "x", "tables": [], "n": 1}',
             "unknown key 'n'",
         ),
     ],
@@ -144,13 +146,51 @@ def test_bins_are_those_of_float64(dtype: torch.dtype) -> None:
     x = (x * torch.logspace(-3, 3, 60)[:, None]).to(dtype)
     exact = x.double().square().mean(-1, keepdim=True).sqrt()
     assert ((row_rms(x).double() / exact - 1).abs() < 1e-3).all()
-    size = (x.double().abs() / exact).log2()
+    lowest = torch.finfo(dtype).smallest_normal
+    power = torch.exp2(torch.frexp(x.double().abs()).exponent.double() - 1).clamp_min(lowest)
+    power = torch.where(x == 0, lowest, power)
+    assert torch.equal(power_below(x).double(), power)
+    size = (power / exact).log2()
     edges = torch.tensor(EDGES, dtype=torch.float64)
     right = torch.bucketize(size, edges, right=True)
     far = (size[..., None] - edges).abs().amin(-1) > 2e-3  # of an edge, by more than the RMS is off
-    far |= x == 0
     assert torch.equal(bins_of(x, EDGES)[far], right[far]) and far.double().mean() > 0.98
     assert torch.equal(bins_of(x, EDGES, row_rms(x)), bins_of(x, EDGES))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_elements_of_a_row_in_one_bin_have_one_ulp(dtype: torch.dtype) -> None:
+    x = torch.randn(40, 700, generator=torch.Generator().manual_seed(2))
+    x = (x * torch.logspace(-4, 4, 40)[:, None]).to(dtype)
+    up = from_ordered(ordered(x.abs()) + 1, dtype).double() - x.abs().double()
+    where = bins_of(x, EDGES)
+    for row, ulp in zip(where, up, strict=True):
+        for index in row.unique().tolist():
+            if 0 < index < len(EDGES):
+                assert len(ulp[row == index].unique()) == 1
+    # Of all rows: within half an octave of their RMS.
+    against = (up / row_rms(x).double()).log2()
+    for index in range(1, len(EDGES)):
+        here = against[where == index]
+        assert not len(here) or here.max() - here.min() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_powers_of_two_begin_a_bin_and_what_is_subnormal_shares_one(dtype: torch.dtype) -> None:
+    two = torch.tensor([1.0, 2.0, 4.0]).to(dtype)
+    below = from_ordered(ordered(two) - 1, dtype)
+    rms = torch.tensor([1.0])
+    assert bins_of(two, EDGES, rms).tolist() == [21, 23, 25]
+    assert bins_of(below, EDGES, rms).tolist() == [19, 21, 23]
+    assert bins_of(-below, EDGES, rms).tolist() == [19, 21, 23]
+    # From 0 to the smallest normal number and the ulps after it: one size of ulp.
+    bits = 10 if dtype == torch.float16 else 7 if dtype == torch.bfloat16 else 23
+    small = from_ordered(
+        torch.tensor([0, 1, 5, (1 << bits) - 1, 1 << bits, (2 << bits) - 1]), dtype
+    )
+    assert power_below(small).unique().tolist() == [torch.finfo(dtype).smallest_normal]
+    rms = torch.tensor([torch.finfo(dtype).smallest_normal])
+    assert bins_of(small, EDGES, rms).unique().tolist() == [21]
 
 
 def test_bins_do_not_depend_on_the_order_of_columns() -> None:

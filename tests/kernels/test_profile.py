@@ -18,7 +18,7 @@ from torch import Tensor
 from hetero_plugin import random
 from hetero_plugin.attestation.profiles import ProfileLook
 from hetero_plugin.config import ConfigError
-from hetero_plugin.errors.profile import hold, ordered, replay_of, replay_word
+from hetero_plugin.errors.profile import EDGES, hold, ordered, replay_of, replay_word
 from hetero_plugin.errors.profile.bins import bins_by_limits
 from hetero_plugin.kernels import KERNEL, reference
 from hetero_plugin.kernels.formats import declare
@@ -56,7 +56,25 @@ def values(dtype: torch.dtype, rows: int, columns: int = 997) -> Tensor:
     x[5] *= 1e-30
     x[6, 8] = 3e4
     x[7] *= 1e-40
-    return x.to(dtype)
+    x = x.to(dtype)
+    x[8] = around_powers(dtype, columns)
+    return x
+
+
+def around_powers(dtype: torch.dtype, columns: int) -> Tensor:
+    """A row about 1 whose elements lie at powers of two and next to them, down to what is subnormal
+    and 0, with NaNs and infinities among them: [columns]."""
+    bits_ = 7 if dtype == torch.bfloat16 else 10 if dtype == torch.float16 else 23
+    kind = INTEGERS[torch.finfo(dtype).bits // 8]
+    exponent = torch.arange(columns) % 24 - 18  # of 2^-18 … 2^5, subnormal in float16 below 2^-14
+    power = torch.exp2(exponent.float()).to(dtype)
+    beside = torch.arange(columns) % 5 - 2  # ulps
+    row = (power.view(kind) + beside.to(kind)).view(dtype)
+    least = torch.tensor([0, 1, 3, 1 << bits_, (1 << bits_) - 1, (1 << bits_) + 1], dtype=kind)
+    row[: 4 * len(least)] = least.repeat(4).view(dtype)
+    row[1::2] = -row[1::2]
+    row[30:34] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0]).to(dtype)
+    return row
 
 
 def bits(x: Tensor) -> Tensor:
@@ -68,6 +86,19 @@ def call(op: object, x: Tensor, word: str, scale: float, clock: int = 5) -> Tens
     how = keys, torch.tensor([clock]), torch.tensor([0.0, scale]), torch.tensor(SEGMENTS)
     result: Tensor = op(x, *how, word, True)  # type: ignore[operator]
     return result
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_row_around_powers_has_what_it_is_for(dtype: torch.dtype) -> None:
+    row = values(dtype, 9)[8]
+    fine = row[row.isfinite()].abs()
+    normal = torch.finfo(dtype).smallest_normal
+    mantissa = torch.frexp(fine[fine >= normal].float()).mantissa
+    assert (mantissa == 0.5).sum() > 50 and (mantissa > 0.99).sum() > 50
+    assert ((fine > 0) & (fine < normal)).sum() >= 8 and (fine == 0).sum() >= 5
+    assert row.isnan().any() and row.isinf().any()
+    limits = torch.tensor([2.0**edge for edge in EDGES])
+    assert len(bins_by_limits(row[None], limits)[0].unique()) > 10
 
 
 @needs_kernel

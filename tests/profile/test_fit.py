@@ -1,4 +1,4 @@
-"""Fits of differences that are known. About 10 s."""
+"""Fits of differences that are known. About 15 s."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.config import ConfigError
-from hetero_plugin.errors.profile import Profile, bins_of
+from hetero_plugin.errors.profile import EDGES, Drawn, Profile, bins_of
 from hetero_plugin.profile.fit import baselines
+from hetero_plugin.profile.fit.counts import Counts
+from hetero_plugin.profile.fit.elements import differences
+from hetero_plugin.profile.fit.goodness import drawn, measured
 from hetero_plugin.profile.fit.run import fit
 from hetero_plugin.profile.fit.structure import norm_candidates, product_candidates
 from hetero_plugin.profile.fit.tables import moments, shares
@@ -307,3 +310,38 @@ def test_what_crosses_zero_is_not_replayed_as_a_jump(tmp_path: Path) -> None:
     assert float(drawn.square().mean().sqrt()) == pytest.approx(
         float(true.square().mean().sqrt()), rel=0.1
     )
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("size", [3e-4, 3e-3, 3e-2])
+def test_a_replay_has_the_mean_square_of_the_error(
+    tmp_path: Path, size: float, relative: bool
+) -> None:
+    """Of an error that is the same whatever the ulp, and of one that grows with the element."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = [], []
+    for layer in range(2):
+        x = torch.randn(1500, 256, generator=generator)
+        x = x * torch.exp2(8 * torch.rand(1500, 1, generator=generator))
+        rms = x.square().mean(1, keepdim=True).sqrt()
+        error = size * torch.randn(x.shape, generator=generator)
+        y, z = x.bfloat16(), (x + error * (x.abs() if relative else rms)).bfloat16()
+        left.append(site(f"model.layers.{layer}.x", y[None], layer=layer))
+        right.append(site(f"model.layers.{layer}.x", z[None], layer=layer))
+    a, b = recording(tmp_path / "a.rec", left), recording(tmp_path / "b.rec", right)
+    (fitted,) = fit(a, b, name="x").tables
+    pairs = [differences(one, two, EDGES) for one, two in zip(left, right, strict=True)]
+    counts = Counts.sum(Counts.of(one, one.finite) for one in pairs)
+    n = counts.by_bin(30)
+    seen, made = measured(counts, 30), drawn(fitted, counts)
+    true = (n * seen["square"]).sum()
+    assert (n * made["square"]).sum() == pytest.approx(true, rel=0.015)
+    assert (n * made["changed"]).sum() == pytest.approx((n * seen["changed"]).sum(), rel=0.025)
+    # What is said to be drawn is drawn, of other rows.
+    y = torch.randn(1500, 256, generator=generator)
+    y = (y * torch.exp2(8 * torch.rand(1500, 1, generator=generator))).bfloat16()
+    words = torch.randint(0, 2**31, y.shape, generator=generator)
+    replay = Drawn.of(fitted).apply(y, words, torch.zeros_like(words), torch.tensor(1.0))
+    rms = y.double().square().mean(1, keepdim=True).sqrt()
+    mean = float(((replay.double() - y.double()) / rms).square().mean())
+    assert mean == pytest.approx(true / counts.total, rel=0.03)

@@ -9,6 +9,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <string_view>
 
 #include "profile_table.h"
@@ -42,6 +43,15 @@ static inline void put(typename D::storage* p, u32x16 bits) {
   } else {
     std::memcpy(p, &bits, 64);
   }
+}
+
+// The power of two at or below |v|, at least the dtype's smallest normal number. Of bfloat16 and float32
+// that is 2^-126, and what 0 stands in its place for is in the first bin like it.
+template <class D>
+static inline f32x16 power_below(f32x16 v) {
+  const u32x16 power = as_bits(v) & splat(INFINITE);
+  if constexpr (std::is_same_v<D, F16>) return as_float((u32x16)greater((i32x16)power, (i32x16)splat(0x38800000u)));
+  return as_float(power);
 }
 
 // ---- the RMS of a row ----
@@ -269,7 +279,7 @@ static inline void profile_group(const typename D::storage* x, int first, int be
 #pragma GCC unroll 8
   for (int k = 0; k < SLOTS; ++k) {
     const u32x16 bits = raw<D>(x + k * LANES), word = words[k] >> 1;
-    const f32x16 ratio = magnitude(D::load(x + k * LANES)) * splatf(inverse);
+    const f32x16 ratio = power_below<D>(D::load(x + k * LANES)) * splatf(inverse);
     i32x16 open = (i32x16)(word - splat(p.quiet_from) >= splat(p.quiet_many)) | ~(i32x16)(ratio >= splatf(p.large));
     open &= (i32x16)((bits & splat(SIGN_BIT - 1)) <= splat(p.largest));
     if constexpr (COIN) open &= (i32x16)(half[k] < splat(below));

@@ -47,6 +47,19 @@ def _magnitude(raw, DTYPE: tl.constexpr, KEPT: tl.constexpr):
 
 
 @triton.jit
+def _power_below(raw, DTYPE: tl.constexpr):
+    """The power of two at or below |x| in float32, at least float16's smallest normal number.
+
+    Of bfloat16 and float32 that is 2^-126, and what 0 stands in its place for is in the first bin
+    like it.
+    """
+    power = widen(raw, DTYPE).to(tl.int32, bitcast=True) & 0x7F800000
+    if DTYPE == 1:
+        power = tl.maximum(power, 0x38800000)
+    return power.to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _inverse_rms(
     x_ptr, base, width, DTYPE: tl.constexpr, KEPT: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
@@ -190,7 +203,7 @@ def _profile(
                         if DTYPE != 2:
                             bits = bits & 0xFFFF
                         size = bits & (SIGN - 1)
-                        ratio = tl.abs(widen(mine, DTYPE)) * inverse
+                        ratio = _power_below(mine, DTYPE) * inverse
                         change = there & (size <= largest)
                         change = change & (coins[i] < below)
                         by = _difference(

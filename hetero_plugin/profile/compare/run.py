@@ -11,7 +11,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.errors.profile import EDGES, Profile, Table, nearest_k
 from hetero_plugin.profile.compare.causes import Finding, diagnose, harmless
 from hetero_plugin.profile.compare.errors import SURE, Errors, errors_of
-from hetero_plugin.profile.fit.elements import Elements, differences, digits
+from hetero_plugin.profile.fit.elements import Elements, differences
 from hetero_plugin.profile.fit.split import size_of
 from hetero_plugin.profile.fit.tables import moments
 from hetero_plugin.profile.recording import Header, Recording, SiteRecord, check_comparable
@@ -109,7 +109,7 @@ def site_row(
             row.update(beyond=True, pattern=finding.pattern.name)
     table = None if profile is None else _table(profile, a, elements)
     if table is not None:
-        ratio, sure = _against(table, elements, a)
+        ratio, sure = _against(table, elements)
         row.update(by="profile", ratio=ratio, sure=sure, beyond=sure > limit)
         if errors is not None and _differ(errors):
             row["beyond"] = True
@@ -141,13 +141,9 @@ def _table(profile: Profile, a: SiteRecord, elements: Elements) -> Table | None:
     return None if k is None else sizes[k]
 
 
-def _against(table: Table, elements: Elements, a: SiteRecord) -> tuple[float, float]:
+def _against(table: Table, elements: Elements) -> tuple[float, float]:
     """RMS of the difference over what a table says, and that less `SURE` standard errors."""
-    y = a.output[0].double().abs().numpy()
-    smallest = 2.0**-126 if elements.dtype != "float16" else 2.0**-14
-    ulp = 2.0 ** (np.floor(np.log2(np.maximum(y, smallest))) - digits(elements.dtype))
-    scaled = (ulp / np.maximum(a.row_rms.double().numpy(), 1e-300)[:, None]) ** 2
-    wanted = scaled * moments(table)["square"][elements.bin]
+    wanted = elements.ulp**2 * moments(table)["square"][elements.bin]
     seen = np.where(elements.finite, elements.change**2, 0.0)
     rows = np.stack([np.where(elements.finite, wanted, 0.0).sum(1), seen.sum(1)])
     sums = rows.sum(1)

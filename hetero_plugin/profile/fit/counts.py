@@ -1,6 +1,7 @@
 """How many elements there were of each difference: all that a fit keeps of the elements.
 
-A cell is a bin of magnitude and a class of mantissas; a count is of one difference in one cell.
+A cell is a bin of magnitude and a class of mantissas; a count is of one difference in one cell,
+with sums over its elements that tell what it is against the RMS of their rows.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ class Counts:
         group: int64 [M], class of mantissas.
         ulps: int64 [M], the difference.
         n: int64 [M], elements.
+        sums: float64 [4, M], over the elements: `size`, `square`, `change`, `energy`.
     """
 
     bin: np.ndarray
     group: np.ndarray
     ulps: np.ndarray
     n: np.ndarray
+    sums: np.ndarray
 
     @classmethod
     def of(cls, elements: Elements, where: np.ndarray) -> Counts:
@@ -43,26 +46,39 @@ class Counts:
         """
         at = where & elements.finite
         cell = elements.bin[at].astype(np.int64) * GROUPS + elements.group[at]
-        keys, n = np.unique((cell << _SHIFT) + elements.ulps[at] + _MIDDLE, return_counts=True)
-        return cls._from(keys, n)
+        ulp = elements.ulp[at]
+        change = np.where(ulp > 0, elements.change[at] * elements.sign[at], 0.0)
+        keys = (cell << _SHIFT) + elements.ulps[at] + _MIDDLE
+        return cls._together(keys, np.ones_like(keys), np.stack([ulp, ulp**2, change, change**2]))
 
     @classmethod
     def sum(cls, parts: Iterable[Counts]) -> Counts:
         """All of them together."""
         parts = list(parts)
         if not parts:
-            return cls._from(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        keys = np.concatenate([part._keys for part in parts])
-        n = np.concatenate([part.n for part in parts])
-        unique, inverse = np.unique(keys, return_inverse=True)
-        totals = np.zeros(len(unique), np.int64)
-        np.add.at(totals, inverse, n)
-        return cls._from(unique, totals)
+            none = np.zeros(0, np.int64)
+            return cls._together(none, none, np.zeros((4, 0)))
+        return cls._together(
+            np.concatenate([part._keys for part in parts]),
+            np.concatenate([part.n for part in parts]),
+            np.concatenate([part.sums for part in parts], axis=1),
+        )
 
     @classmethod
-    def _from(cls, keys: np.ndarray, n: np.ndarray) -> Counts:
-        cell, ulps = keys >> _SHIFT, (keys & ((1 << _SHIFT) - 1)) - _MIDDLE
-        return cls(cell // GROUPS, cell % GROUPS, ulps, n)
+    def _together(cls, keys: np.ndarray, n: np.ndarray, sums: np.ndarray) -> Counts:
+        unique, inverse = np.unique(keys, return_inverse=True)
+
+        def totals(values: np.ndarray) -> np.ndarray:
+            return np.bincount(inverse, values, minlength=len(unique))
+
+        cell, ulps = unique >> _SHIFT, (unique & ((1 << _SHIFT) - 1)) - _MIDDLE
+        return cls(
+            cell // GROUPS,
+            cell % GROUPS,
+            ulps,
+            totals(n).astype(np.int64),
+            np.stack([totals(one) for one in sums]),
+        )
 
     @property
     def _keys(self) -> np.ndarray:
@@ -72,6 +88,26 @@ class Counts:
     def mantissa(self) -> np.ndarray:
         """The middle of each entry's class of mantissas, in [1, 2); float64 [M]."""
         return 1 + (self.group + 0.5) / GROUPS
+
+    @property
+    def size(self) -> np.ndarray:
+        """The sum of the elements' ulps over the RMS of their rows, float64 [M]."""
+        return np.asarray(self.sums[0])
+
+    @property
+    def square(self) -> np.ndarray:
+        """The sum of its squares, float64 [M]."""
+        return np.asarray(self.sums[1])
+
+    @property
+    def change(self) -> np.ndarray:
+        """The sum of the differences over the RMS of their rows, away from zero; float64 [M]."""
+        return np.asarray(self.sums[2])
+
+    @property
+    def energy(self) -> np.ndarray:
+        """The sum of their squares, float64 [M]."""
+        return np.asarray(self.sums[3])
 
     @property
     def total(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.errors.profile import bins_of, ordered
+from hetero_plugin.errors.profile.bins import power_below
 from hetero_plugin.profile.recording import SiteEntry, SiteRecord
 
 __all__ = ["GROUPS", "Elements", "differences", "digits"]
@@ -46,7 +47,8 @@ class Elements:
         dtype: of the outputs.
         ulps: B − A in ulps; positive: away from zero.
         sign: of A's output, +1 at 0.
-        bin: of |A's output| against the RMS of its row.
+        bin: of the ulp of A's output against the RMS of its row.
+        ulp: of A's output, over the RMS of its row; 0 in a row of zeros.
         group: of the mantissa, 0 … `GROUPS` − 1.
         change: (B − A) / RMS of the row.
         finite: whether both are finite numbers; all else is of no use where not.
@@ -60,6 +62,7 @@ class Elements:
     ulps: np.ndarray
     sign: np.ndarray
     bin: np.ndarray
+    ulp: np.ndarray
     group: np.ndarray
     change: np.ndarray
     finite: np.ndarray
@@ -85,14 +88,15 @@ def differences(a: SiteRecord, b: SiteRecord, edges: Sequence[float]) -> Element
             f"{a.entry.name}: its output is {dtype} in one recording and {other} in the other; "
             "record both in one dtype"
         )
-    digits(dtype)
+    step = 2.0 ** -digits(dtype)
     y = a.output[0]
     finite = torch.isfinite(a.output).all(0) & torch.isfinite(b.output).all(0)
     sign = torch.where(y < 0, -1, 1)
     ulps = (ordered(b.output[0]) - ordered(y)) * sign
     rms = a.row_rms.double().clamp(min=1e-300)[:, None]
-    mantissa = torch.frexp(y.float().abs()).mantissa  # [0.5, 1), and 0 of 0
-    group = ((mantissa * 2 - 1).clamp(min=0) * GROUPS).long()
+    power = power_below(y)
+    mantissa = torch.where(finite, y.float().abs() / power, 1.0)  # below 1 of what is subnormal
+    group = ((mantissa - 1).clamp(min=0) * GROUPS).long()
     with np.errstate(invalid="ignore"):
         change = ((b.output[0].double() - y.double()) / rms).numpy()
     fine = finite.numpy()
@@ -103,6 +107,7 @@ def differences(a: SiteRecord, b: SiteRecord, edges: Sequence[float]) -> Element
         ulps.numpy(),
         sign.numpy(),
         bins_of(y, edges, a.row_rms[:, None]).numpy(),
+        torch.where(a.row_rms[:, None] > 0, power.double() * step / rms, 0.0).numpy(),
         group.numpy(),
         np.where(fine, change, 0.0),
         fine,

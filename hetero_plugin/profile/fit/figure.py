@@ -14,8 +14,8 @@ __all__ = ["draw"]
 
 _MEASURES = (
     ("changed", "share of elements changed"),
-    ("rms", "RMS, relative to the element"),
-    ("bias", "mean, relative (+: away from zero)"),
+    ("rms", "RMS of the error / RMS of the row"),
+    ("bias", "mean / RMS of the row (+: away from zero)"),
 )
 _LEAST = 100  # elements of a bin that is drawn
 
@@ -54,7 +54,7 @@ def draw(profile: Profile, path: Path) -> bool:
             axis.set_title(said, loc="left", fontsize=9)
         line[0].set_ylabel(f"{row['kind']}, K {row['k']}\n{row['dtype']}")
     for axis in axes[-1]:
-        axis.set_xlabel("log2(|y| / RMS of the row)")
+        axis.set_xlabel("log2(power of two below |y| / RMS of the row)")
     axes[0][0].legend(fontsize=8)
     try:
         figure.savefig(path, dpi=110)

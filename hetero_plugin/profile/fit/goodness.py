@@ -1,8 +1,8 @@
 """How well a table, a Gaussian of the same size, and nothing describe elements that were held out.
 
-By bin: RMS and mean of the error relative to the element, and the share of changed elements. Over
-all: the log-probability that each gives to what was seen, a proper score: no distribution but the
-true one has a higher expectation.
+By bin: RMS and mean of the error relative to the RMS of the row, and the share of changed elements.
+Over all: the log-probability that each gives to what was seen, a proper score: no distribution but
+the true one has a higher expectation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from hetero_plugin.errors.profile import Table
 from hetero_plugin.profile.fit import baselines
 from hetero_plugin.profile.fit.counts import Counts
-from hetero_plugin.profile.fit.elements import GROUPS, digits
-from hetero_plugin.profile.fit.tables import log_score, moments
+from hetero_plugin.profile.fit.elements import digits
+from hetero_plugin.profile.fit.tables import log_score, moments, replayed
 
 Moments = dict[str, np.ndarray]
 
@@ -33,66 +33,59 @@ class Gaussian:
 
     Args:
         counts: the training elements.
-        edges: of the bins, log2.
         dtype: of the outputs.
     """
 
-    def __init__(self, counts: Counts, edges: Sequence[float], dtype: str) -> None:
-        inner = np.array(edges, float)
-        # The outer bins have no middle; each counts as half an octave.
-        self._middle = np.concatenate(
-            [[inner[0] - 0.25], (inner[:-1] + inner[1:]) / 2, [inner[-1] + 0.25]]
-        )
-        self._bits = digits(dtype)
-        m = self._mantissa(counts.group)
-        weights = counts.n * self._ulp(counts) ** 2
-        self.scale = baselines.fitted_scale(weights, m, float((weights * counts.ulps**2.0).sum()))
+    def __init__(self, counts: Counts, dtype: str) -> None:
+        self._normal = 2.0 ** digits(dtype)
+        m = self._mantissa(counts)
+        self.scale = baselines.fitted_scale(counts.square, m, float(counts.energy.sum()))
 
-    def _mantissa(self, group: np.ndarray) -> np.ndarray:
-        return 2.0**self._bits * (1 + (group + 0.5) / GROUPS)  # |y| / ulp
-
-    def _ulp(self, counts: Counts) -> np.ndarray:
-        """Size of an ulp, in RMS of the row, as far as bin and class tell."""
-        return 2.0 ** self._middle[counts.bin] / self._mantissa(counts.group)
+    def _mantissa(self, counts: Counts) -> np.ndarray:
+        return np.asarray(self._normal * counts.mantissa)  # |y| / ulp
 
     def log_score(self, counts: Counts) -> np.ndarray:
         """Log-probability of each counted difference, nats."""
-        sigma = self.scale * self._mantissa(counts.group)
+        sigma = self.scale * self._mantissa(counts)
         return baselines.floored(baselines.rounded_gaussian(counts.ulps, sigma), counts.ulps)
 
     def moments(self, counts: Counts, bins: int) -> Moments:
-        """Of each bin's elements: ``mean`` and ``square`` of the relative error, ``changed``."""
-        m = self._mantissa(counts.group)
-        sigma = self.scale * m
-        n = np.maximum(counts.by_bin(bins), 1)
+        """Of each bin's elements: ``mean`` and ``square`` of the error over the RMS of the row,
+        ``changed``."""
+        sigma = self.scale * self._mantissa(counts)
         still = baselines.rounded_gaussian(np.zeros(1), sigma)
-        return {
-            "mean": np.zeros(bins),
-            "square": counts.by_bin(bins, baselines.second_moment(sigma) / m**2) / n,
-            "changed": counts.by_bin(bins, 1 - still) / n,
-        }
+        return _means(
+            counts,
+            bins,
+            mean=np.zeros(len(sigma)),
+            square=counts.square * baselines.second_moment(sigma),
+            changed=counts.n * (1 - still),
+        )
 
 
-def measured(counts: Counts, bins: int, dtype: str) -> Moments:
-    """As `Gaussian.moments`, of elements."""
+def _means(counts: Counts, bins: int, **sums: np.ndarray) -> Moments:
+    """Of sums over the elements of each entry, the mean over those of each bin."""
     n = np.maximum(counts.by_bin(bins), 1)
-    relative = counts.ulps / (2.0 ** digits(dtype) * counts.mantissa)
-    return {
-        "mean": counts.by_bin(bins, relative) / n,
-        "square": counts.by_bin(bins, relative**2) / n,
-        "changed": counts.by_bin(bins, counts.ulps != 0) / n,
-    }
+    return {key: np.bincount(counts.bin, one, minlength=bins) / n for key, one in sums.items()}
+
+
+def measured(counts: Counts, bins: int) -> Moments:
+    """As `Gaussian.moments`, of elements."""
+    changed = counts.n * (counts.ulps != 0)
+    return _means(counts, bins, mean=counts.change, square=counts.energy, changed=changed)
 
 
 def drawn(table: Table, counts: Counts) -> Moments:
     """As `Gaussian.moments`, of what a table gives elements like those that were counted."""
-    bins, found = len(table.bins), moments(table)
-    n = np.maximum(counts.by_bin(bins), 1)
-    inverse = 1 / (2.0 ** digits(table.dtype) * counts.mantissa)
+    bins, (first, second) = len(table.bins), replayed(table)
     return {
-        "mean": found["mean"] * counts.by_bin(bins, inverse) / n,
-        "square": found["square"] * counts.by_bin(bins, inverse**2) / n,
-        "changed": found["changed"],
+        **_means(
+            counts,
+            bins,
+            mean=counts.size * first[counts.bin, counts.group],
+            square=counts.square * second[counts.bin, counts.group],
+        ),
+        "changed": moments(table)["changed"],
     }
 
 
@@ -119,7 +112,7 @@ def goodness(
     if held.total == 0:
         return None
     bins = len(table.bins)
-    seen, n = measured(held, bins, table.dtype), held.by_bin(bins).astype(int)
+    seen, n = measured(held, bins), held.by_bin(bins).astype(int)
     models = {
         "profile": drawn(table, held),
         "gaussian": gaussian.moments(held, bins),

@@ -168,7 +168,7 @@ def _report(tables: Mapping[Key, Table], gathered: Mapping[Key, _Gathered]) -> d
     for key, table in tables.items():
         found = gathered[key]
         train = Counts.sum(found.train)
-        gaussian = Gaussian(train, table.edges, table.dtype)
+        gaussian = Gaussian(train, table.dtype)
         rows.append(
             {
                 "kind": key[0],
@@ -220,7 +220,7 @@ def _held_out_k(
         near = min((k for k in ks if k != out), key=lambda k: abs(np.log2(k) - np.log2(out)))
         table = tables[kind, dtype, near]
         train = Counts.sum(gathered[kind, dtype, near].train)
-        gaussian = Gaussian(train, table.edges, dtype)
+        gaussian = Gaussian(train, dtype)
         seen = gathered[kind, dtype, out]
         parts = [*seen.train, *seen.held["rows"], *seen.held["layers"]]
         held = goodness(table, gaussian, train, parts)

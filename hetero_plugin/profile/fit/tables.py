@@ -9,9 +9,9 @@ import numpy as np
 
 from hetero_plugin.errors.profile import Table
 from hetero_plugin.profile.fit.counts import Counts
-from hetero_plugin.profile.fit.elements import digits
+from hetero_plugin.profile.fit.elements import GROUPS, digits
 
-__all__ = ["ENOUGH", "SEEN", "binned", "log_score", "moments", "shares", "supported"]
+__all__ = ["ENOUGH", "SEEN", "binned", "log_score", "moments", "replayed", "shares", "supported"]
 
 ENOUGH = 50
 """Changed elements below which a bin takes its neighbours' too, for how far they were changed."""
@@ -24,6 +24,7 @@ SEEN = 10
 _MOST = 256
 _STEP = 0.5
 """Octaves of a bin."""
+_SIMPSON = (1 / 6, 4 / 6, 1 / 6)
 _ALONE = 16
 """Ulps up to which no two differences are put together."""
 
@@ -99,11 +100,12 @@ def binned(
     How often anything changes is `shares`; by how much, what was seen in the bin, together with its
     nearest neighbours where it holds fewer than `ENOUGH` changed elements.
 
-    Elements of one bin have ulps of two sizes, and are changed by fewer of the larger ones; a table
-    knows ulps only. So each counts by the size of its ulp, which keeps the mean error exactly. Of
-    an error that is the same whatever the ulp, with all phases of row and power of two, the mean
-    square then is 4 % (rare flips) to 8 % (many ulps) too large and the share changed 4 % too
-    small; counted alike, it would be 8 % to 17 % and none.
+    Ulps of elements of one bin differ by up to half an octave against the RMS of their rows, and an
+    error that is the same whatever the ulp is fewer of the larger ones; a table knows ulps only. So
+    each element counts by the square of its ulp against its row, which keeps the mean square; the
+    share of changed ones is then 1 % (many ulps) to 2 % (rare flips) too small. Counted alike, it
+    would be right and the mean square 2 % (rare flips) to 4 % (many ulps) too large. The outer bins
+    have ulps of many sizes and hardly any of the error: there the share is kept.
 
     Returns:
         The bins, and how many of them took their neighbours' too.
@@ -114,9 +116,11 @@ def binned(
     if counts.total == 0:
         raise ValueError("no elements")
     own, changed = counts.by_bin(bins), counts.by_bin(bins, counts.ulps != 0)
-    ulp = 1 / counts.mantissa
-    mean = counts.by_bin(bins, ulp) / np.maximum(own, 1)
-    weight = counts.n * ulp / np.where(mean > 0, mean, 1.0)[counts.bin]
+    square = np.bincount(counts.bin, counts.square, minlength=bins) / np.maximum(own, 1)
+    inner = (counts.bin > 0) & (counts.bin < bins - 1) & (square > 0)[counts.bin]
+    weight = np.where(
+        inner, counts.square / np.where(square > 0, square, 1.0)[counts.bin], counts.n
+    )
     weighted = np.bincount(counts.bin, weight * (counts.ulps != 0), minlength=bins)
     share = shares(own, weighted)
     found, widened = [], 0
@@ -217,6 +221,26 @@ def moments(table: Table) -> dict[str, np.ndarray]:
         still = share * ((low <= 0) & (high >= 0)) / width
         found["changed"].append(float(1 - still.sum()))
     return {key: np.array(value) for key, value in found.items()}
+
+
+def replayed(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and mean square of what is drawn, in ulps of the clean element: float64 [bins, GROUPS].
+
+    A difference is so many numbers of the dtype further, and beyond a power of two these are twice
+    or half as far apart. So it depends on the mantissa what it comes to.
+    """
+    normal = 2.0 ** digits(table.dtype)
+    start = np.floor(normal * (1 + (np.arange(GROUPS) + 0.5) / GROUPS))
+    first, second = np.zeros((2, len(table.bins), GROUPS))
+    for number, one in enumerate(table.bins):
+        low, high = _spans(one.values)
+        share = np.diff(np.array(one.cumulative), prepend=0.0)[:, None]
+        for part, at in zip(_SIMPSON, (low, (low + high) / 2, high), strict=True):
+            octave, rest = np.divmod(start + at[:, None] - normal, normal)
+            moved = np.exp2(octave) * (normal + rest) - start
+            first[number] += part * (share * moved).sum(0)
+            second[number] += part * (share * moved**2).sum(0)
+    return first, second
 
 
 def probability(table: Table, counts: Counts) -> np.ndarray:

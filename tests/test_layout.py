@@ -29,6 +29,7 @@ FOLDERS = (
     "trl",
     "verl",
     "miniature",
+    "figures",
     "profile",
     "evaluation",
     "study",

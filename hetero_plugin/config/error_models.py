@@ -149,7 +149,7 @@ _TABLE = (
     ),
     ErrorTraits(
         name="profile",
-        formula="with probability s a difference in ulps that was measured, drawn by |x| / RMS",
+        formula="with probability s a difference in ulps that was measured, drawn by ulp(x) / RMS",
         additive=False,
         whole_row=True,
         blend=True,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import hetero_plugin.kernels
+from hetero_plugin.cli.doctor.command import profiles
 from hetero_plugin.cli.doctor.findings import BROKEN, GOOD, LACKING, Finding
 from hetero_plugin.cli.doctor.kernels import kernels
+from hetero_plugin.config import profile as config_profile
 from hetero_plugin.kernels import build
 
 
@@ -54,3 +57,16 @@ def test_triton_without_any_c_compiler_is_not(monkeypatch: pytest.MonkeyPatch) -
 def test_a_gpu_without_triton_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     found = _found(monkeypatch, gpu=True, cuda="reference", compilers=("gcc", "g++"))
     assert found["CUDA kernel"].state == BROKEN
+
+
+def test_presets_that_are_profiles_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (found,) = profiles()
+    assert (found.state, found.subject) == (GOOD, "preset bf16-kernel-floor")
+    assert "linear in bfloat16 (K 896, 4864)" in found.detail
+    (tmp_path / "old.profile").write_text('{"format": "hetero-noise profile", "version": 1}')
+    monkeypatch.setattr(config_profile, "SHIPPED", tmp_path)
+    (found,) = profiles()
+    assert (found.state, found.subject) == (BROKEN, "preset old")
+    assert "version: got 1" in found.detail

@@ -346,5 +346,24 @@ def test_a_profile_that_ships_says_where_it_is_from(name: str) -> None:
     assert "/work" not in text and "/home" not in text
 
 
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_a_profile_that_ships_is_a_preset(name: str) -> None:
+    config = NoiseConfig(preset=name)
+    (rule,) = config.rules
+    assert (rule.error, rule.path, rule.scale) == ("profile", name, 1)
+    assert rule.digest == load_profile(name).digest
+    assert NoiseConfig.parse(name) == config and NoiseConfig.parse(config.canonical) == config
+    assert NoiseConfig(preset=name, scale=0.5).rules[0].scale == 0.5
+    # On a model of a measured size it runs, on another it says why not.
+    ids = torch.arange(40)[None]
+    small = qwen2(torch.bfloat16)
+    with pytest.raises(ConfigError, match="was measured from 896 to 4864"):
+        wrap(small, name)
+    sized = qwen2(torch.bfloat16, hidden_size=896, intermediate_size=1024)
+    with torch.no_grad():
+        clean = sized(ids).logits
+        assert not torch.equal(wrap(sized, name)(ids).logits, clean)
+
+
 def test_a_profile_ships() -> None:
     assert "bf16-kernel-floor" in shipped_profiles()

@@ -14,10 +14,11 @@ from hetero_plugin import NoiseConfig
 from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError
 from hetero_plugin.errors.profile import load_profile
-from hetero_plugin.evaluation.fidelity.machines import as_machine, compared
+from hetero_plugin.evaluation.fidelity.machines import as_machine, checked_kinds, compared
 from hetero_plugin.evaluation.fidelity.three import side_by_side
 from hetero_plugin.miniature.model import MiniatureShape, build_model, build_tokenizer, save
 from hetero_plugin.profile.operators.variants import variant
+from tests.errors.profiles import mild, written
 from tests.models import qwen2
 
 KINDS = ("linear", "norm", "activation")
@@ -51,6 +52,14 @@ def test_a_machine_is_there_within_and_gone_afterwards(dtype: torch.dtype) -> No
         as_machine(model, variant("plain"), ["attention"]),
     ):
         pass
+
+
+def test_a_profile_is_checked_at_the_kinds_that_it_has(tmp_path: Path) -> None:
+    assert checked_kinds("bf16-kernel-floor") == ["linear"]
+    path = written(mild(kinds=("norm", "lm_head", "linear", "attention")), tmp_path)
+    assert checked_kinds(path) == ["linear", "norm"]
+    with pytest.raises(ConfigError, match="name what to check with --targets"):
+        checked_kinds(written(mild(kinds=("lm_head",)), tmp_path, "head"))
 
 
 def test_an_error_that_is_the_machines_is_within_and_a_larger_one_is_not() -> None:

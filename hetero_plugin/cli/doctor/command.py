@@ -52,6 +52,7 @@ def command(
         _packages,
         _entry_points,
         _environment,
+        profiles,
         _machine,
         kernels,
         _vllm,
@@ -144,6 +145,21 @@ def _environment() -> Iterator[Finding]:
     else:
         rules = f"{len(spec.rules)} rule(s), specification {spec.fingerprint}"
         yield Finding(GOOD, "HETERO_NOISE_CONFIG", rules)
+
+
+def profiles() -> Iterator[Finding]:
+    """Each profile that comes with the package, which is a preset of the same name."""
+    from hetero_plugin.config import ConfigError
+    from hetero_plugin.config.profile import load_profile, shipped_profiles
+
+    for name in shipped_profiles():
+        try:
+            profile = load_profile(name)
+        except ConfigError as error:
+            yield Finding(BROKEN, f"preset {name}", str(error), "install the package again")
+        else:
+            detail = f"profile {profile.digest[:16]}: {profile.contents}"
+            yield Finding(GOOD, f"preset {name}", detail)
 
 
 def _machine() -> Iterator[Finding]:

@@ -21,8 +21,12 @@ def command(
         str, typer.Option("--as", help="What machine B does, as in `profile record --as`.")
     ],
     targets: Annotated[
-        str, typer.Option(help="Kinds that B computes in its way and the profile is drawn at.")
-    ] = "linear,norm,activation",
+        str | None,
+        typer.Option(
+            help="Kinds that B computes in its way and the profile is drawn at; by default those "
+            "of linear, norm and activation that it has."
+        ),
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Of the text's beginning.")] = 1024,
     context: Annotated[int, typer.Option(help="Tokens of a window of text.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
@@ -36,11 +40,14 @@ def command(
     """
     from hetero_plugin.cli.screen import Bars
     from hetero_plugin.evaluation import files
-    from hetero_plugin.evaluation.fidelity.machines import check_profile
+    from hetero_plugin.evaluation.fidelity.machines import check_profile, checked_kinds
 
     if out is not None:
         files.check_target(out)
-    kinds = [word.strip() for word in targets.split(",") if word.strip()]
+    if targets is None:
+        kinds = checked_kinds(profile)
+    else:
+        kinds = [word.strip() for word in targets.split(",") if word.strip()]
     with Bars() as bars:
         found = check_profile(
             fetched(model),

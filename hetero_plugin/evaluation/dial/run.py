@@ -17,6 +17,7 @@ from hetero_plugin.evaluation.fidelity.batch import MEASURES, Progress
 from hetero_plugin.evaluation.fidelity.resample import Resamples
 from hetero_plugin.evaluation.fidelity.session import Asked, Session, drawn_by_step, opened
 from hetero_plugin.evaluation.specs import evaluation_spec
+from hetero_plugin.figures import backend
 
 FORMAT = 1
 ATTESTED = 0.05  # the scale of the attestation, whose knock-ins have their own
@@ -151,14 +152,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         ImportError: matplotlib is missing.
         OSError: it can't be written.
     """
-    try:
-        import matplotlib
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the dial's figure needs matplotlib; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = backend.pyplot("the dial's figure needs")
 
     rows = [row for row in document["curve"] if row["value"] > 0]
     want, scale = document["want"], document["scale"]

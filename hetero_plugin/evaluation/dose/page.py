@@ -11,6 +11,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import files, records, results
 from hetero_plugin.evaluation.dose import sequence
 from hetero_plugin.evaluation.dose.found import DELTA, LEAST_LEVELS, of_accuracy, of_kl
+from hetero_plugin.figures import backend
 
 
 def read(path: Path, points: float | None = None, kl: float | None = None) -> dict[str, Any]:
@@ -117,14 +118,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         ImportError: matplotlib is missing.
         OSError: it can't be written.
     """
-    try:
-        import matplotlib
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the figure needs matplotlib; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = backend.pyplot("the figure needs")
 
     curve, points, level = found["curve"], found["points"], found["level"]
     figure, axis = pyplot.subplots(figsize=(6.5, 4), layout="constrained")

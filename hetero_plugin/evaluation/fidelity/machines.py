@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hetero_plugin.config import ConfigError, NoiseConfig
+from hetero_plugin.errors.profile import load_profile
 from hetero_plugin.evaluation import checkpoints
 from hetero_plugin.evaluation.fidelity.batch import Progress, next_logits
 from hetero_plugin.evaluation.fidelity.panel import LEAST_WINDOWS, Rows, token_rows
@@ -22,7 +23,7 @@ from hetero_plugin.profile.operators.base import Operator
 from hetero_plugin.profile.operators.hf import operators_of
 from hetero_plugin.profile.operators.variants import Variant, variant
 
-__all__ = ["as_machine", "check_profile", "compared"]
+__all__ = ["as_machine", "check_profile", "checked_kinds", "compared"]
 
 BATCH = 4
 _ONE_INPUT = ("linear", "lm_head", "norm", "activation")
@@ -127,6 +128,24 @@ def compared(
         finally:
             unwrap(model)
     return side_by_side(found)
+
+
+def checked_kinds(profile: str) -> list[str]:
+    """The kinds that a profile is checked at unless others are named: those that it has a table of,
+    but for the head and attention.
+
+    Raises:
+        ConfigError: no such profile, or it has none of them.
+    """
+    found = load_profile(profile)
+    kinds = {table.kind for table in found.tables}
+    chosen = [kind for kind in _ONE_INPUT if kind in kinds and kind != "lm_head"]
+    if not chosen:
+        raise ConfigError(
+            f"{profile}: has {found.contents or 'no table'}, and nothing of linear, norm or "
+            "activation, which are checked by default; name what to check with --targets"
+        )
+    return chosen
 
 
 def check_profile(

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
+from hetero_plugin.figures import backend
+
 _P = ParamSpec("_P")
 
 # Placeholder -> CSS variable. Each must occur nowhere else in a drawing.
@@ -29,17 +31,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the report's figures need matplotlib; "
-            "install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return backend.pyplot("the report's figures need")
 
 
 def _style() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hetero_plugin.evaluation import files
+from hetero_plugin.figures import backend
 
 NAMES = ("sensitivity.json", "sensitivity.md", "sensitivity.png")
 SHOWN = 20  # sites of the figure's ranking
@@ -119,14 +120,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         ImportError: matplotlib is missing.
         OSError: it can't be written.
     """
-    try:
-        import matplotlib
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the map's figure needs matplotlib; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    matplotlib.use("Agg")
-    from matplotlib import colors, pyplot
+    pyplot = backend.pyplot("the map's figure needs")
+    from matplotlib import colors
 
     rows, columns, values = grid(document)
     top = list(reversed(document["sites"][:SHOWN]))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hetero_plugin.figures import backend
+
 __all__ = ["draw", "grid"]
 
 
@@ -47,14 +49,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         ImportError: matplotlib is missing.
         OSError: it can't be written.
     """
-    try:
-        import matplotlib
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the figure needs matplotlib; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = backend.pyplot("the figure needs")
 
     rows, columns, values, beyond = grid(found)
     figure, axis = pyplot.subplots(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hetero_plugin.errors.profile import Profile
+from hetero_plugin.figures import backend
 
 __all__ = ["draw"]
 
@@ -33,14 +34,7 @@ def draw(profile: Profile, path: Path) -> bool:
     rows = [row for row in profile.report.get("tables", []) if _held(row)]
     if not rows:
         return False
-    try:
-        import matplotlib
-    except ImportError as exc:  # pragma: no cover - depends on the installation
-        raise ImportError(
-            "the figure needs matplotlib; install it with: pip install 'hetero-plugin[eval]'"
-        ) from exc
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = backend.pyplot("the figure needs")
 
     figure, axes = pyplot.subplots(
         len(rows), 3, figsize=(12, 2.5 * len(rows) + 0.6), layout="constrained", squeeze=False

@@ -49,14 +49,22 @@ def attest_actor(engine: Any) -> dict[str, Any]:
         return attest(probe)
 
 
-async def attest_rollout(engine: Any, noise: RunNoise) -> dict[str, Any]:
-    """The record of one replica's vLLM engine, which has to be idle; or ``{"absent": ...}``."""
+async def attest_rollout(engine: Any, noise: RunNoise, adapter: Any = None) -> dict[str, Any]:
+    """The record of one replica's vLLM engine, which has to be idle; or ``{"absent": ...}``.
+
+    Args:
+        engine: the replica's ``AsyncLLM``.
+        noise: what the run asks for.
+        adapter: the ``LoRARequest`` of the policy's adapter, which rollouts go through; the record
+            then says ``"adapter"``.
+    """
     from hetero_plugin.vllm.probe import attest_async
 
     hf_config = engine.vllm_config.model_config.hf_text_config.to_dict()
     if nothing_to_see(noise.config, hf_config, "rollout"):
         return {"engine": "vllm", "absent": ABSENT}
-    return await attest_async(engine, noise.config)
+    record = await attest_async(engine, noise.config, adapter=adapter)
+    return record if adapter is None else {**record, "adapter": adapter.lora_name}
 
 
 def settle(
@@ -91,7 +99,8 @@ def settle(
         found = problems(record, noise.config.fingerprint)
         norms = sum(bool(row.get("seen")) for row in record.get("aqn") or [])
         seen = f"{process}: {record.get('seen')}/{record.get('of')} sites seen"
-        words.append(seen + (f", AQN at {norms} norms" if norms else ""))
+        through = " through the adapter" if record.get("adapter") else ""
+        words.append(seen + through + (f", AQN at {norms} norms" if norms else ""))
         failures += [f"{process}: {problem}" for problem in found]
     if all("absent" in record for _, record in records):
         failures.append("no process was attested")

@@ -4,12 +4,17 @@ The model is wrapped between loading and FSDP, so what FSDP shards is the noisy 
 parameters and their names are those of the clean one. The reference policy (``forward_only``)
 and the critic stay clean.
 
+With LoRA, PEFT puts its layers around those of the wrapped model: error is on the output of a base
+layer, before the adapter's product is added, as in vLLM. The reference policy is then this very
+model with its adapter off, and so it is without error as well (``disable_adapter``).
+
 Imported by ``patches.patch_engines`` alone, while verl's own engine module is being imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -55,6 +60,21 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
     def noisy_model(self) -> Any:
         """The wrapped model, beneath whatever shards it; None in a clean run."""
         return self._noisy_model
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """What verl computes the reference policy of a LoRA run under: no adapter, and no noise.
+
+        verl asks for it around a whole batch (``infer_batch`` with ``no_lora_adapter``).
+        """
+        with super().disable_adapter():
+            if self._noisy_model is None:
+                yield
+                return
+            from hetero_plugin.hf import disabled
+
+            with disabled(self._noisy_model):
+                yield
 
     @staticmethod
     def _controller(noise: RunNoise, state: Any) -> Any:

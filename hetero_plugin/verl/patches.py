@@ -21,6 +21,7 @@ still takes the arguments it took in verl 0.9.1: a changed verl is a loud error,
 | verl.workers.rollout.replica registry | quantization=hetero_noise accepted by vLLM's server |
 | verl.trainer.ppo.v1 trainer registry | clean and noisy validation; metrics under hetero/ |
 | vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm | clean engines stay loadable |
+| vllm.model_executor.models.utils.WeightsMapper | verl asks it by a name of before 0.29 |
 """
 
 from __future__ import annotations
@@ -354,6 +355,14 @@ def patch_cpu_packing(utils: ModuleType) -> None:
     _replace(utils, name, dispatch)
 
 
+def patch_weights_mapper(utils: ModuleType) -> None:
+    """verl's loader of LoRA tensors asks for a method by the name it had before vLLM 0.29."""
+    mapper = expect_attribute(utils, "vllm.model_executor.models.utils", "WeightsMapper")
+    renamed = getattr(mapper, "get_rename_mapper", None)
+    if renamed is not None and not hasattr(mapper, "get_unstacked_mapper"):
+        mapper.get_unstacked_mapper = renamed
+
+
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.utils.import_utils": patch_trl_available,
     "verl.plugin.platform.platform_manager": patch_platform,
@@ -367,6 +376,7 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.workers.rollout.replica": patch_replica_registry,
     "verl.trainer.ppo.v1": patch_trainers,
     "vllm.model_executor.layers.utils": patch_cpu_packing,
+    "vllm.model_executor.models.utils": patch_weights_mapper,
 }
 """Module of verl or vLLM -> the patch that is applied once it has been imported."""
 

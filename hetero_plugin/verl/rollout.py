@@ -4,6 +4,9 @@ verl's ``global_steps`` at a sync is the number of training steps finished, henc
 (from 0) of the step whose rollouts the new weights serve. That index is the noise step, of the
 rollout and of the actor, which lives in this process: the tokens of one training step meet the
 same error when they are sampled, re-scored and trained on.
+
+With LoRA a sync is that of the adapter (the base goes before the first). Noise and AQN's offsets
+are no weights, so they move as they do otherwise.
 """
 
 from __future__ import annotations
@@ -32,10 +35,20 @@ class HeteroServerAdapter(ServerAdapter):
         self, weights: Any, global_steps: int | None = None, **kwargs: Any
     ) -> Any:
         result = await super().update_weights(weights, global_steps=global_steps, **kwargs)  # type: ignore[arg-type]
+        if self._noise is not None and kwargs.get("peft_config") and kwargs.get("base_sync_done"):
+            await self._adapter_is_loaded()
         # verl syncs without a number in the middle of a validation; the noise stays where it is.
         if self._noise is not None and global_steps is not None:
             await self._move_noise(int(global_steps))
         return result
+
+    async def _adapter_is_loaded(self) -> None:
+        """After a sync of the adapter alone; the first of a run has the base before it."""
+        if self._ensure_server_handle() and not await self.server_handle.hetero_adapter.remote():
+            raise ConfigError(
+                f"rollout replica {self.replica_rank} was sent a LoRA adapter and serves none; set "
+                "actor_rollout_ref.model.lora_rank alone"
+            )
 
     async def _move_noise(self, step: int) -> None:
         active.set_actor_step(step)

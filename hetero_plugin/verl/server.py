@@ -10,7 +10,13 @@ import os
 from typing import Any
 
 import ray
+from verl.workers.rollout.vllm_rollout.utils import (
+    VLLM_LORA_INT_ID,
+    VLLM_LORA_NAME,
+    VLLM_LORA_PATH,
+)
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+from vllm.lora.request import LoRARequest
 
 from hetero_plugin.config import METHOD, ConfigError, NoiseConfig
 from hetero_plugin.verl import ranks
@@ -87,20 +93,51 @@ class HeteroHttpServer(vLLMHttpServer):
             return []
         return await ranks.call(self.engine, method, args, kwargs)
 
+    async def hetero_adapter(self) -> bool:
+        """Whether rollouts go through a LoRA adapter, which is then loaded in every worker.
+
+        verl asks for each request whether the adapter is there, and samples from the base if it is
+        not, without a word: the policy would not be the one that is trained.
+
+        Raises:
+            ConfigError: a LoRA run, and a worker does not have the adapter.
+        """
+        if not self.lora_as_adapter or self.node_rank != 0:
+            return False
+        for rank, loaded in enumerate(await self.hetero_rpc("list_loras")):
+            check_loaded(loaded, f"rollout worker {self.replica_rank}.{rank}")
+        return True
+
     async def hetero_attest(self) -> list[dict[str, Any]]:
         """Attestations of this replica, one a data-parallel engine; no request may run meanwhile.
 
-        [] from the server of a further node.
+        Through the adapter in a LoRA run, as rollouts are. [] from the server of a further node.
         """
         if self._noise is None:
             raise ConfigError("hetero_attest: this is a clean run")
         if self.node_rank != 0:
             return []
+        adapter = None
+        if await self.hetero_adapter():
+            adapter = LoRARequest(VLLM_LORA_NAME, VLLM_LORA_INT_ID, VLLM_LORA_PATH)
         engines = len(ranks.data_parallel(self.engine))
         if engines == 1:
-            return [await attest_rollout(self.engine, self._noise)]
+            return [await attest_rollout(self.engine, self._noise, adapter)]
         one_by_one = [ranks.OneEngine(self.engine, rank) for rank in range(engines)]
-        return [await attest_rollout(one, self._noise) for one in one_by_one]
+        return [await attest_rollout(one, self._noise, adapter) for one in one_by_one]
+
+
+def check_loaded(loaded: Any, process: str) -> None:
+    """Refuses a worker among whose adapters (``list_loras``) verl's is not.
+
+    Raises:
+        ConfigError: names the process, and what it has.
+    """
+    if not isinstance(loaded, list | tuple | set | frozenset) or VLLM_LORA_INT_ID not in loaded:
+        raise ConfigError(
+            f"{process} has no adapter {VLLM_LORA_INT_ID} after a weight sync (it has {loaded!r}), "
+            "so its rollouts would be those of the base, and not of the policy that is trained"
+        )
 
 
 def verify_status(status: Any, noise: RunNoise | None, process: str) -> None:

@@ -96,7 +96,7 @@ def fused_kernels_round_a_backward_rule() -> str:
 
 
 @fault(
-    "the clean reference policy: with an adapter it is the noisy actor without it",
+    "the policy that one starts from: verl loads its adapter only where a rank is given",
     "a trained adapter to go on from (`model.lora_adapter_path`), with no rank given",
     "ConfigError before a process starts",
     by="error",
@@ -104,7 +104,7 @@ def fused_kernels_round_a_backward_rule() -> str:
 )
 def adapter_in_a_verl_run() -> str:
     change = {"actor_rollout_ref__model__lora_adapter_path": "runs/adapter"}
-    return _checked(SPEC, ("lora_adapter_path", "LoRA is not supported"), **change)
+    return _checked(SPEC, ("lora_adapter_path", "without lora_rank verl never loads it"), **change)
 
 
 def _resumed(then: RunNoise | None, now: RunNoise | None, *words: str) -> str:

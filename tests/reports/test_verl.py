@@ -71,8 +71,12 @@ def test_a_plain_run_starts(start: Any) -> None:
     [
         (("trainer.v1.trainer_mode=colocate_async",), "in flight during validation"),
         (("actor_rollout_ref.model.use_fused_kernels=True",), "exclude lm_head"),
-        (("actor_rollout_ref.model.lora_rank=16",), "LoRA is not supported"),
-        (("actor_rollout_ref.model.lora.rank=16",), "LoRA is not supported"),
+        (("actor_rollout_ref.model.lora_rank=16",), "of LoRA .* no whole run"),
+        (("actor_rollout_ref.model.lora.rank=16",), "Set lora_rank alone"),
+        (
+            ("actor_rollout_ref.model.lora_rank=16", "actor_rollout_ref.model.lora.merge=true"),
+            "Set lora.merge=False",
+        ),
         (("+actor_rollout_ref.rollout.custom.hetero_run.realised_every=-1",), "realised_every"),
     ],
 )

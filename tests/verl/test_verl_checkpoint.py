@@ -177,11 +177,3 @@ def test_half_a_file_is_named(tmp_path: Path, mesh: object) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"rank_0\.pt can't be read"):
         read_sharded(actor)
-
-
-def test_an_adapter_is_called_one(tmp_path: Path, mesh: object) -> None:
-    state = {f"base_model.model.{name}": value for name, value in whole().items()}
-    state["base_model.model.model.q.lora_A.default.weight"] = torch.zeros(2, 4)
-    actor = shard(tmp_path / "actor", mesh, state, 1)
-    with pytest.raises(CheckpointError, match=r"LoRA adapter.*verl\.model_merger"):
-        merge(actor, base_folder(tmp_path / "base"), tmp_path / "merged")

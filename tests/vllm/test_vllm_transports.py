@@ -59,17 +59,21 @@ class Served:
     async def get_supported_tasks(self) -> tuple[str, ...]:
         return ("embed",)
 
-    async def generate(self, prompt: Any, how: Any, name: str) -> AsyncIterator[Any]:
+    async def generate(
+        self, prompt: Any, how: Any, name: str, *, lora_request: Any
+    ) -> AsyncIterator[Any]:
         self.names.add(name)
         self.running += 1
         self.most = max(self.most, self.running)
-        yield answer(prompt, (how, None), "first")
+        yield answer(prompt, (how, lora_request), "first")
         await asyncio.sleep(0)
-        yield answer(prompt, (how, None))
+        yield answer(prompt, (how, lora_request))
         self.running -= 1
 
-    async def encode(self, prompt: Any, parameters: Any, name: str) -> AsyncIterator[Any]:
-        yield answer(prompt, (parameters.task, None))
+    async def encode(
+        self, prompt: Any, parameters: Any, name: str, *, lora_request: Any
+    ) -> AsyncIterator[Any]:
+        yield answer(prompt, (parameters.task, lora_request))
 
 
 def asked(transport: Transport) -> list[Any]:
@@ -81,15 +85,15 @@ def asked(transport: Transport) -> list[Any]:
     return [transport.ranks("status", rows=3), list(transport.tasks()), *found]
 
 
+async def whole(served: Any, adapter: Any = None) -> list[Any]:
+    transport = OfAsyncLLM(served, asyncio.get_running_loop(), adapter)
+    return await asyncio.to_thread(asked, transport)
+
+
 def test_both_ask_the_same_and_take_the_last_stage_of_each_answer() -> None:
     direct, served = Direct(), Served()
-
-    async def whole() -> list[Any]:
-        engine: Any = served
-        return await asyncio.to_thread(asked, OfAsyncLLM(engine, asyncio.get_running_loop()))
-
     llm: Any = direct
-    one, other = asked(OfLLM(llm)), asyncio.run(whole())
+    one, other = asked(OfLLM(llm)), asyncio.run(whole(served))
     assert one == other
     assert one[0] == [("status", {"rows": 3}, 0), ("status", {"rows": 3}, 1)]
     assert [found[0] for found in one[2:]] == PROMPTS * 2
@@ -100,4 +104,5 @@ def test_both_ask_the_same_and_take_the_last_stage_of_each_answer() -> None:
 def test_an_adapter_is_that_of_every_prompt() -> None:
     llm: Any = Direct()
     adapter: Any = "adapter"
-    assert all(row[1][1] == "adapter" for row in asked(OfLLM(llm, adapter))[2:])
+    for found in (asked(OfLLM(llm, adapter)), asyncio.run(whole(Served(), adapter))):
+        assert all(row[1][1] == "adapter" for row in found[2:])

@@ -247,23 +247,36 @@ class AsyncVLLMProbe(EngineProbe):
         engine: an ``AsyncLLM`` with ``quantization="hetero_noise"``.
         config: the specification the engine is meant to run.
         loop: the event loop that the engine lives on.
+        adapter: the prompts go through this LoRA adapter.
     """
 
     def __init__(
-        self, engine: EngineClient, config: NoiseConfig, loop: asyncio.AbstractEventLoop
+        self,
+        engine: EngineClient,
+        config: NoiseConfig,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        adapter: LoRARequest | None = None,
     ) -> None:
-        super().__init__(OfAsyncLLM(engine, loop), engine.vllm_config, config)
+        super().__init__(OfAsyncLLM(engine, loop, adapter), engine.vllm_config, config)
 
 
-async def attest_async(engine: EngineClient, config: NoiseConfig, **options: Any) -> dict[str, Any]:
+async def attest_async(
+    engine: EngineClient,
+    config: NoiseConfig,
+    *,
+    adapter: LoRARequest | None = None,
+    **options: Any,
+) -> dict[str, Any]:
     """Attests an ``AsyncLLM`` that no requests run in; see `hetero_plugin.attestation.attest`.
 
     Args:
         engine: with ``quantization="hetero_noise"``.
         config: the specification that it is meant to run.
+        adapter: the prompts go through this LoRA adapter.
         options: of ``attest``.
     """
-    probe = AsyncVLLMProbe(engine, config, asyncio.get_running_loop())
+    probe = AsyncVLLMProbe(engine, config, asyncio.get_running_loop(), adapter=adapter)
     return await asyncio.to_thread(attest, probe, **options)
 
 

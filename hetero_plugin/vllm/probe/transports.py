@@ -84,11 +84,18 @@ class OfAsyncLLM:
     Args:
         engine: the engine.
         loop: the event loop that it lives on.
+        adapter: a LoRA request, for all prompts.
     """
 
-    def __init__(self, engine: EngineClient, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        loop: asyncio.AbstractEventLoop,
+        adapter: LoRARequest | None = None,
+    ) -> None:
         self._engine = engine
         self._loop = loop
+        self._adapter = adapter
 
     def _wait(self, what: str, work: Awaitable[Answer]) -> Answer:
         watched = aio.watched(self._engine, what, work)
@@ -106,7 +113,9 @@ class OfAsyncLLM:
 
     def generated(self, prompts: Prompts, parameters: SamplingParams) -> Sequence[RequestOutput]:
         return [
-            self._last(self._engine.generate(request, parameters, _name()))
+            self._last(
+                self._engine.generate(request, parameters, _name(), lora_request=self._adapter)
+            )
             for request in _requests(prompts)
         ]
 
@@ -115,7 +124,9 @@ class OfAsyncLLM:
 
         parameters = PoolingParams(task=task)
         return [
-            self._last(self._engine.encode(request, parameters, _name()))
+            self._last(
+                self._engine.encode(request, parameters, _name(), lora_request=self._adapter)
+            )
             for request in _requests(prompts)
         ]
 

@@ -14,7 +14,7 @@ from typing import Any
 from hetero_plugin.config import ENVIRONMENT, ConfigError
 from hetero_plugin.sites import select, sites_from_config
 from hetero_plugin.verl import node, resume
-from hetero_plugin.verl.lora import adapter_rank, check_adapter
+from hetero_plugin.verl.lora import check_adapter
 from hetero_plugin.verl.settings import RunNoise, resolve_driver
 
 # What a worker must see as the driver does. Ray's workers inherit the environment of the Ray
@@ -130,12 +130,6 @@ def _check_model(config: Any, noise: RunNoise) -> None:
     """Settings of the actor's model that would go round a noisy site, or be another noise."""
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     check_adapter(config, noise.config)
-    if rank := adapter_rank(model):
-        raise ConfigError(
-            f"actor_rollout_ref.model.lora_rank={rank}: of LoRA in a noisy verl run only the parts "
-            "were seen to hold, and no whole run. Train the whole model (lora_rank=0), or use TRL "
-            "with PEFT."
-        )
     fused = [
         where
         for where, node in (("model", model), ("actor", actor))

@@ -71,7 +71,6 @@ def test_a_plain_run_starts(start: Any) -> None:
     [
         (("trainer.v1.trainer_mode=colocate_async",), "in flight during validation"),
         (("actor_rollout_ref.model.use_fused_kernels=True",), "exclude lm_head"),
-        (("actor_rollout_ref.model.lora_rank=16",), "of LoRA .* no whole run"),
         (("actor_rollout_ref.model.lora.rank=16",), "Set lora_rank alone"),
         (
             ("actor_rollout_ref.model.lora_rank=16", "actor_rollout_ref.model.lora.merge=true"),
@@ -91,6 +90,7 @@ def test_the_same_words_without_what_they_would_lose_are_fine(start: Any) -> Non
     start("trainer.v1.trainer_mode=colocate_async", "trainer.test_freq=-1")
     start("actor_rollout_ref.model.use_fused_kernels=True", spec={"preset": "rmsnorm"})
     start("actor_rollout_ref.model.lora_rank=16", spec=None)
+    start("actor_rollout_ref.model.lora_rank=16")
     start("+actor_rollout_ref.rollout.custom.hetero_run.realised_every=0")
 
 

@@ -32,7 +32,7 @@ OWN = (
     "remedies-miniature",
 )
 # What asks questions of this package's own on a node, or has no row of settings in the table below.
-MORE = ("dapo-formats", "remedies")
+MORE = ("dapo-formats", "dapo-lora", "remedies")
 FILES = [path for path in studies(FOLDER) if path.stem not in (*OWN, *MORE)]
 
 # What the study gives as its common setting, by verl's paths.

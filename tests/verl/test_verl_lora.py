@@ -60,17 +60,8 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
-def test_an_adapter_beside_the_base_is_one_model_in_both_engines(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    """And still refused, until a whole run was seen."""
-    config = config_of(tmp_path, **{f"{MODEL}__{k}": v for k, v in changes.items()})
-    lora.check_adapter(config, NoiseConfig.parse(SPEC))
-    if changes["lora_rank"]:
-        with pytest.raises(ConfigError, match=r"lora_rank=8: of LoRA .* no whole run"):
-            preflight.check(config)
-    else:
-        preflight.check(config)
+def test_an_adapter_beside_the_base_is_taken(tmp_path: Path, changes: dict[str, Any]) -> None:
+    preflight.check(config_of(tmp_path, **{f"{MODEL}__{k}": v for k, v in changes.items()}))
 
 
 @pytest.mark.usefixtures("on_cpu")
@@ -106,7 +97,7 @@ def test_rollouts_in_flight_and_rules_that_nobody_could_see_are_refused(tmp_path
         preflight.check(config)
     custom = {"hetero_noise": {"scale": 0.05}, "hetero_run": {"validation": "noisy"}}
     config.actor_rollout_ref.rollout.custom = custom
-    lora.check_adapter(config, NoiseConfig.parse({"scale": 0.05}))
+    preflight.check(config)
     config.trainer.v1.trainer_mode = "colocate_async"
     with pytest.raises(ConfigError, match=r"colocate_async with lora_rank=8.*trainer_mode=sync"):
         preflight.check(config)

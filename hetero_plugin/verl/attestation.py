@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.attestation import Refused, attest, problems
+from hetero_plugin.attestation import Refused, attest, problems, signature
 from hetero_plugin.attestation.expected import expected_sites
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.sites import aqn_sites, sites_from_config
@@ -64,7 +64,10 @@ async def attest_rollout(engine: Any, noise: RunNoise, adapter: Any = None) -> d
     if nothing_to_see(noise.config, hf_config, "rollout"):
         return {"engine": "vllm", "absent": ABSENT}
     record = await attest_async(engine, noise.config, adapter=adapter)
-    return record if adapter is None else {**record, "adapter": adapter.lora_name}
+    if adapter is None:
+        return record
+    whole = {**record, "adapter": adapter.lora_name}
+    return {**whole, "signature": signature(whole)}
 
 
 def settle(

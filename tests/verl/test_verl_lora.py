@@ -19,7 +19,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 pytest.importorskip("verl")
 
 from hetero_plugin import disabled, wrap
-from hetero_plugin.attestation import attest, problems
+from hetero_plugin.attestation import attest, problems, signature
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.hf.probe import HFProbe
 from hetero_plugin.sites import sites_from_config
@@ -289,7 +289,8 @@ def test_the_rollout_is_attested_through_its_adapter(
 
     async def attest_async(engine: Any, config: Any, *, adapter: Any = None) -> dict[str, Any]:
         given.append(adapter)
-        return {"seen": 5, "of": 5}
+        record = {"seen": 5, "of": 5}
+        return {**record, "signature": signature(record)}
 
     monkeypatch.setattr(probe, "attest_async", attest_async)
     monkeypatch.setattr(attestation, "nothing_to_see", lambda *_: False)
@@ -300,6 +301,7 @@ def test_the_rollout_is_attested_through_its_adapter(
     )
     records = asyncio.run(server.hetero_attest())
     assert [one.lora_int_id for one in given] == [123] and records[0]["adapter"] == "123"
+    assert records[0]["signature"] == signature(records[0]), "of all that it says"
     attestation.settle(
         [("rollout 0", records[0])], server._noise, when="end", step=2, folder=tmp_path
     )

@@ -38,6 +38,7 @@ class HFProbe:
         forward: what to call instead of the model, such as ``torch.compile(model)``.
         engine: what the record calls it; "hf", or with ``forward`` "hf-compiled".
         rank: this process's, where the model is sharded; every rank runs the same passes.
+        dtype: that the passes compute in; None: that of the parameters.
 
     Outputs are float64: the log-probabilities of the prompts' tokens and, where the spec has
     rules that act on gradients only, sums over each parameter's gradient.
@@ -52,6 +53,7 @@ class HFProbe:
         forward: Any = None,
         engine: str | None = None,
         rank: int = 0,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.state = state_of(model)
@@ -60,6 +62,7 @@ class HFProbe:
         self.reference = reference
         self.engine = engine or ("hf" if forward is None else "hf-compiled")
         self.rank = rank
+        self.dtype = dtype
         self.gradients = needs_gradients(self.state.config)
         aqn = self.state.aqn
         self._aqn = None if aqn is None else aqn.saved()
@@ -96,7 +99,7 @@ class HFProbe:
             "fingerprint": self.state.config.fingerprint,
             "phase": self.phase,
             "clean_is": "noise disabled" if self.reference is None else "the model before wrap",
-            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "dtype": str(self.dtype or parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),
             "kernel": status["kernel"],
             "processes": [

@@ -33,6 +33,8 @@ _OF_MINIATURE = {
     f"{_ACTOR}.entropy_coeff": "entropy",
     f"{_ROLLOUT}.n": "samples",
     f"{_ROLLOUT}.temperature": "temperature",
+    f"{_ROLLOUT}.tensor_model_parallel_size": "tensor_parallel",
+    "trainer.n_gpus_per_node": "gpus",
     "trainer.test_freq": "test_every",
     "trainer.val_before_train": "test_before",
 }

@@ -193,7 +193,7 @@ class Place(Frozen):
     nodes: Count = 1
     """machines of a run"""
     gpus: Count = 8
-    """of each; on a CPU a logical one"""
+    """of each; on a CPU processes, which share its cores"""
     options: dict[str, str | int] = Field(default_factory=dict)
     """further options of sbatch or ray job submit, without the dashes"""
     trainer: dict[str, Any] = Field(default_factory=dict)
@@ -226,8 +226,8 @@ class Place(Frozen):
             )
         if self.launch == "local" and self.nodes > 1:
             raise ConfigError(f"nodes: got {self.nodes} with launch: local; use launch: ray.")
-        if self.device == "cpu" and (self.launch != "local" or self.gpus != 1):
-            raise ConfigError("device: cpu goes with launch: local and gpus: 1, a logical one.")
+        if self.device == "cpu" and self.launch != "local":
+            raise ConfigError(f"launch: got {self.launch} with device: cpu, which goes with local.")
         return self
 
 

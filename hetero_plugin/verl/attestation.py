@@ -45,7 +45,15 @@ def attest_actor(engine: Any) -> dict[str, Any]:
     if nothing_to_see(state.config, model.config.to_dict(), "train"):
         return {"engine": name, "absent": ABSENT}
     with engine.eval_mode():  # also brings parameters back that were offloaded
-        probe = HFProbe(model, phase="train", forward=engine.module, engine=name, rank=engine.rank)
+        # FSDP's mixed precision casts parameters for a pass, and they say what they are kept in.
+        probe = HFProbe(
+            model,
+            phase="train",
+            forward=engine.module,
+            engine=name,
+            rank=engine.rank,
+            dtype=engine.computes_in,
+        )
         return attest(probe)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from hetero_plugin.config import ConfigError
@@ -76,6 +77,11 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
             with disabled(self._noisy_model):
                 yield
 
+    @property
+    def computes_in(self) -> torch.dtype:
+        """The dtype of a pass, as FSDP's mixed precision has it; parameters may be kept in more."""
+        return self._autocast_dtype
+
     @staticmethod
     def _controller(noise: RunNoise, state: Any) -> Any:
         if noise.config.aqn is None or not noise.options.actor_aqn:
@@ -109,8 +115,8 @@ class NoisyFSDPEngineCPU(NoisyFSDPEngine):
         super().__init__(*args, **kwargs)
         if self.engine_config.strategy != "fsdp2":
             raise ConfigError(
-                f"strategy={self.engine_config.strategy!r} on a CPU: FSDP1 rejects CPU modules; "
-                "set actor_rollout_ref.actor.strategy=fsdp2"
+                f"strategy={self.engine_config.strategy!r} on a CPU: FSDP1 rejects CPU modules, as "
+                "verl has it sync_module_states; set actor_rollout_ref.actor.strategy=fsdp2"
             )
 
     def _build_fsdp_module(self, module: Any) -> Any:

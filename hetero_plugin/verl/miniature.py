@@ -43,7 +43,8 @@ class MiniatureRun(BaseModel):
     mini_batch: int | None = None
     """Prompts an update; None: all of the batch, one update a step."""
     micro_batch: int | None = Field(default=None, ge=1)
-    """Sequences a forward pass of the actor; None: the most, up to 128, that divide an update."""
+    """Sequences a forward pass of a rank's actor; None: the most, up to 128, that divide what it
+    has of an update."""
     learning_rate: float = Field(default=1e-4, gt=0)
     entropy: float = 0.0
     temperature: float = Field(default=1.0, gt=0)
@@ -56,6 +57,14 @@ class MiniatureRun(BaseModel):
     """Steps between checkpoints; None: one, after the last step."""
     enforce_eager: bool = False
     dtype: str = "float32"
+    """Of the rollout's weights and arithmetic."""
+    mixed_precision: Literal["float32", "bfloat16"] = "float32"
+    """What the actor computes in, forward and backward; its weights, their gradients' sums over
+    ranks and the optimizer are float32."""
+    gpus: int = Field(default=1, ge=1)
+    """Ranks that the actor is sharded over: processes, which share the cores."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Ranks that one rollout engine is split over; gpus / tensor_parallel engines share a batch."""
     threads: int = Field(default=2, ge=1)
     max_sequences: int = Field(default=128, ge=1)
     cache: Path | None = None
@@ -69,11 +78,17 @@ class MiniatureRun(BaseModel):
             raise ValueError(
                 f"mini_batch={self.mini_batch} does not divide batch={self.batch} (prompts a step)"
             )
-        update = self.prompts_an_update * self.samples
-        if update % self.sequences_a_pass:
+        if self.gpus % self.tensor_parallel:
             raise ValueError(
-                f"micro_batch={self.micro_batch} does not divide mini_batch x samples = {update} "
-                "sequences an update"
+                f"tensor_parallel={self.tensor_parallel} does not divide gpus={self.gpus}"
+            )
+        update = self.prompts_an_update * self.samples
+        if update % self.gpus:
+            raise ValueError(f"gpus={self.gpus} does not divide mini_batch x samples = {update}")
+        if self._sequences_a_rank % self.sequences_a_pass:
+            raise ValueError(
+                f"micro_batch={self.micro_batch} does not divide mini_batch x samples / gpus = "
+                f"{self._sequences_a_rank} sequences an update"
             )
         return self
 
@@ -82,9 +97,13 @@ class MiniatureRun(BaseModel):
         return self.mini_batch or self.batch
 
     @property
+    def _sequences_a_rank(self) -> int:
+        return self.prompts_an_update * self.samples // self.gpus
+
+    @property
     def sequences_a_pass(self) -> int:
-        update = self.prompts_an_update * self.samples
-        largest = max(size for size in range(1, min(update, 128) + 1) if update % size == 0)
+        most = self._sequences_a_rank
+        largest = max(size for size in range(1, min(most, 128) + 1) if most % size == 0)
         return self.micro_batch or largest
 
     @property
@@ -120,8 +139,9 @@ class MiniatureRun(BaseModel):
         if self.noise is not None:
             settings |= _noise(self, self.noise)
         words = [f"{key}={hydra(value)}" for key, value in settings.items()]
-        full_precision = "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
-        words.append(f"+{_ACTOR}.fsdp_config.mixed_precision={full_precision}")
+        computes = {"float32": "fp32", "bfloat16": "bf16"}[self.mixed_precision]
+        dtypes = f"{{param_dtype:{computes},reduce_dtype:fp32,buffer_dtype:fp32}}"
+        words.append(f"+{_ACTOR}.fsdp_config.mixed_precision={dtypes}")
         return (*words, *self.overrides)
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -181,7 +201,6 @@ _SURROUNDINGS: dict[str, Any] = {
     "reward.custom_reward_function.name": "compute_score",
     "reward.num_workers": 1,
     "ray_kwargs.ray_init.num_cpus": 16,  # logical: the workers share what cores there are
-    "+ray_kwargs.ray_init.num_gpus": 1,
     "+ray_kwargs.ray_init.address": "local",  # not a cluster that happens to run on this machine
     "+ray_kwargs.ray_init.include_dashboard": False,
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
@@ -194,7 +213,8 @@ def _trainer(run: MiniatureRun) -> dict[str, Any]:
         "algorithm.adv_estimator": "grpo",
         "trainer.device": "cpu",
         "trainer.nnodes": 1,
-        "trainer.n_gpus_per_node": 1,
+        "trainer.n_gpus_per_node": run.gpus,
+        "+ray_kwargs.ray_init.num_gpus": run.gpus,
         "trainer.logger": ["console", "file"],
         "trainer.project_name": "hetero_noise",
         "trainer.experiment_name": run.name,
@@ -244,20 +264,25 @@ def _actor(run: MiniatureRun) -> dict[str, Any]:
     }
 
 
+_ONE_PROCESS = {
+    "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    f"+{_ROLLOUT}.engine_kwargs.vllm.distributed_executor_backend": "uni",
+}
+"""One process for engine and worker: with one rank there is nothing to spread, and a process less
+to start. vLLM on CPU allows it only with this variable, which its asynchronous engine does not
+otherwise read."""
+
+
 def _rollout(run: MiniatureRun) -> dict[str, Any]:
     return {
         f"{_ROLLOUT}.name": "vllm",
         f"{_ROLLOUT}.n": run.samples,
         f"{_ROLLOUT}.temperature": run.temperature,
         f"{_ROLLOUT}.seed": run.seed,
-        f"{_ROLLOUT}.tensor_model_parallel_size": 1,
+        f"{_ROLLOUT}.tensor_model_parallel_size": run.tensor_parallel,
         f"{_ROLLOUT}.dtype": run.dtype,
         f"{_ROLLOUT}.enforce_eager": run.enforce_eager,
-        # One process for engine and worker: with one rank there is nothing to spread, and a process
-        # less to start. vLLM on CPU allows it only with this variable, which its asynchronous
-        # engine does not otherwise read.
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        f"+{_ROLLOUT}.engine_kwargs.vllm.distributed_executor_backend": "uni",
+        **(_ONE_PROCESS if run.tensor_parallel == 1 else {}),
         f"{_ROLLOUT}.free_cache_engine": False,  # there is no device memory to give back
         f"+{_ROLLOUT}.enable_sleep_mode": False,
         f"{_ROLLOUT}.gpu_memory_utilization": 0.1,

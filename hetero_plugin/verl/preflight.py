@@ -165,7 +165,8 @@ def _check_cpu(config: Any) -> None:
     if strategy != "fsdp2":
         raise ConfigError(
             f"actor_rollout_ref.actor.strategy={strategy!r}: on a CPU verl can only train with "
-            "fsdp2 (FSDP1 rejects CPU modules). Set actor_rollout_ref.actor.strategy=fsdp2."
+            "fsdp2 (FSDP1 rejects CPU modules, as verl has it sync_module_states). Set "
+            "actor_rollout_ref.actor.strategy=fsdp2."
         )
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         raise ConfigError(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError
-from hetero_plugin.study import read, run, stages, summary
+from hetero_plugin.study import check, read, run, stages, summary
 from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
 from hetero_plugin.study.stages import Stage
 from hetero_plugin.verl import group, node
@@ -406,6 +406,30 @@ def test_a_studys_arm_becomes_a_run_on_a_cpu(tmp_path: Path) -> None:
     again = resolve(study, "later-script", 4, "cpu-miniature").run()
     assert isinstance(again, MiniatureRun) and again.mini_batch == 4
     assert not any(word.startswith("actor_rollout_ref.actor.strategy") for word in made.overrides)
+
+
+def test_a_cpu_place_of_two_ranks(write: Any) -> None:
+    """What `dry-run` checks of it is composed by the installed verl."""
+    pytest.importorskip("verl")
+    more = (
+        "places: {small: {device: cpu, gpus: 2, trainer: {data.train_batch_size: 4, "
+        "actor_rollout_ref.actor.ppo_mini_batch_size: 2, "
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu: %d, "
+        "actor_rollout_ref.rollout.tensor_model_parallel_size: %d}}}\n"
+    )
+    found = resolve(read(write(more % (4, 2))), "noise", 0, "small")
+    made = found.run()
+    assert isinstance(made, MiniatureRun) and (made.gpus, made.tensor_parallel) == (2, 2)
+    assert not any("tensor_model_parallel" in word for word in made.overrides)
+    words = check.facts(found)["command"]
+    assert "trainer.n_gpus_per_node=2 " in words and "ray_init.num_gpus=2 " in words
+    assert "tensor_model_parallel_size=2 " in words
+    with pytest.raises(ConfigError, match="tensor_parallel=4 does not divide gpus=2"):
+        resolve(read(write(more % (4, 4))), "noise", 0, "small").run()
+    with pytest.raises(ConfigError, match="micro_batch=8 does not divide"):
+        resolve(read(write(more % (8, 2))), "noise", 0, "small").run()
+    with pytest.raises(ConfigError, match="launch: got ray with device: cpu"):
+        read(write("places: {small: {device: cpu, gpus: 2, launch: ray}}\n"))
 
 
 def test_options_and_batches_of_a_cpu_run(write: Any) -> None:

@@ -85,6 +85,10 @@ def test_the_environment_is_this_runs_own(tmp_path: Path) -> None:
     [
         ({"batch": 8, "mini_batch": 3}, "mini_batch=3 does not divide batch=8"),
         ({"batch": 8, "samples": 4, "micro_batch": 5}, "micro_batch=5 does not divide"),
+        ({"batch": 8, "samples": 4, "gpus": 2, "micro_batch": 32}, "/ gpus = 16 sequences"),
+        ({"batch": 3, "samples": 3, "gpus": 2}, "gpus=2 does not divide mini_batch x samples = 9"),
+        ({"gpus": 2, "tensor_parallel": 4}, "tensor_parallel=4 does not divide gpus=2"),
+        ({"mixed_precision": "float16"}, "mixed_precision"),
         ({"validation": "sometimes"}, "validation"),
         ({"stepss": 3}, "stepss"),
     ],
@@ -101,6 +105,26 @@ def test_the_default_micro_batch_divides_an_update(
     tmp_path: Path, batch: int, samples: int, passes: int
 ) -> None:
     assert run_of(tmp_path, batch=batch, samples=samples).sequences_a_pass == passes
+
+
+def test_ranks_and_precision_are_verls_own_settings(tmp_path: Path) -> None:
+    one = compose(run_of(tmp_path))
+    from omegaconf import OmegaConf
+
+    two = compose(run_of(tmp_path, gpus=2, tensor_parallel=2, mixed_precision="bfloat16"))
+    engine = "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend"
+    for config, ranks, dtype, executor in ((one, 1, "fp32", "uni"), (two, 2, "bf16", None)):
+        assert config.trainer.n_gpus_per_node == config.ray_kwargs.ray_init.num_gpus == ranks
+        actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+        assert rollout.tensor_model_parallel_size == ranks
+        assert actor.fsdp_config.mixed_precision.param_dtype == dtype
+        assert actor.fsdp_config.mixed_precision.reduce_dtype == "fp32"
+        assert actor.fsdp_config.model_dtype == "fp32"
+        assert actor.ppo_micro_batch_size_per_gpu == 128 // ranks
+        # Ranks of one engine need processes of their own, which vLLM starts by itself.
+        assert OmegaConf.select(config, engine) == executor
+        variables = config.ray_kwargs.ray_init.runtime_env.get("env_vars") or {}
+        assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in variables) == (executor == "uni")
 
 
 def test_only_complete_lines_of_metrics_are_read(tmp_path: Path) -> None:

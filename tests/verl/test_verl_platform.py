@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +102,26 @@ def test_a_reference_policy_on_a_cpu_is_not_pinned(monkeypatch: pytest.MonkeyPat
     engine = object.__new__(NoisyFSDPEngineCPU)
     assert engine._build_fsdp_module(None).pin_memory is False
     assert transformer_impl.CPUOffloadPolicy(pin_memory=True).pin_memory is True
+
+
+def test_fsdp1_as_verl_calls_it_rejects_a_cpu(tmp_path: Path) -> None:
+    """Why ``actor.strategy=fsdp`` is refused there: by itself FSDP1 would run."""
+    import torch.distributed as dist
+    import verl
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    file = "workers/engine/fsdp/transformer_impl.py"
+    source = (Path(verl.__path__[0]) / file).read_text(encoding="utf-8")
+    assert source.count("sync_module_states=True") == 1
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        device = torch.device("cpu")
+        with pytest.raises(ValueError, match="sync_module_states=True"):
+            FullyShardedDataParallel(
+                torch.nn.Linear(4, 4), device_id=device, sync_module_states=True
+            )
+        alone = FullyShardedDataParallel(torch.nn.Linear(4, 4), device_id=device)
+        alone(torch.ones(2, 4)).sum().backward()
+    finally:
+        dist.destroy_process_group()

@@ -16,7 +16,10 @@ def status(rank: int, **changes: Any) -> dict[str, Any]:
 
 
 def test_ranks_that_agree_are_one_answer() -> None:
-    answers = [status(0, compiled={"frames": 1}), status(1, compiled={"frames": 2}, device="cpu:1")]
+    answers = [
+        status(0, pid=41, compiled={"frames": 1}),
+        status(1, pid=42, compiled={"frames": 2}, device="cpu:1"),
+    ]
     assert agreed("hetero_noise_status", answers) is answers[0]
     nan = [{"name": "a", "scales": [float("nan")]}]  # a phase that is not set
     assert agreed("hetero_noise_sites", [nan, [{"name": "a", "scales": [float("nan")]}]]) == nan

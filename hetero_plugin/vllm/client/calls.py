@@ -15,7 +15,7 @@ READ_ONLY = (
     "hetero_noise_loads",
 )
 """Worker calls that change nothing."""
-_OF_ONE_RANK = ("rank", "compiled", "device")
+_OF_ONE_RANK = ("rank", "pid", "compiled", "device")
 
 
 class EngineDied(RuntimeError):
@@ -38,8 +38,8 @@ def agreed(method: str, answers: Sequence[Any], engines: int = 1) -> Any:
     Args:
         method: the worker call.
         answers: what ``collective_rpc`` returned, an answer a rank, engine after engine. What
-            differs by nature (rank, device, compiler counters; between engines that draw anew at
-            each call, the tensors that count calls) is not compared.
+            differs by nature (rank, process, device, compiler counters; between engines that draw
+            anew at each call, the tensors that count calls) is not compared.
         engines: data-parallel engines that they are of, each of as many ranks.
 
     Returns:

@@ -6,6 +6,7 @@ values were computed under the old noise (`patches` sees to it in the engine's p
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hetero_plugin.config import ConfigError, table_number, whole_step
@@ -63,11 +64,12 @@ def hetero_noise_status(worker: Worker) -> dict[str, Any]:
     A clean engine answers ``{"noisy": False}``.
     """
     if not isinstance(getattr(worker, "hetero_noise", None), Installed):
-        return {"noisy": False, "rank": worker.rank}
+        return {"noisy": False, "rank": worker.rank, "pid": os.getpid()}
     found = _installed(worker)
     return {
         "noisy": True,
         "rank": worker.rank,
+        "pid": os.getpid(),
         **found.state.status(),
         "aqn_step": None if found.state.aqn is None else found.state.aqn.step,
         "compiled": _compiled(),

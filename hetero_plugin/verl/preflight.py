@@ -161,13 +161,14 @@ def _noisy_heads(config: Any, noise: RunNoise) -> list[str]:
 
 
 def _check_cpu(config: Any) -> None:
-    strategy = config.actor_rollout_ref.actor.strategy
-    if strategy != "fsdp2":
-        raise ConfigError(
-            f"actor_rollout_ref.actor.strategy={strategy!r}: on a CPU verl can only train with "
-            "fsdp2 (FSDP1 rejects CPU modules, as verl has it sync_module_states). Set "
-            "actor_rollout_ref.actor.strategy=fsdp2."
-        )
+    for role in ("actor", "ref"):
+        strategy = (config.actor_rollout_ref.get(role) or {}).get("strategy", "fsdp2")
+        if strategy != "fsdp2":
+            raise ConfigError(
+                f"actor_rollout_ref.{role}.strategy={strategy!r}: on a CPU verl can only run fsdp2 "
+                "(FSDP1 rejects CPU modules, as verl has it sync_module_states). Set "
+                f"actor_rollout_ref.{role}.strategy=fsdp2."
+            )
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         raise ConfigError(
             "CUDA_VISIBLE_DEVICES is set to an empty string, which leaves Ray without the logical "

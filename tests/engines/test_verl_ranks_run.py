@@ -147,11 +147,19 @@ def test_every_rank_of_both_engines_is_attested(trained: Trained, when: str, ste
 
 
 def test_rollout_and_actor_meet_the_same_error(trained: Trained) -> None:
+    """As close as clean engines are in bfloat16.
+
+    verl rounds the actor's log-probabilities to bfloat16, whose numbers are 1/32 apart at those of
+    about 200 like tokens: clean, that alone is 0.008 in the mean and 0.016 at most, and the two
+    engines' roundings of what is before them come on top. Seen here: 0.0126 and 0.040. An error
+    that the engines did not share would be 0.15, as its KL of 0.01 from the clean model says.
+    """
     first, second = trained.steps
-    assert first["hetero/rollout_actor_logprob_gap/mean"] < 0.05
-    assert first["hetero/rollout_actor_logprob_gap/max"] < 0.5
+    assert first["hetero/rollout_actor_logprob_gap/mean"] < 0.02
+    assert first["hetero/rollout_actor_logprob_gap/max"] < 3 / 32
     # AQN moves the rollout alone.
-    assert 0 < second["hetero/rollout_actor_logprob_gap/mean"] < 0.2
+    gaps = [data["hetero/rollout_actor_logprob_gap/mean"] for data in (first, second)]
+    assert gaps[0] < gaps[1] < 0.2
 
 
 def test_two_shards_are_one_clean_model(trained: Trained, tmp_path: Path) -> None:

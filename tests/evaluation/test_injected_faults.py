@@ -95,7 +95,9 @@ def test_a_norm_that_aqn_no_longer_reaches_is_named() -> None:
     offsets = state_of(model).aqn
     assert offsets is not None
     before = offsets.offsets.clone()
-    assert attestation.attest(HFProbe(model))["passed"]
+    record = attestation.attest(HFProbe(model))
+    assert record["passed"] and record["dtype"] == "float32"
+    assert HFProbe(model, dtype=torch.bfloat16).describe()["dtype"] == "bfloat16"
     assert torch.equal(offsets.offsets, before) and (offsets.sigma, offsets.step) == (0.01, 3)
     clean = type(model.model.norm).hetero_clean_class  # type: ignore[union-attr]
     model.model.norm.__class__ = clean  # a weight sync that puts its own norm there

@@ -158,7 +158,8 @@ def test_a_clean_runs_workers_get_none(tmp_path: Path) -> None:
     [
         ("actor_rollout_ref__rollout__name", "sglang", "rollout.name=vllm"),
         ("actor_rollout_ref__actor__strategy", "megatron", "strategy=fsdp or fsdp2"),
-        ("actor_rollout_ref__actor__strategy", "fsdp", "FSDP1 rejects CPU modules"),
+        ("actor_rollout_ref__actor__strategy", "fsdp", "actor.strategy='fsdp': .*FSDP1 rejects"),
+        ("actor_rollout_ref__ref__strategy", "fsdp", "ref.strategy='fsdp': .*FSDP1 rejects CPU"),
         ("trainer__use_v1", False, "use_v1=True"),
         ("trainer__v1__trainer_mode", "separate_async", "sync or colocate_async"),
         ("trainer__v1__trainer_mode", "colocate_async", "validation=noisy"),

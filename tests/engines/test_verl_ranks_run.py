@@ -2,7 +2,7 @@
 
 As in recipes/studies: actor and rollout compute in bfloat16 over float32 weights, padding removed,
 activation checkpointing, a reference policy and its KL loss; error and AQN in both engines. What
-verl's trackers were told is read back from their files. One run of two steps, 2 min.
+verl's trackers were told is read back from their files. One run of two steps, 3 min and 8 GB.
 """
 
 from __future__ import annotations

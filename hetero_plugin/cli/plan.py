@@ -89,6 +89,10 @@ def _describe(rule: NoiseRule) -> str:
         words.insert(1, f"of {rule.path} ({str(rule.digest)[:16]})")
     if rule.rounding != "stochastic":
         words.append(f"rounding {rule.rounding}")
+    if rule.ste != "identity":
+        words.append(f"{rule.ste} straight-through gradient")
+    if rule.gradient_rounding != "nearest":
+        words.append(f"gradients rounded {rule.gradient_rounding}ally")
     return ", ".join(words)
 
 

@@ -25,7 +25,8 @@ class ErrorTraits:
         additive: the arithmetic gives the error to add, and the sum is rounded stochastically by
             default; of a model that is not (truncation, a number format) it gives the new value,
             which rounds by itself and is rounded to nearest.
-        draws: what z is: ``normal``, ``uniform`` or None, for an error that is not random.
+        draws: what z is: ``normal``, ``uniform``, ``rounding`` (16 random bits, of a format that
+            rounds stochastically) or None, for an error that is not random.
         kernel: its number in the native kernels, C++ and Triton; None: it runs as tensor
             operations, or is a number format, which the kernels know by its numbers
             (errors/formats/numbers.py).
@@ -54,7 +55,7 @@ class ErrorTraits:
     name: str
     formula: str
     additive: bool
-    draws: Literal["normal", "uniform"] | None = None
+    draws: Literal["normal", "uniform", "rounding"] | None = None
     kernel: int | None = None
     whole_row: bool = False
     block: int = 0
@@ -74,7 +75,7 @@ class ErrorTraits:
         return self.kernel is not None
 
 
-def _format(name: str, what: str, block: int, **more: Any) -> ErrorTraits:
+def _format(name: str, what: str, block: int, *, options: bool = True, **more: Any) -> ErrorTraits:
     """A number format; ``block``: columns that share a scale, 0: the whole row."""
     return ErrorTraits(
         name=name,
@@ -84,6 +85,7 @@ def _format(name: str, what: str, block: int, **more: Any) -> ErrorTraits:
         block=block,
         blend=True,
         number_format=True,
+        keys=(*("options",) * options, "ste", "gradient_rounding"),
         **more,
     )
 
@@ -128,17 +130,17 @@ _TABLE = (
         whole_row=True,
     ),
     # As they are without options, which give others (errors/number_formats.py).
-    _format("nvfp4", "E2M1 in blocks of 16", 0, whole_tensor=True, keys=("options",)),
-    _format("mxfp4", "E2M1 in blocks of 32", 32, keys=("options",)),
-    _format("mxfp6_e2m3", "E2M3 in blocks of 32", 32, keys=("options",)),
-    _format("mxfp6_e3m2", "E3M2 in blocks of 32", 32, keys=("options",)),
-    _format("mxfp8_e4m3", "E4M3 in blocks of 32", 32, keys=("options",)),
-    _format("mxfp8_e5m2", "E5M2 in blocks of 32", 32, keys=("options",)),
-    _format("hif4", "HiF4 in blocks of 64", 64),
-    _format("int4", "4-bit integers in groups of 128", 128, keys=("options",)),
-    _format("fp8_e4m3", "E4M3 with a scale a row", 0, keys=("options",)),
-    _format("fp8_e5m2", "E5M2 with a scale a row", 0, keys=("options",)),
-    _format("int8", "8-bit integers with a scale a row", 0, keys=("options",)),
+    _format("nvfp4", "E2M1 in blocks of 16", 0, whole_tensor=True),
+    _format("mxfp4", "E2M1 in blocks of 32", 32),
+    _format("mxfp6_e2m3", "E2M3 in blocks of 32", 32),
+    _format("mxfp6_e3m2", "E3M2 in blocks of 32", 32),
+    _format("mxfp8_e4m3", "E4M3 in blocks of 32", 32),
+    _format("mxfp8_e5m2", "E5M2 in blocks of 32", 32),
+    _format("hif4", "HiF4 in blocks of 64", 64, options=False),
+    _format("int4", "4-bit integers in groups of 128", 128),
+    _format("fp8_e4m3", "E4M3 with a scale a row", 0),
+    _format("fp8_e5m2", "E5M2 with a scale a row", 0),
+    _format("int8", "8-bit integers with a scale a row", 0),
     ErrorTraits(
         name="accumulate",
         formula="s·(P(x, W) − x·Wᵀ): the product added up as options say",

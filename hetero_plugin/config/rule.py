@@ -25,6 +25,9 @@ from hetero_plugin.config.profile import load_profile, settled_path
 
 __all__ = ["NoiseRule"]
 
+_WGRAD = ("wgrad", "grad_weight")
+_DGRAD = ("dgrad", "grad_input", "grad_output")
+
 
 class NoiseRule(Frozen):
     """Which sites get which error, how much, and where.
@@ -59,6 +62,14 @@ class NoiseRule(Frozen):
     number"""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """how value + error becomes the tensor's dtype"""
+    ste: Literal["identity", "clipped"] = "identity"
+    """number formats: straight-through estimator of the input or weight that is rounded: every
+    element's gradient passes, or is 0 where the element lies beyond the largest number that the
+    format has at its block's scale"""
+    gradient_rounding: Literal["nearest", "stochastic"] = "nearest"
+    """number formats with `point: input` and `direction: both` or `backward`: how the elements of
+    the gradient that comes back are rounded to the format, before the product for the gradient of
+    the input"""
     options: Accumulate | NVFP4 | MX | FP8 | Integer | None = None
     """of `accumulate` (a machine, or how to add) and number formats (where scales are from, whose
     arithmetic)"""
@@ -81,6 +92,25 @@ class NoiseRule(Frozen):
         if isinstance(data, dict) and data.get("error") in BLENDS and "scale" not in data:
             return {**data, "scale": 1.0}
         return data
+
+    @field_validator("point", "direction", mode="before")
+    @classmethod
+    def _no_product(cls, value: Any, info: ValidationInfo) -> Any:
+        if value in _WGRAD:
+            raise ConfigError(
+                f"got {value!r}; the product for the gradient of a weight sums over the tokens of "
+                "a batch, so blocks of its operands would run along them, and a token's error "
+                "depend on the others: it is computed without a number format. direction: both "
+                "has the product for the gradient of the input in it, and other errors on both "
+                "gradients."
+            )
+        if value in _DGRAD:
+            raise ConfigError(
+                f"got {value!r}; what a layer multiplies for the gradient of its input is in the "
+                "number format with direction: both or backward: what comes back with point: "
+                "input, the weight with point: weight."
+            )
+        return value
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -151,6 +181,7 @@ class NoiseRule(Frozen):
                 "output; a gradient's product has its operands in a format: the one that comes "
                 "back with point: input, the weight with point: weight. Or leave direction out."
             )
+        self._check_gradients()
         if traits.blend and self.scale > 1:
             word = "a number format" if format else self.error
             raise ConfigError(
@@ -158,6 +189,33 @@ class NoiseRule(Frozen):
                 f"({self.error} itself)."
             )
         return self
+
+    def _check_gradients(self) -> None:
+        """What a format's rule says of gradients has to have one to speak of."""
+        backward = self.direction != "forward"
+        if self.gradient_rounding == "stochastic" and not (backward and self.point == "input"):
+            raise ConfigError(
+                "gradient_rounding: got 'stochastic' with point: "
+                f"{self.point} and direction: {self.direction}; it is of the gradient that comes "
+                "back to a layer, which a format rounds with point: input and direction: both or "
+                "backward. Weights and inputs are rounded to nearest, as recipes of FP4 training "
+                "have it: there an error without bias is paid for with twice the variance. Give "
+                "that rule the two, or leave gradient_rounding out."
+            )
+        if self.ste == "clipped" and (self.point == "output" or self.direction == "backward"):
+            raise ConfigError(
+                f"ste: got 'clipped' with point: {self.point} and direction: {self.direction}; it "
+                "is of an input or a weight that the forward pass rounds. Give point: input or "
+                "weight and direction: forward or both, or leave ste out."
+            )
+        if self.phase == "rollout":
+            for key in ("ste", "gradient_rounding"):
+                value = getattr(self, key)
+                if value != type(self).model_fields[key].default:
+                    raise ConfigError(
+                        f"{key}: got {value!r} with phase: rollout, in which nothing is sent "
+                        f"back. Give phase: train or both, or leave {key} out."
+                    )
 
     def _check_profile(self) -> None:
         if self.path is None:
@@ -178,6 +236,12 @@ class NoiseRule(Frozen):
         """Its error model with its options, as `hetero_plugin.errors.error_model` takes it."""
         made = self.format_options
         return self.error if made is None else made.word(self.error, self.point)
+
+    def word_of(self, stream: str) -> str:
+        """`word` at a stream of the backward pass, or of the forward pass."""
+        if stream == "grad_output" and self.gradient_rounding == "stochastic":
+            return f"{self.word}|stochastic"
+        return self.word
 
     @property
     def format_options(self) -> FormatOptions | None:

@@ -81,6 +81,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 _RULE_KEYS = tuple(NoiseRule.model_fields)
+_LATER = ("ste", "gradient_rounding")
+"""Keys of a rule that specifications from before do not have: only where they say something."""
 
 
 def _check_preset(name: Any) -> dict[str, Any]:
@@ -190,6 +192,9 @@ class NoiseConfig(Frozen):
                 del written["options"]["share"]
             if rule.path is None:
                 del written["path"], written["digest"]
+            for key in _LATER:
+                if written[key] == NoiseRule.model_fields[key].default:
+                    del written[key]
         if self.aqn is not None:
             data["aqn"]["targets"] = sorted(set(self.aqn.targets))
             chosen = self.aqn.layer_set()

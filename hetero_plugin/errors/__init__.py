@@ -25,11 +25,9 @@ if _lacking := sorted(set(REGISTRY) - set(ARITHMETIC)):
     )
 
 MODELS: dict[str, ErrorModel] = {
-    name: ErrorModel(
-        **vars(traits),
-        function=ARITHMETIC[name],
-        numbers=FORMATS[name].numbers if traits.number_format else None,
-    )
+    name: format_model(name)
+    if traits.number_format
+    else ErrorModel(**vars(traits), function=ARITHMETIC[name])
     for name, traits in REGISTRY.items()
 }
 _RELATIVE = {model.relative_of: model for model in MODELS.values() if model.relative_of}

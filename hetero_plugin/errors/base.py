@@ -52,11 +52,14 @@ class ErrorModel(ErrorTraits):
         function: gives the error to add if `additive`, else the new value.
         numbers: of a number format that the native kernels have with these options, what they
             know of it; see `formats.numbers`.
+        beyond: of a number format, float32 [T, N] -> bool [T, N]: which elements lie beyond the
+            largest number that it has at their block's scale.
         measured_word: of a profile at a kind and size of site, `profile.replay_word`.
     """
 
     function: Function
     numbers: Numbers | None = None
+    beyond: Callable[[Tensor], Tensor] | None = None
     measured_word: str = ""
 
     @property

@@ -7,6 +7,7 @@ for weights alone (a token's error would depend on its batch), or a number that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.config.error_models import FORMATS as NAMES
-from hetero_plugin.config.error_models import REGISTRY
+from hetero_plugin.config.error_models import REGISTRY, ErrorTraits
 from hetero_plugin.errors.base import ErrorModel, Function, arithmetic
 from hetero_plugin.errors.formats import FORMATS, GRIDS
+from hetero_plugin.errors.formats.elements import Elements, beyond, by_bits
 from hetero_plugin.errors.formats.micro import Mode, MXReference, Reference, mx, nvfp4, nvfp4_rows
 from hetero_plugin.errors.formats.numbers import Numbers, of_fp8, of_integer, of_mx, of_nvfp4
 from hetero_plugin.errors.formats.scaled import FP8Reference, Granularity, fp8, integer
@@ -27,9 +29,14 @@ _NVFP4_BLOCK = 16
 _TILE = 128
 
 
-def _blended(apply: Callable[[Tensor], Tensor]) -> Function:
+Apply = Callable[[Tensor, "Elements | None"], Tensor]
+"""A format with what is done with its scaled elements; None: they are rounded to nearest."""
+_STOCHASTIC = "|stochastic"
+
+
+def _blended(apply: Apply) -> Function:
     def function(x: Tensor, scale: Tensor, z: Tensor | None) -> Tensor:
-        q = apply(x.float()).to(x.dtype)
+        q = apply(x.float(), None if z is None else by_bits(z)).to(x.dtype)
         # At 1 the format's own value, which x + (q - x) is not always.
         return torch.where(scale == 1, q, x + scale * (q - x))
 
@@ -47,17 +54,34 @@ def format_model(words: str) -> ErrorModel:
     Args:
         words: the format's name and its options, as `config.formats` writes them:
             ``nvfp4|SCALE|REFERENCE``, ``mx…|MODE|REFERENCE``,
-            ``fp8_…|GRANULARITY|AMAX|FLOOR|REFERENCE``, ``int…|GRANULARITY|AMAX|RANGE``.
+            ``fp8_…|GRANULARITY|AMAX|FLOOR|REFERENCE``, ``int…|GRANULARITY|AMAX|RANGE``. With or
+            without options ``…|stochastic``: elements are rounded to a neighbour by random bits.
     """
+    if words.endswith(_STOCHASTIC):
+        plain = format_model(words.removesuffix(_STOCHASTIC))
+        return replace(plain, name=words, draws="rounding", numbers=None)
     name, *options = words.split("|")
+    if not options:
+        form = FORMATS[name]
+        return _model(REGISTRY[name], {}, form.apply, form.numbers)
     made = _nvfp4 if name == "nvfp4" else _mx if name.startswith("mx") else _scaled
     apply, shape, numbers = made(name, options)
     # Of the format's own traits all but what its blocks are.
-    traits: dict[str, Any] = {**vars(REGISTRY[name]), "name": words, **shape}
-    return ErrorModel(**traits, function=_blended(apply), numbers=numbers)
+    return _model(REGISTRY[name], {"name": words, **shape}, apply, numbers)
 
 
-Made = tuple[Callable[[Tensor], Tensor], dict[str, Any], Numbers | None]
+def _model(
+    traits: ErrorTraits, other: dict[str, Any], apply: Apply, numbers: Numbers | None
+) -> ErrorModel:
+    return ErrorModel(
+        **{**vars(traits), **other},
+        function=_blended(apply),
+        numbers=numbers,
+        beyond=lambda x: apply(x, beyond).isinf(),
+    )
+
+
+Made = tuple[Apply, dict[str, Any], Numbers | None]
 """Arithmetic, what is other of the traits, and the same for the native kernels; None: tensor
 operations, as for orders of operations that those do not have."""
 
@@ -73,15 +97,15 @@ def _nvfp4(name: str, options: list[str]) -> Made:
     word = scale if whole_row else float(scale)
     numbers = of_nvfp4(word, reference) if reference in ("vllm", "compressed-tensors") else None
     if scale == "row":
-        return lambda x: nvfp4_rows(x, reference), shape, numbers
+        return lambda x, how: nvfp4_rows(x, reference, how), shape, numbers
     given = None if scale == "max" else float(scale)
-    return lambda x: nvfp4(x, given, reference), shape, numbers
+    return lambda x, how: nvfp4(x, given, reference, how), shape, numbers
 
 
 def _mx(name: str, options: list[str]) -> Made:
     mode, reference = cast(Mode, options[0]), cast(MXReference, options[1])
     numbers = None if reference == "modelopt" else of_mx(GRIDS[name], mode, reference)
-    return lambda x: mx(x, GRIDS[name], mode, reference), {}, numbers
+    return lambda x, how: mx(x, GRIDS[name], mode, reference, how), {}, numbers
 
 
 def _scaled(name: str, options: list[str]) -> Made:
@@ -100,13 +124,15 @@ def _scaled(name: str, options: list[str]) -> Made:
         reference = cast(FP8Reference, options[3])
         native = amax is None and reference == "compressed-tensors"
         return (
-            lambda x: fp8(x, GRIDS[name], granularity, floor, amax=amax, reference=reference),
+            lambda x, how: fp8(
+                x, GRIDS[name], granularity, floor, amax=amax, reference=reference, elements=how
+            ),
             shape,
             of_fp8(GRIDS[name], granularity, floor or 0.0) if native else None,
         )
     bits, symmetric = (8 if name == "int8" else 4), options[2] == "symmetric"
     return (
-        lambda x: integer(x, bits, granularity, symmetric, amax=amax),
+        lambda x, how: integer(x, bits, granularity, symmetric, amax=amax, elements=how),
         shape,
         of_integer(bits, granularity, symmetric) if amax is None else None,
     )

@@ -26,8 +26,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.operator import Chain, is_recording
-from hetero_plugin.operator.shared import with_shared_scale
+from hetero_plugin.operator.clipped import clipped_gradient
+from hetero_plugin.operator.shared import row_of_largest, with_shared_scale
 from hetero_plugin.sites import Site
+from hetero_plugin.state import Draw
 
 if TYPE_CHECKING:
     from hetero_plugin.hf.context import Pass
@@ -61,12 +63,43 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0], None
 
 
-def straight_through(weight: Tensor, q: Tensor) -> Tensor:
-    """``q``, whose gradient goes to ``weight`` as it is; the memory of ``q`` itself."""
-    if torch.is_grad_enabled() and weight.requires_grad:
-        made: Tensor = _StraightThrough.apply(weight, q)
-        return made
-    return q
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, q: Tensor, row: Tensor | None, chain: Chain, *drawn: Tensor
+    ) -> Tensor:
+        ctx.chain, ctx.shared = chain, row is not None
+        ctx.save_for_backward(weight, *drawn, *([] if row is None else [row]))
+        return q.view_as(q)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, keys, clock, scales, *row = ctx.saved_tensors
+        grad = grads[0]
+        if row:  # below it, as the scale was computed
+            weight, grad = torch.cat([weight, *row]), torch.cat([grad, torch.zeros_like(row[0])])
+        grad = clipped_gradient(grad, weight, ctx.chain, Draw(keys, clock, scales))
+        return grad[:-1] if row else grad, None, None, None, None, None, None
+
+
+def straight_through(
+    weight: Tensor, q: Tensor, chain: Chain, now: Pass, others: Sequence[Tensor] = ()
+) -> Tensor:
+    """The memory of ``q`` itself, whose gradient goes to ``weight``: as it is, or clipped.
+
+    Args:
+        weight, chain, now, others: as for `HeldWeight.of`, which gave q.
+        q: the weight with its error.
+    """
+    if not (torch.is_grad_enabled() and weight.requires_grad):
+        return q
+    made: Tensor
+    if chain.clips:
+        row = row_of_largest(weight, others, chain.parts[0][0]) if others else None
+        made = _Clipped.apply(weight, q, row, chain, *now.draw.of(rows_of_weight(weight)))
+    else:
+        made = _StraightThrough.apply(weight, q)
+    return made
 
 
 def _version(weight: Tensor) -> tuple[Any, ...]:

@@ -157,7 +157,7 @@ def noisy_weight(noise: LayerNoise, weight: Tensor, now: Pass) -> Tensor | None:
     others = noise.sharing
     held = noise.held.of(noise.weight, weight, now, others) if forward else None
     if held is not None:
-        weight = straight_through(weight, held)
+        weight = straight_through(weight, held, noise.weight, now, others)
     elif forward and others:
         weight = with_shared_scale(noise.weight, weight, others, now.draw, noise.site.name)
     elif forward:

@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero_plugin.kernels import build, checks, formats, fused, keys, product, reference, unrounded
+from hetero_plugin.kernels import (
+    build,
+    checks,
+    clip,
+    formats,
+    fused,
+    keys,
+    product,
+    reference,
+    unrounded,
+)
 
 log = logging.getLogger("hetero_noise")
 _library = torch.library.Library("hetero_noise", "DEF")
@@ -41,6 +51,7 @@ fused.register(_library)
 unrounded.register(_library)
 keys.register(_library)
 product.register(_library)
+clip.register(_library)
 formats.register(_library)
 
 

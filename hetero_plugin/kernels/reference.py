@@ -14,7 +14,11 @@ from hetero_plugin.errors.profile import Replay, replay_of
 from hetero_plugin.kernels.checks import check_dtype
 from hetero_plugin.kernels.formats import fixed_clock
 
-DRAWS = {"normal": random.normal, "uniform": random.uniform}
+DRAWS = {
+    "normal": random.normal,
+    "uniform": random.uniform,
+    "rounding": random.rounding_bits,
+}
 
 
 def stochastic_round(

@@ -26,6 +26,7 @@ from hetero_plugin.kernels import KERNEL
 from hetero_plugin.kernels.checks import DTYPES, UnsupportedTensor, check_dtype, check_transforms
 from hetero_plugin.kernels.copies import own
 from hetero_plugin.kernels.formats import declare
+from hetero_plugin.operator.clipped import applied, with_clipped_gradient
 from hetero_plugin.operator.parts import Part, check_experts, check_whole, words_of
 from hetero_plugin.state import Draw, NoiseState
 
@@ -78,6 +79,8 @@ class Stage:
     segments: Tensor
     profile: tuple[str, str] | None = None
     """Path and digest of the profile that is drawn from."""
+    clipped: bool = False
+    """Of a number format: no gradient passes where an element lies beyond its largest number."""
 
     def __post_init__(self) -> None:
         if self.profile is not None:
@@ -169,7 +172,7 @@ class Chain:
             for name, columns, offset in parts:
                 slot = state.slot(name, index, stream)
                 rows.append([columns, random.site_key(name, keyed, index), offset, slot or 0])
-            words = words_of(state, made.parts, index, [row[3] for row in rows])
+            words = words_of(state, made.parts, index, [row[3] for row in rows], stream)
             if words and rule.path and share is not None:
                 raise ConfigError(
                     f"rules[{index}]: partial: true with error: profile; what was measured is of "
@@ -192,7 +195,8 @@ class Chain:
                     segments = torch.tensor(mine, dtype=torch.int64, device="cpu")
                 how = model.native, rule.rounding == "stochastic", segments
                 file = (rule.path, rule.digest) if rule.path and rule.digest else None
-                made.stages.append(Stage(model.name, *how, file))
+                clipped = rule.ste == "clipped" and stream == rule.point
+                made.stages.append(Stage(model.name, *how, file, clipped))
         if made.shares and len(made.stages) > 1:
             raise ConfigError(
                 f"{made.parts[0][0]}: share: fused beside another rule on its weight; the largest "
@@ -206,6 +210,11 @@ class Chain:
     @property
     def width(self) -> int:
         return sum(part[1] for part in self.parts)
+
+    @property
+    def clips(self) -> bool:
+        """Whether a rule's gradient is that of the clipped straight-through estimator."""
+        return any(stage.clipped for stage in self.stages)
 
     @property
     def fixed(self) -> bool:
@@ -277,18 +286,15 @@ class Chain:
         rows = self._rows(x)
         y = rows
         in_place = in_place and _recorder is None  # which wants both
-        for stage in self.stages:
-            if in_place and stage.native:
-                torch.ops.hetero_noise.perturb_(
-                    y, *draw, stage.segments, stage.error, stage.stochastic
-                )
-                continue
-            op = (
-                torch.ops.hetero_noise.perturb
-                if stage.native
-                else torch.ops.hetero_noise.perturb_reference
-            )
-            y = op(y, *draw, stage.segments, stage.error, stage.stochastic)
+        if rows.requires_grad and torch.is_grad_enabled() and self.clips:
+            y = with_clipped_gradient(rows, self, draw)
+        else:
+            for stage in self.stages:
+                if in_place and stage.native:
+                    how = stage.segments, stage.error, stage.stochastic
+                    torch.ops.hetero_noise.perturb_(y, *draw, *how)
+                else:
+                    y = applied(stage, y, draw)
         if _recorder is not None and not torch.compiler.is_compiling():
             names = tuple(part[0] for part in self.parts)
             _recorder(names, self.stream, rows.detach(), y.detach())

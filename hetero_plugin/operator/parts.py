@@ -18,14 +18,14 @@ Part = tuple[str, int, int]
 
 
 def words_of(
-    state: NoiseState, parts: Sequence[Part], index: int, slots: Sequence[int]
+    state: NoiseState, parts: Sequence[Part], index: int, slots: Sequence[int], stream: str
 ) -> list[str]:
     """By what words the operator knows a rule's error at each part; empty where it has none."""
     rule = state.config.rules[index]
     if not any(slots):
         return []
     if rule.path is None:
-        return [rule.word if slot else "" for slot in slots]
+        return [rule.word_of(stream) if slot else "" for slot in slots]
     sites = {site.name: site for site in state.sites}
     return [
         profile_word(index, rule, sites[name], state.config.seed) if slot else ""

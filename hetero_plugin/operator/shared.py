@@ -17,7 +17,7 @@ from hetero_plugin.config import ConfigError
 from hetero_plugin.operator.chain import Chain
 from hetero_plugin.state import Draw
 
-__all__ = ["with_shared_scale"]
+__all__ = ["row_of_largest", "with_shared_scale"]
 
 
 def with_shared_scale(
@@ -33,7 +33,22 @@ def with_shared_scale(
         site: name of the weight's site, for errors.
 
     Returns:
-        [N, K], contiguous; its gradient is passed straight through.
+        [N, K], contiguous; its gradient is passed straight through, or clipped at that scale.
+
+    Raises:
+        ConfigError: as `row_of_largest`.
+    """
+    row = row_of_largest(weight, others, site)
+    # A row more, which holds the largest of the others, and goes again.
+    keys = torch.zeros(weight.shape[0] + 1, dtype=torch.int64, device=weight.device)
+    return chain(torch.cat([weight, row]), draw.of(keys))[:-1]
+
+
+def row_of_largest(weight: Tensor, others: Sequence[Tensor], site: str) -> Tensor:
+    """[1, K] with the largest magnitude of the others in its first column, and zeros.
+
+    Args:
+        weight, others, site: as for `with_shared_scale`.
 
     Raises:
         ConfigError: one of the others is not there as a whole, as where each is gathered alone.
@@ -48,7 +63,4 @@ def with_shared_scale(
             )
     with torch.no_grad():
         peak = torch.stack([other.detach().abs().amax().to(weight.dtype) for other in others])
-        row = F.pad(peak.amax().reshape(1, 1), (0, weight.shape[-1] - 1))
-    # A row more, which holds the largest of the others, and goes again.
-    keys = torch.zeros(weight.shape[0] + 1, dtype=torch.int64, device=weight.device)
-    return chain(torch.cat([weight, row]), draw.of(keys))[:-1]
+        return F.pad(peak.amax().reshape(1, 1), (0, weight.shape[-1] - 1))

@@ -17,6 +17,18 @@ log = logging.getLogger("hetero_noise")
 
 def warn_of_rules(config: NoiseConfig, dtype: torch.dtype) -> None:
     """Warns of rules whose error vanishes, leaves no gradient, or is not what it may seem."""
+    backward = [
+        f"rules[{index}] ({rule.error}, point: {rule.point})"
+        for index, rule in enumerate(config.rules)
+        if REGISTRY[rule.error].number_format and rule.direction != "forward" and rule.scale > 0
+    ]
+    if backward:
+        log.warning(
+            "hetero_noise: %s: of the gradients' products that for the input (dgrad) has operands "
+            "in the format; that for the weight (wgrad) is computed without, since it sums over "
+            "tokens: blocks would run along the batch, and a token's error depend on the others",
+            ", ".join(backward),
+        )
     for index, rule in enumerate(config.rules):
         if rule.spoils_gradients and rule.scale > 0:
             log.warning(

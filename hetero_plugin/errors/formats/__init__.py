@@ -46,25 +46,26 @@ class Format:
     Args:
         name: as in `FORMATS`.
         bits: of a value, its share of the block's scale included.
-        apply: float32 [..., N] -> float32 [..., N].
+        apply: float32 [..., N] -> float32 [..., N]. Of an error model it takes a second argument,
+            what is done with the scaled elements (`formats.elements`); None: they are rounded.
         help: one line for people.
         numbers: the same as `apply` for the native kernels; None: they do not have it.
     """
 
     name: str
     bits: float
-    apply: Callable[[Tensor], Tensor]
+    apply: Callable[..., Tensor]
     help: str
     numbers: Numbers | None = None
 
 
 def _mx(name: str, grid: Grid, help: str) -> Format:
     bits = int(name[4]) + 0.25
-    return Format(name, bits, lambda x: mx(x, grid), help, of_mx(grid))
+    return Format(name, bits, lambda x, how=None: mx(x, grid, elements=how), help, of_mx(grid))
 
 
 def _fp8(name: str, grid: Grid, help: str) -> Format:
-    return Format(name, 8.0, lambda x: fp8(x, grid), help, of_fp8(grid))
+    return Format(name, 8.0, lambda x, how=None: fp8(x, grid, elements=how), help, of_fp8(grid))
 
 
 def _made(*formats: Format) -> dict[str, Format]:
@@ -75,7 +76,7 @@ FORMATS: dict[str, Format] = _made(
     Format(
         "nvfp4",
         4.5,
-        nvfp4,
+        lambda x, how=None: nvfp4(x, elements=how),
         "E2M1, blocks of 16 scaled in E4M3, one scale a tensor",
         of_nvfp4(),
     ),
@@ -84,7 +85,7 @@ FORMATS: dict[str, Format] = _made(
     Format(
         "int4",
         4.25,
-        lambda x: integer(x, 4, 128),
+        lambda x, how=None: integer(x, 4, 128, elements=how),
         "groups of 128, compressed-tensors' range",
         of_integer(4, 128),
     ),
@@ -97,7 +98,7 @@ FORMATS: dict[str, Format] = _made(
     Format(
         "int8",
         8.0,
-        lambda x: integer(x, 8),
+        lambda x, how=None: integer(x, 8, elements=how),
         "one scale a row, compressed-tensors' range",
         of_integer(8),
     ),

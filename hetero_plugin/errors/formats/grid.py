@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from hetero_plugin.errors.formats.elements import Elements
 
 __all__ = ["E2M1", "E2M3", "E3M2", "E4M3", "E5M2", "Grid", "exponent", "power_of_two"]
 
@@ -42,6 +46,16 @@ class Grid:
         """Exponent of the largest number."""
         return int(torch.tensor(self.largest).frexp().exponent) - 1
 
+    def step(self, x: Tensor) -> Tensor:
+        """Exponents of the distance between the two numbers around x, int32."""
+        return exponent(x).clamp(min=self.smallest) - self.mantissa
+
+    def of(self, x: Tensor, elements: Elements | None) -> Tensor:
+        """What ``elements`` puts in the place of x; None: the nearest number."""
+        if elements is None:
+            return self.nearest(x)
+        return elements(x, -self.largest, self.largest, self.step)
+
     def nearest(self, x: Tensor) -> Tensor:
         """The nearest number of the grid, ties to even; NaN stays one.
 
@@ -49,7 +63,7 @@ class Grid:
             x: float32.
         """
         x = x.clamp(-self.largest, self.largest)
-        step = exponent(x).clamp(min=self.smallest) - self.mantissa
+        step = self.step(x)
         # Both products are by a power of two, so exact; torch.round takes ties to even.
         return torch.round(x * power_of_two(-step)) * power_of_two(step)
 
@@ -60,7 +74,7 @@ class Grid:
             x: float32.
         """
         x = x.clamp(-self.largest, self.largest)
-        step = exponent(x).clamp(min=self.smallest) - self.mantissa
+        step = self.step(x)
         # Under 16 a half is exact beside any float32 that is no less than a quarter.
         steps = torch.ceil(x.abs() * power_of_two(-step) - 0.5).clamp(min=0.0)
         return torch.copysign(steps * power_of_two(step), x)

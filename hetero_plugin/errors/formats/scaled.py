@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hetero_plugin.errors.formats.blocks import largest, of_blocks
+from hetero_plugin.errors.formats.elements import Elements, unit_step
 from hetero_plugin.errors.formats.grid import Grid
 
 __all__ = ["FP8Reference", "Granularity", "fp8", "integer"]
@@ -31,6 +32,7 @@ def fp8(
     *,
     amax: float | None = None,
     reference: FP8Reference = "compressed-tensors",
+    elements: Elements | None = None,
 ) -> Tensor:
     """FP8 with the scale max|x| / largest.
 
@@ -42,6 +44,7 @@ def fp8(
         amax: in place of max|x|.
         reference: ``compressed-tensors`` divides by the scale, ``vllm`` multiplies by its
             reciprocal, but for groups of columns.
+        elements: in place of rounding to the nearest number.
     """
     if floor is None:
         floor = _VLLM_FLOOR if reference == "vllm" else 0.0
@@ -49,7 +52,7 @@ def fp8(
 
     def scaled(b: Tensor) -> Tensor:
         scale = (_amax(b, amax) / grid.largest).clamp(min=floor)
-        q = grid.nearest(b * (1.0 / scale) if by_product else b / scale)
+        q = grid.of(b * (1.0 / scale) if by_product else b / scale, elements)
         return torch.where(scale == 0, torch.zeros_like(b), q * scale)
 
     return _by(x, granularity, scaled)
@@ -62,6 +65,7 @@ def integer(
     symmetric: bool = False,
     *,
     amax: float | None = None,
+    elements: Elements | None = None,
 ) -> Tensor:
     """Integers of a sign, with a scale and without a zero point.
 
@@ -72,6 +76,7 @@ def integer(
         symmetric: numbers from -(2^(b-1) - 1) and the scale max|x| / (2^(b-1) - 1); else those of
             compressed-tensors: from -2^(b-1) and the scale max|x| / ((2^b - 1) / 2), 127.5 for 8.
         amax: in place of max|x|.
+        elements: in place of rounding to the nearest number.
     """
     high = 2 ** (bits - 1) - 1
     low = -high if symmetric else -high - 1
@@ -79,8 +84,12 @@ def integer(
 
     def scaled(b: Tensor) -> Tensor:
         scale = _amax(b, amax) / divisor
-        y = torch.round((b / scale).clamp(low, high)) * scale
-        return torch.where(scale == 0, torch.zeros_like(b), y)
+        v = b / scale
+        if elements is None:
+            q = torch.round(v.clamp(low, high))
+        else:
+            q = elements(v, float(low), float(high), unit_step)
+        return torch.where(scale == 0, torch.zeros_like(b), q * scale)
 
     return _by(x, granularity, scaled)
 

@@ -154,7 +154,7 @@ def test_the_formats_page_has_every_format_and_its_rules_are_rules() -> None:
     for name in FORMATS:
         assert f"`{name}`" in FORMATS_PAGE, name
     found = re.findall(r"^```yaml\n(.*?)^```", FORMATS_PAGE, re.DOTALL | re.MULTILINE)
-    assert len(found) == 2
+    assert len(found) == 3
     for text in found:
         assert NoiseConfig.parse(yaml.safe_load(text)).rules
 

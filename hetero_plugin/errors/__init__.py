@@ -25,7 +25,7 @@ if _lacking := sorted(set(REGISTRY) - set(ARITHMETIC)):
     )
 
 MODELS: dict[str, ErrorModel] = {
-    name: format_model(name)
+    name: replace(format_model(name), function=ARITHMETIC[name])
     if traits.number_format
     else ErrorModel(**vars(traits), function=ARITHMETIC[name])
     for name, traits in REGISTRY.items()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hetero_plugin import ConfigError, NoiseConfig
 from hetero_plugin.errors.formats import FORMATS
+from hetero_plugin.errors.formats.grid import E4M3
 from hetero_plugin.hf import state_of, wrap
 
 SITES = {
@@ -229,6 +230,104 @@ def test_the_product_for_the_inputs_gradient_has_operands_of_its_own(
     if "weight" in points:  # along the input features it is another matrix
         along = quantised(weight, "weight")
         assert apart(watched.grad_x.flatten(0, -2), q_g, along, dtype) > 10
+
+
+TOPS = {"weight": (2, 6.0), "input": (8, 448.0)}
+"""Exponent of the largest number of each point's format, and that number."""
+
+
+def kept(x: Tensor, point: str) -> Tensor:
+    """Where |x| is no larger than the largest number at the block's scale; float64, by hand."""
+    top, largest = TOPS[point]
+    blocks = x.double().unflatten(-1, (-1, 32))
+    floor = torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True)))
+    return (blocks.abs() <= largest * 2 ** (floor - top)).flatten(-2)
+
+
+@pytest.mark.parametrize("how", list(HOW))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_clipped_no_gradient_passes_where_an_operand_saturates(
+    make, ids, direction: str, dtype: torch.dtype, how: str
+) -> None:
+    """grad_x = g·Q(W) where x is in range, grad_W = gᵀ·Q(x) where W is; with a format on dgrad
+    too."""
+    site = SITES["bias"]
+    rules = [rule(site, point, direction=direction, ste="clipped") for point in FORMAT]
+    model = HOW[how](wrap(make().to(dtype), NoiseConfig.parse({"rules": rules})).train())
+    layer = model.get_submodule(site)
+    watched = Watched(layer)
+    model(ids, labels=ids).loss.backward()
+    x, g = watched.x.flatten(0, -2), watched.g.flatten(0, -2)
+    weight = layer.weight.detach()
+    left, right = g.double(), quantised(weight, "weight")
+    if direction == "both":
+        left, right = quantised(g, "input"), quantised(weight.T.contiguous(), "weight").T
+    of_x, of_weight = kept(x, "input"), kept(weight, "weight")
+    assert 0.01 < of_x.double().mean() < 0.999 and 0.01 < of_weight.double().mean() < 0.999
+    found = watched.grad_x.flatten(0, -2)
+    assert not found[~of_x].any() and not layer.weight.grad[~of_weight].any()
+    # Where none passes the product itself is put in, so that all else is compared.
+    found = torch.where(of_x, found.double(), left @ right)
+    assert apart(found, left, right, dtype) < 1
+    left, right = g.double().T, quantised(x, "input")
+    found = torch.where(of_weight, layer.weight.grad.double(), left @ right)
+    assert apart(found, left, right, dtype) < 1
+
+
+@pytest.mark.parametrize("how", ["plain", "not held"])
+def test_clipped_at_the_scale_that_several_weights_share(make, ids, how: str) -> None:
+    """q, k and v have the largest scale of the three: NVFP4's 2688 / max, by hand in float64."""
+    options = {"share": "fused"}
+    spec = {"error": "nvfp4", "point": "weight", "targets": ["*.self_attn.[qkv]_proj"]}
+    model = make()
+    attention = model.model.layers[1].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    with torch.no_grad():
+        layers[2].weight.mul_(3)
+    wrap(model, NoiseConfig.parse({**spec, "options": options, "ste": "clipped"})).train()
+    HOW[how](model)
+    watched = [Watched(layer) for layer in layers]
+    model(ids, labels=ids).loss.backward()
+    g = 2688 / max(float(layer.weight.detach().abs().max()) for layer in layers)
+    for layer, seen in zip(layers, watched, strict=True):
+        weight = layer.weight.detach().double()
+        blocks = weight.unflatten(-1, (-1, 16))
+        wanted = g * blocks.abs().amax(-1, keepdim=True) / 6
+        numbers = torch.tensor(E4M3.values()).double()
+        scale = numbers[(wanted - numbers).abs().argmin(-1, keepdim=True)] / g
+        inside = (blocks.abs() <= 6 * (1 + 1e-5) * scale).flatten(-2)
+        assert (~inside).any()
+        clean = seen.g.flatten(0, -2).double().T @ seen.x.flatten(0, -2).double()
+        grad = layer.weight.grad
+        assert not grad[~inside].any()
+        torch.testing.assert_close(grad[inside].double(), clean[inside], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["plain", "recomputed"])
+def test_gradients_are_rounded_stochastically_by_address(make, ids, how: str) -> None:
+    """What comes back has one of the two neighbours of each element: the same ones where it is
+    computed again, others at another step; the forward pass and grad_W know nothing of it."""
+    site = SITES["bias"]
+    given = rule(site, "input", direction="both", gradient_rounding="stochastic")
+    found = []
+    for step in (0, 0, 1):
+        model = HOW[how](wrap(make(), NoiseConfig.parse(given)).train())
+        state_of(model).set_step(step)
+        layer = model.get_submodule(site)
+        watched = Watched(layer)
+        model(ids, labels=ids).loss.backward()
+        g = watched.g.flatten(0, -2)
+        found.append(watched.grad_x.flatten(0, -2))
+        x = quantised(watched.x.flatten(0, -2), "input")
+        assert apart(layer.weight.grad, g.double().T, x, torch.float32) < 1
+        exact = g.double() @ layer.weight.detach().double()
+        size = g.double().abs() @ layer.weight.detach().double().abs()
+        off = (found[-1].double() - exact).abs() / size
+        assert 0 < float(off.max()) < 0.25  # E4M3's neighbours are 1/8 apart at most
+        nearest = quantised(g, "input")
+        assert apart(found[-1], nearest, layer.weight.detach().double(), g.dtype) > 10
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 def test_backward_formats_off_are_the_clean_model(make, ids) -> None:

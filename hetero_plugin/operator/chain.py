@@ -138,6 +138,8 @@ class Chain:
     """Entries of the scale table that the stages read."""
     shares: bool = False
     """Of a weight: its scale is that of several weights (`operator.shared`)."""
+    clips: bool = False
+    """Whether a rule's gradient is that of the clipped straight-through estimator."""
 
     @classmethod
     def of(
@@ -196,6 +198,7 @@ class Chain:
                 how = model.native, rule.rounding == "stochastic", segments
                 file = (rule.path, rule.digest) if rule.path and rule.digest else None
                 clipped = rule.ste == "clipped" and stream == rule.point
+                made.clips |= clipped
                 made.stages.append(Stage(model.name, *how, file, clipped))
         if made.shares and len(made.stages) > 1:
             raise ConfigError(
@@ -210,11 +213,6 @@ class Chain:
     @property
     def width(self) -> int:
         return sum(part[1] for part in self.parts)
-
-    @property
-    def clips(self) -> bool:
-        """Whether a rule's gradient is that of the clipped straight-through estimator."""
-        return any(stage.clipped for stage in self.stages)
 
     @property
     def fixed(self) -> bool:

@@ -323,7 +323,7 @@ def test_gradients_are_rounded_stochastically_by_address(make, ids, how: str) ->
         assert apart(layer.weight.grad, g.double().T, x, torch.float32) < 1
         exact = g.double() @ layer.weight.detach().double()
         size = g.double().abs() @ layer.weight.detach().double().abs()
-        off = (found[-1].double() - exact).abs() / size
+        off = (found[-1].double() - exact).abs() / size.clamp(min=1e-30)  # tokens without a loss
         assert 0 < float(off.max()) < 0.25  # E4M3's neighbours are 1/8 apart at most
         nearest = quantised(g, "input")
         assert apart(found[-1], nearest, layer.weight.detach().double(), g.dtype) > 10
@@ -343,7 +343,7 @@ def test_backward_formats_off_are_the_clean_model(make, ids) -> None:
 
 def test_compiled_it_is_the_same_product(make, ids) -> None:
     torch._dynamo.reset()
-    rules = [rule(SITES["no bias"], point, **BOTH) for point in FORMAT]
+    rules = [rule(SITES["no bias"], point, ste="clipped", **BOTH) for point in FORMAT]
     grads = []
     for compiled in (False, True):
         model = wrap(make(), NoiseConfig.parse({"rules": rules})).train()

@@ -20,7 +20,10 @@ def warn_of_rules(config: NoiseConfig, dtype: torch.dtype) -> None:
     backward = [
         f"rules[{index}] ({rule.error}, point: {rule.point})"
         for index, rule in enumerate(config.rules)
-        if REGISTRY[rule.error].number_format and rule.direction != "forward" and rule.scale > 0
+        if REGISTRY[rule.error].number_format
+        and rule.direction != "forward"
+        and rule.phase != "rollout"
+        and rule.scale > 0
     ]
     if backward:
         log.warning(

@@ -351,5 +351,8 @@ def test_a_format_backward_is_told_of_the_product_that_has_none(caplog: Any) -> 
 
     warn_of_rules(NoiseConfig.parse({**FORWARD}), torch.bfloat16)
     assert "wgrad" not in caplog.text
-    warn_of_rules(NoiseConfig.parse({**FORWARD, "direction": "both"}), torch.bfloat16)
+    both = {**FORWARD, "direction": "both"}
+    warn_of_rules(NoiseConfig.parse({**both, "phase": "rollout"}), torch.bfloat16)
+    assert "wgrad" not in caplog.text
+    warn_of_rules(NoiseConfig.parse(both), torch.bfloat16)
     assert caplog.text.count("that for the weight (wgrad) is computed without") == 1

@@ -8,13 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from toy import NAMES, simulate_run
 
 from hetero_plugin import attestation
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.report import page as report
-from hetero_plugin.evaluation.report import schema
+from hetero_plugin.evaluation.report import schema, sources
 from hetero_plugin.evaluation.report import words as report_words
 from hetero_plugin.evaluation.report.data import curves, read_metrics
 
@@ -57,6 +58,25 @@ def test_it_is_as_its_schema_says(built: tuple[dict, str]) -> None:
         schema.check(lacking)
     with pytest.raises(ValueError, match="moreover"):
         schema.check({**report, "moreover": 1})
+
+
+def test_answers_that_are_all_alike_are_as_the_schema_says_too() -> None:
+    for of in ("accuracy", "difference"):
+        row = sources._row("clean", 0.1, of, np.zeros((1, 2, 1, 16)))
+        assert row["low"] is None
+        schema.Source.model_validate(row)
+
+
+def test_a_report_that_is_not_as_described_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(found: object) -> None:
+        raise ValueError("floors")
+
+    monkeypatch.setattr(schema, "check", refuses)
+    with pytest.warns(UserWarning, match=r"report\.json is not as its schema says: floors"):
+        paths = report.build(simulate_run(tmp_path / "run", steps=4))
+    assert all(path.is_file() for path in paths)
 
 
 class Page(HTMLParser):

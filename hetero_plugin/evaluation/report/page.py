@@ -7,6 +7,7 @@ what failed, and ``build`` raises. ``allow_unattested`` shows them all the same 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,6 @@ def build_of(run: Mapping[str, Any], json_path: Path) -> tuple[Path, Path]:
 
 
 def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple[Path, Path]:
-    schema.check(report)
     drawings = {} if report["status"] == "REFUSED" else draw(report)
     page = render(report, drawings)
     try:
@@ -137,6 +137,10 @@ def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple
         raise results.ResultError(
             f"{html_path.parent}: the report can't be written: {files.reason(error)}"
         ) from None
+    try:
+        schema.check(report)
+    except ValueError as error:  # what was found is not lost for it
+        warnings.warn(f"{json_path} is not as its schema says: {error}", stacklevel=2)
     if report["status"] == "REFUSED":
         raise Refused(
             "REFUSED: " + "; ".join(f"{r['arm']}: {r['problem']}" for r in report["refused"])

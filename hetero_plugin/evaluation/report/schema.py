@@ -1,7 +1,7 @@
 """What a report's JSON file holds: ``hetero-noise schema report`` prints it as a JSON schema.
 
-A report is checked against it when it is written. Shares, accuracies and differences are fractions
-of 1; a difference is second minus first.
+A report that is not as described is written all the same, with a warning. Shares, accuracies and
+differences are fractions of 1; a difference is second minus first.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Source(_Open):
     level: float
     of: Literal["accuracy", "difference"]
     value: float
-    low: float
-    high: float
+    low: float | None = Field(description="None: every answer is alike, which tells no variance")
+    high: float | None
     shares: dict[str, float] = Field(description="of the variance of the mean, by its source")
     counts: dict[str, int]
     sentence: str

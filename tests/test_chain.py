@@ -45,8 +45,10 @@ def ulp(x: torch.Tensor) -> torch.Tensor:
 
 def exact(x: torch.Tensor, name: str, scale: float) -> torch.Tensor:
     """The float64 reference: clean value, float64 draws, no rounding."""
-    draws = random.uniform if MODELS[name].draws == "uniform" else random.normal
-    z = draws(CLOCK, torch.tensor([SITE]), ROWS, 0, x.shape[1], torch.float64)
+    z = None
+    if MODELS[name].draws is not None:
+        draws = random.uniform if MODELS[name].draws == "uniform" else random.normal
+        z = draws(CLOCK, torch.tensor([SITE]), ROWS, 0, x.shape[1], torch.float64)
     s = torch.tensor(scale, dtype=torch.float32).double()
     result = MODELS[name].function(x.double(), s, z)
     return x.double() + result if MODELS[name].additive else result

@@ -7,7 +7,6 @@ what failed, and ``build`` raises. ``allow_unattested`` shows them all the same 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,9 @@ from typing import Any
 from hetero_plugin.attestation import Refused, versions
 from hetero_plugin.evaluation import files, power, results, stats
 from hetero_plugin.evaluation.dose.found import of_accuracy
-from hetero_plugin.evaluation.report import (
-    figures,
-    markdown,
-    panels,
-    rendering,
-    schema,
-    sources,
-    words,
-)
+from hetero_plugin.evaluation.report import figures, markdown, panels, rendering, sources, words
 from hetero_plugin.evaluation.report.data import curves, last_mean, pick, read_files, read_run
+from hetero_plugin.evaluation.report.schema import warn_unless_as_described
 
 FORMAT = 1
 DRAWINGS = (
@@ -137,10 +129,7 @@ def _write(report: Mapping[str, Any], json_path: Path, html_path: Path) -> tuple
         raise results.ResultError(
             f"{html_path.parent}: the report can't be written: {files.reason(error)}"
         ) from None
-    try:
-        schema.check(report)
-    except ValueError as error:  # what was found is not lost for it
-        warnings.warn(f"{json_path} is not as its schema says: {error}", stacklevel=2)
+    warn_unless_as_described(report, json_path)
     if report["status"] == "REFUSED":
         raise Refused(
             "REFUSED: " + "; ".join(f"{r['arm']}: {r['problem']}" for r in report["refused"])

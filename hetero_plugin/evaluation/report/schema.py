@@ -6,12 +6,14 @@ differences are fractions of 1; a difference is second minus first.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Report", "check", "json_schema"]
+__all__ = ["Report", "check", "json_schema", "warn_unless_as_described"]
 
 
 class _Closed(BaseModel):
@@ -221,6 +223,14 @@ def check(report: Mapping[str, Any]) -> None:
         pydantic.ValidationError: it is not, each place named.
     """
     (Head if report.get("status") == "REFUSED" else Report).model_validate(report)
+
+
+def warn_unless_as_described(report: Mapping[str, Any], path: Path) -> None:
+    """Warns of a report that was written and is not as described: what it found is not lost."""
+    try:
+        check(report)
+    except ValueError as error:
+        warnings.warn(f"{path} is not as its schema says: {error}", stacklevel=3)
 
 
 def json_schema() -> dict[str, Any]:

@@ -18,6 +18,9 @@ __all__ = ["LostWorkers"]
 _SAID = re.compile(r"(\d+) Workers \(tasks / actors\) killed due to memory pressure.*?(\d+) Worker")
 _PATIENCE = 120.0
 """Seconds in which a run that can't go on has usually ended by itself."""
+_BEFORE_FIRST = 1800.0
+"""Seconds for the first step: loading and compiling a large model takes long, and a worker that
+was idle when it was lost is not missed."""
 
 
 class LostWorkers:
@@ -43,15 +46,13 @@ class LostWorkers:
         self._memory = self._others = 0
 
     def hopeless(self) -> str | None:
-        """What was lost, once no step has come for two minutes since, or twice the longest step.
-
-        The first step is as long as it has been under way.
+        """What was lost, once no step has come for two minutes since, or twice the longest step;
+        for half an hour, where there was none yet.
         """
         self._follow()
         if self._since is None:
             return None
-        longest = self._longest or self._since - self._stepped
-        patience = max(_PATIENCE, 2 * longest)
+        patience = max(_PATIENCE, 2 * self._longest) if self._longest else _BEFORE_FIRST
         if self._clock() - self._since < patience:
             return None
         how = []

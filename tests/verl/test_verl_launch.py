@@ -228,6 +228,7 @@ def test_lost_workers_are_noticed_once_nothing_moves(tmp_path: Path) -> None:
     log.write_text("step 1\n" + RAYLET.format(memory=4, others=0)[:60])
     now[0] = 30.0
     assert lost.hopeless() is None, "half a line"
+    lost.stepped()
     with log.open("w") as out:
         out.write("step 1\n" + RAYLET.format(memory=4, others=0))
     assert lost.hopeless() is None
@@ -237,18 +238,31 @@ def test_lost_workers_are_noticed_once_nothing_moves(tmp_path: Path) -> None:
     why = lost.hopeless()
     assert why is not None and "4 ended for want of memory" in why and "120 seconds" in why
     # A step taken since: it could do without them. Another loss, after a step of 400 s.
-    now[0] = 400.0
+    now[0] = 430.0
     lost.stepped()
     assert lost.hopeless() is None
     with log.open("a") as out:
         out.write(RAYLET.format(memory=0, others=1))
-    now[0] = 401.0
+    now[0] = 431.0
     assert lost.hopeless() is None
-    now[0] = 1200.0
+    now[0] = 1230.0
     assert lost.hopeless() is None, "twice the longest step"
-    now[0] = 1202.0
+    now[0] = 1232.0
     why = lost.hopeless()
     assert why is not None and "1 crashed or killed" in why and "memory" not in why
+
+
+def test_a_run_that_loads_for_long_is_not_taken_for_lost(tmp_path: Path) -> None:
+    """An idle worker that was lost early is not missed, and the first step may take long."""
+    now, log = [0.0], tmp_path / "train.log"
+    lost = LostWorkers(log, clock=lambda: now[0])
+    log.write_text(RAYLET.format(memory=1, others=0))
+    now[0] = 20.0
+    assert lost.hopeless() is None
+    now[0] = 1819.0
+    assert lost.hopeless() is None
+    now[0] = 1821.0
+    assert "1 ended for want of memory" in (lost.hopeless() or "")
 
 
 def test_a_run_that_waits_for_workers_it_lost_is_ended(
@@ -257,7 +271,7 @@ def test_a_run_that_waits_for_workers_it_lost_is_ended(
     line = RAYLET.format(memory=0, others=2)
     code = f"import time; print({line!r}, flush=True); time.sleep(300)"
     monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: [sys.executable, "-c", code])
-    monkeypatch.setattr("hetero_plugin.verl.lost._PATIENCE", 1.0)
+    monkeypatch.setattr("hetero_plugin.verl.lost._BEFORE_FIRST", 1.0)
     with pytest.raises(LaunchError, match=r"was stopped: Ray lost workers of it \(\d crashed"):
         execute(run_of(tmp_path), timeout=120)
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from hetero_plugin.config.base import Frozen
 from hetero_plugin.config.formats import FP8, MX, NVFP4, FormatOptions, Integer
-from hetero_plugin.config.problems import ConfigError
+from hetero_plugin.config.problems import ConfigError, shown
 
-__all__ = ["FP8", "MX", "NVFP4", "OPTIONS", "Accumulate", "FormatOptions", "Integer"]
+__all__ = [
+    "FP8",
+    "MX",
+    "NVFP4",
+    "OPTIONS",
+    "Accumulate",
+    "FormatOptions",
+    "Integer",
+    "refuse_misplaced",
+]
 
 _NO_FP8 = ("volta", "turing", "ampere", "cdna2", "cdna3")
 _AMD = ("cdna2", "cdna3")
@@ -119,3 +129,24 @@ _FORMATS: dict[str, type[FormatOptions]] = {
 }
 OPTIONS: dict[str, type[Accumulate] | type[FormatOptions]] = {"accumulate": Accumulate, **_FORMATS}
 """Error model -> its options."""
+
+
+def refuse_misplaced(data: Any, known: Iterable[str]) -> None:
+    """Says where an option of an error model belongs that is written beside ``error``.
+
+    Args:
+        data: what was given for a rule; anything but a mapping is left to others.
+        known: the keys that may be written there.
+
+    Raises:
+        ConfigError: a key is no known one, and an option of the error model.
+    """
+    kind = OPTIONS.get(str(data.get("error"))) if isinstance(data, Mapping) else None
+    if kind is None:
+        return
+    for key in sorted(map(str, data.keys() - set(known))):
+        if key in kind.model_fields:
+            raise ConfigError(
+                f"{key!r} is an option of {data['error']}; write options: "
+                f"{{{key}: {shown(data[key])}}}."
+            )

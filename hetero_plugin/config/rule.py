@@ -19,6 +19,7 @@ from hetero_plugin.config.options import (
     Accumulate,
     FormatOptions,
     Integer,
+    refuse_misplaced,
 )
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 from hetero_plugin.config.profile import load_profile, settled_path
@@ -91,6 +92,12 @@ class NoiseRule(Frozen):
     def _whole_format(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("error") in BLENDS and "scale" not in data:
             return {**data, "scale": 1.0}
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_in_options(cls, data: Any) -> Any:
+        refuse_misplaced(data, cls.known_keys())
         return data
 
     @field_validator("point", "direction", mode="before")

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from hetero_plugin.config import multipliers, profile
 from hetero_plugin.config.aqn import AQNConfig
 from hetero_plugin.config.base import Frozen, Seed, plain, table_number, whole_step
+from hetero_plugin.config.options import refuse_misplaced
 from hetero_plugin.config.problems import ConfigError, did_you_mean, shown
 from hetero_plugin.config.read import check_size, read_json, read_yaml
 from hetero_plugin.config.rule import NoiseRule
@@ -137,6 +138,7 @@ class NoiseConfig(Frozen):
     def _expand(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        refuse_misplaced(data, cls.known_keys())
         data = dict(data)
         flat = {key: data.pop(key) for key in _RULE_KEYS if key in data}
         name = data.pop("preset", None)

@@ -121,6 +121,10 @@ def test_what_nvfp4_does_not_take() -> None:
             NoiseConfig(error="nvfp4", point="weight", options={"tensor_scale": bad})
     with pytest.raises(ConfigError, match=r"'tensor_scale'\. Known keys: scale_mode, reference"):
         NoiseConfig(error="mxfp4", options={"tensor_scale": "row"})
+    one = {"error": "nvfp4", "point": "input", "tensor_scale": "row"}
+    for given in (one, {"rules": [one]}):
+        with pytest.raises(ConfigError, match="is an option of nvfp4; write options: "):
+            NoiseConfig.parse(given)
     with pytest.raises(ConfigError, match="experts"):
         wrap(make_family("qwen3_moe"), "nvfp4-w4a16", quiet=True)
     assert [rule.word for rule in NoiseConfig.parse("nvfp4-w4a4").rules] == [

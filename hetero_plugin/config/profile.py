@@ -222,15 +222,25 @@ class Profile(Frozen):
             for (kind, dtype), ks in sorted(sizes.items())
         )
 
-    def write(self, path: str | Path) -> None:
+    def write(self, path: str | Path, *, dense: bool = False) -> None:
         """Writes the file, whole or not at all.
+
+        Args:
+            path: of the file.
+            dense: in one line without spaces, half the size.
 
         Raises:
             ConfigError: the name does not end in .profile, or the file can't be written.
         """
         path = Path(path)
         _check_suffix(path)
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(
+            self.model_dump(mode="json"),
+            indent=None if dense else 1,
+            separators=(",", ":") if dense else None,
+            sort_keys=True,
+            allow_nan=False,
+        )
         try:
             with tempfile.NamedTemporaryFile(
                 "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from hetero_plugin.cli.screen import stdout
+from hetero_plugin.config import ConfigError
 from hetero_plugin.errors.profile import Profile
+from hetero_plugin.evaluation import files
+
+
+def check_page(page: Path | None) -> None:
+    """That a page can be written where it is asked for, if it is.
+
+    Raises:
+        ConfigError: it can't, or the name does not end in .html.
+    """
+    if page is None:
+        return
+    if page.suffix != ".html":
+        raise ConfigError(f"--page {page}: it should end in .html")
+    files.check_target(page, "--page")
 
 
 def print_profile(profile: Profile) -> None:

@@ -259,16 +259,29 @@ def test_a_known_matrix_unit_is_explained(tmp_path: Path) -> None:
     x = torch.rand(256, 1024, generator=generator).half()
     weight = torch.rand(32, 1024, generator=generator).half()
     name = "model.layers.0.mlp.down_proj"
-    save_file({f"{name}.weight": weight}, tmp_path / "model.safetensors")
+    other, bias = name.replace("0", "1"), torch.rand(32, generator=generator).half()
+    parts = {f"{name}.weight": weight, f"{other}.weight": weight.clone(), f"{other}.bias": bias}
+    save_file(parts, tmp_path / "model.safetensors")
     made = dict(product_candidates(x, weight, None))
+    with_bias = dict(product_candidates(x, weight, bias))
     left, right = (
-        site(name, made[unit][None], k=1024, inputs={"x": x}) for unit in ("exact", "hopper")
-    )
-    a, b = recording(tmp_path / "a.rec", [left]), recording(tmp_path / "b.rec", [right])
+        [
+            site(name, made[unit][None], k=1024, inputs={"x": x}),
+            site(other, with_bias[f"{unit}, bias before rounding"][None], layer=1, k=1024,
+                 inputs={"x": x}),
+        ]
+        for unit in ("exact", "hopper")
+    )  # fmt: skip
+    a, b = recording(tmp_path / "a.rec", left[:1]), recording(tmp_path / "b.rec", right[:1])
     profile = fit(a, b, name="units", model=tmp_path)
     found = table(profile)["structure"]
     assert found["b"]["differ"] >= 20
     assert found["b"]["exact"] == ["hopper", "blackwell"]
+    # A site that has no bias says nothing of where one is added.
+    two = fit(recording(tmp_path / "c.rec", left), recording(tmp_path / "d.rec", right),
+              name="units", model=tmp_path)  # fmt: skip
+    exact = table(two)["structure"]["b"]["exact"]
+    assert exact == [f"{unit}, bias before rounding" for unit in ("hopper", "blackwell")]
     with pytest.raises(ConfigError, match=r"it should be a folder with .safetensors files"):
         fit(a, b, name="units", model=tmp_path / "none")
 

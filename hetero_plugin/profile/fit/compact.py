@@ -12,6 +12,7 @@ from typing import Any
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.errors.profile import Bin, Profile, Table
+from hetero_plugin.profile.fit.said import TAIL, sentences
 
 __all__ = ["compacted"]
 
@@ -54,6 +55,8 @@ def compacted(profile: Profile) -> Profile:
             report[key] = [
                 _without_bins(one) for one in report[key] if (one["kind"], one["dtype"]) in differ
             ]
+    if rows:
+        report["sentences"] = sentences(report, TAIL)
     return Profile(
         name=profile.name,
         made_from=profile.made_from,

@@ -18,15 +18,13 @@ from hetero_plugin.profile.fit.alike import Alike, correlations
 from hetero_plugin.profile.fit.counts import Counts
 from hetero_plugin.profile.fit.elements import Elements, differences
 from hetero_plugin.profile.fit.goodness import Gaussian, goodness
-from hetero_plugin.profile.fit.said import sentences
+from hetero_plugin.profile.fit.said import TAIL, sentences
 from hetero_plugin.profile.fit.split import PARTS, held_layers, roles, size_of
 from hetero_plugin.profile.fit.tables import binned, supported
 from hetero_plugin.profile.recording import Recording, SiteRecord, check_comparable
 
-__all__ = ["TAIL", "fit"]
+__all__ = ["fit"]
 
-TAIL = 1e-6
-"""The probability that a profile is meant to be known down to."""
 Key = tuple[str, str, int]
 Progress = Callable[[str, int, int], None]
 

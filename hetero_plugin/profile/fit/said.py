@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["sentences"]
+__all__ = ["TAIL", "sentences"]
 
+TAIL = 1e-6
+"""The probability that a profile is meant to be known down to."""
 _NEARLY = 0.999
 _ALIKE = 0.05
 """Correlation from which drawing each element by itself makes too small an effect downstream."""

@@ -212,14 +212,22 @@ def checkpoint_weights(folder: Path) -> Weights:
 
 def best(tried: Sequence[Tried]) -> dict[str, dict[str, Any]]:
     """Of several sites: machine -> the ``candidate`` with the largest mean ``share``, all that are
-    ``exact`` in all of them, of how many ``elements``, and at how many the machines ``differ``."""
+    ``exact`` in all of them, of how many ``elements``, and at how many the machines ``differ``.
+
+    A candidate that says where a bias or a sum is rounded is, at a site that has none, the one that
+    does not say it.
+    """
     found: dict[str, dict[str, Any]] = {}
     elements, differ = sum(one.elements for one in tried), sum(one.differ for one in tried)
     told = differ >= DIFFER or not any(one.rare for one in tried)
     for machine in tried[0].shares:
         of = [one.shares[machine] for one in tried]
-        names = [name for name in of[0] if all(name in one for one in of)]
-        means = {name: sum(one[name] for one in of) / len(of) for name in names}
+        means = {}
+        for name in dict.fromkeys(name for one in of for name in one):
+            shares = [one.get(name, one.get(_stem(name))) for one in of]
+            known = [share for share in shares if share is not None]
+            if len(known) == len(of):
+                means[name] = sum(known) / len(of)
         if means:
             name = max(means, key=lambda name: means[name])
             exact = [name for name, share in means.items() if share == 1.0] if told else []
@@ -231,3 +239,8 @@ def best(tried: Sequence[Tried]) -> dict[str, dict[str, Any]]:
                 "differ": differ,
             }
     return found
+
+
+def _stem(name: str) -> str:
+    """A candidate's name without what it says of a bias or of a sum."""
+    return name.split(", bias ")[0].split(", sum ")[0]

@@ -51,6 +51,11 @@ def _formatted(error: str, *points: str) -> dict[str, Any]:
     return {"rules": [{**scope, "error": error, "scale": 1.0, "point": at} for at in points]}
 
 
+def _profiled(name: str) -> dict[str, Any]:
+    rule = {"targets": ["linear"], "exclude": ["lm_head"], "error": "profile", "path": name}
+    return {"rules": [rule]}
+
+
 # The experiments' scopes. Their common size is 5e-2, where error is seen to cost accuracy.
 PRESETS: dict[str, dict[str, Any]] = {
     "rmsnorm": {"targets": ["norm"], "scale": 5e-2},
@@ -69,17 +74,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fp8-w8a8": _formatted("fp8_e4m3", "weight", "input"),
     "int8-w8a8": _formatted("int8", "weight", "input"),
     "int4-w4a16-g128": _formatted("int4", "weight"),
-    # The measured profile that comes with the package: as far apart as two correct bfloat16 GEMMs.
-    "bf16-kernel-floor": {
-        "rules": [
-            {
-                "targets": ["linear"],
-                "exclude": ["lm_head"],
-                "error": "profile",
-                "path": "bf16-kernel-floor",
-            }
-        ]
-    },
+    # The measured profiles that come with the package: as far apart as two correct bfloat16 GEMMs,
+    # and as two generations of matrix units.
+    "bf16-kernel-floor": _profiled("bf16-kernel-floor"),
+    "hopper-vs-ampere": _profiled("hopper-vs-ampere"),
 }
 _RULE_KEYS = tuple(NoiseRule.model_fields)
 _LATER = ("ste", "gradient_rounding")

@@ -84,6 +84,7 @@ def page(data: Mapping[str, Any], profiles: Mapping[str, Profile]) -> str:
         )
     )
     checks = data.get("checks", {})
+    parts.append(_summary(profiles, checks))
     if checks:
         parts.append(_explained(checks))
     for pair in PAIRS:
@@ -147,6 +148,51 @@ def _same(pair: Pair, recorded: Sequence[Mapping[str, Any]]) -> str:
         f"- **{pair.name}** ({pair.about}): all {sum(one['elements'] for one in kinds):,} outputs "
         f"of {', '.join(names)} are equal to the bit. There is no profile."
     )
+
+
+def _summary(profiles: Mapping[str, Profile], checks: Mapping[str, Any]) -> str:
+    """Which profiles hold in what was held out and end to end, in words."""
+    lines = []
+    for part in ("rows", "layers"):
+        good, bad, few = [], [], []
+        for name, profile in profiles.items():
+            held = [row["held_out"][part] for row in profile.report["tables"]]
+            judged = [one["within"]["profile"] for one in held if one is not None]
+            if not any(one["judged"] for one in judged):
+                few.append(name)
+            elif all(one["all"] == one["judged"] for one in judged):
+                good.append(name)
+            else:
+                bad.append(name)
+        lines.append(
+            f"- Held-out {part}, all judged groups within 10 %: {_names(good)}. Not all: "
+            f"{_names(bad)}. Too few changed elements: {_names(few)}."
+        )
+    better = [
+        name
+        for name, profile in profiles.items()
+        if all(
+            one["better"]
+            for row in profile.report["tables"]
+            for one in row["held_out"].values()
+            if one is not None and row["changed"]
+        )
+    ]
+    others = [name for name in profiles if name not in better]
+    lines.append(
+        f"- Better than a Gaussian in rows and layers: {_names(better)}. Not: {_names(others)}, "
+        "for which `relative_gaussian` at the table's scale does as well or better."
+    )
+    kl = [name for name, check in checks.items() if check["within"]["kl"]]
+    rest = [name for name in checks if name not in kl]
+    lines.append(
+        f"- End to end, KL within the interval of A against B: {_names(kl)}. Not: {_names(rest)}."
+    )
+    return "## What holds\n\n" + "\n".join(lines)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
 
 
 # ---- one pair ----

@@ -1,4 +1,4 @@
-"""The committed profiles of pairs of machines, and the page about them. About 10 s."""
+"""The committed profiles of pairs of machines, and the page about them. About 20 s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.errors.profile import Drawn, Table, bins_of, load_profile, ordered
+from hetero_plugin.profile.asked import Asked
 from hetero_plugin.profile.fit.tables import moments
+from hetero_plugin.profile.record import record
+from scripts import pairs_page
 from scripts.pairs_page import DATA, PAGE, PAIRS, PROFILES, fitted, read
 from scripts.pairs_text import page, replaced
 
@@ -92,3 +95,43 @@ def test_a_page_without_marks_is_refused() -> None:
         replaced("no marks", "made")
     numbers: dict[str, Any] = json.loads(DATA.read_text())
     assert {"recorded", "checks"} <= set(numbers)
+
+
+# ---- how they are made ----
+
+
+def test_a_pair_from_recordings_to_its_page(
+    checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`scripts.pairs_page fit`, `scripts.pairs_check` and `page`, on a tiny model."""
+    from scripts import pairs_check, pairs_text
+
+    monkeypatch.setattr(pairs_page, "PROFILES", tmp_path)
+    monkeypatch.setattr(pairs_page, "DATA", tmp_path / "pairs.json")
+    noisy = pairs_page.Pair("noisy", "plain", "noisy", "as it is, and a Gaussian",
+                            ("linear", "norm"), as_b="gaussian:0.02")  # fmt: skip
+    same = pairs_page.Pair("same", "plain", "plain", "twice the same")
+    for module in (pairs_page, pairs_text):
+        monkeypatch.setattr(module, "PAIRS", (noisy, same))
+    plain = tmp_path / "plain.rec"
+    record(Asked(checkpoint, plain, text=text, rows=128, columns=64, repeats=1))
+    record(Asked(checkpoint, tmp_path / "noisy.rec", replay=plain, variant=noisy.as_b, columns=64,
+                 repeats=1))  # fmt: skip
+    pairs_page.fit_pairs([tmp_path], checkpoint, [])
+    assert noisy.path.exists() and not same.path.exists()
+    data = pairs_page.read()
+    assert not any(one["changed"] for one in data["recorded"]["same"][-1]["kinds"])
+
+    session = pairs_check.Session(checkpoint, text, 320, 32)
+    found = pairs_check.check(session, noisy)
+    # Each kind alone is nearer to A than both, and A with the profile about as far.
+    kl = {kinds: one["kl"]["value"] for kinds, one in found["by_kind"].items()}
+    assert set(kl) == {"linear", "norm", "linear + norm"} and min(kl.values()) > 0
+    assert kl["linear + norm"] == max(kl.values())
+    assert found["pairs"]["a_b"]["kl"]["value"] == kl["linear + norm"]
+    assert 0.5 < found["ratio"]["kl"]["value"] < 2
+    assert all(torch.equal(a, b) for a, b in zip(session.plain, session.logits(), strict=True))
+    pairs_page.write({**data, "checks": {"noisy": found}})
+    made = page(pairs_page.read(), pairs_page.fitted())
+    digest = load_profile(noisy.path).digest
+    assert f"sha256 `{digest}`" in made and "**same** (twice the same): all" in made

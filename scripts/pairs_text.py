@@ -105,8 +105,10 @@ def _percent(value: float) -> str:
     return "0" if value == 0 else f"{100 * value:.3g} %"
 
 
-def _number(value: float) -> str:
-    """Three digits; small ones as 1.2e-5."""
+def _number(value: float | None) -> str:
+    """Three digits; small ones as 1.2e-5; of a bound that is not known a question mark."""
+    if value is None:
+        return "?"
     return f"{value:.2e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
@@ -454,4 +456,10 @@ def _gaps(gaps: Mapping[str, Any], dials: Sequence[Mapping[str, Any]]) -> str:
 def _dialled(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not measured"
+    if "jump" in found:  # told by the dial, which finds no scale then
+        jump = found["jump"]
+        return (
+            f"none: at {_number(jump['scale'])} it jumps from {_number(jump['low'])} to "
+            f"{_number(jump['high'])} ({found['tokens']} tokens, {found['draws']} draws)"
+        )
     return f"{_span(found['scale'])} ({found['tokens']} tokens, {found['draws']} draws)"

@@ -1,11 +1,10 @@
 // Measured profiles: hetero_plugin/errors/profile, in the same integers and float32 operations.
 //
-// A row is read for its largest number, then for the sum of squares that its RMS is of, and then by
-// groups of 128 columns. Most elements keep their bits, and most of those are told without their bin:
-// they are not small, and their word means no difference in any bin of such. The others are put side
-// by side; of those, the ones whose own bin says that they change, again. A change is looked up in a
-// guide: words that mean one, without those between that mean none, by their leading byte; and by
-// bisection where that byte leaves several.
+// A row is read for its RMS, and then by groups of 128 columns. With AVX-512 all elements of a group are
+// changed at once (profile_dense.h). Elsewhere, and for tables whose edges lie further apart than
+// sixteen exponents: most elements keep their bits, and most of those are told without their bin. They
+// are not small, and their word means no difference in any bin of such. The others are put side by
+// side; of those, the ones whose own bin says that they change, again (profile_side.h).
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 // Measured profiles with AVX-512: all elements of a group at once, whether they change or not.
 //
 // The size of an element is a power of two, so that within a row its exponent alone says its bin. Sixteen
-// exponents span all edges of a usual table, and what a table says of them fits in one register: a
+// exponents span the edges of a usual table, fourteen octaves, and what a table says of them fits in one register: a
 // permutation looks it up. The difference is counted, step by step, as far as the table's reach. What
 // lies beyond it, and numbers next to 0 or to the largest, are put aside and looked up one by one.
 #pragma once
@@ -17,7 +17,7 @@ struct ByExponent {
   __m512i step[MOST_STEPS];
 };
 
-constexpr int FEW = 40;
+constexpr int FEW = 40;  // of a group, that are put aside one by one
 template <class D>
 constexpr int MANTISSA = std::is_same_v<D, BF16> ? 7 : std::is_same_v<D, F16> ? 10 : 23;
 
@@ -47,8 +47,9 @@ static bool by_exponent(const Profile& p, float inverse, ByExponent& row) {
     // An infinite ratio, which no element of the row has, would be beyond the last bin.
     const i32x16 last = (i32x16)splat((uint32_t)p.edges), found = (i32x16)bins_of(p, power_of<D>(exponent) * splatf(inverse));
     const i32x16 bins = found < last ? found : last;
-    // Of a row of zeros all are in the first bin.
-    if (inverse != 0 && (bins[first % LANES] != 0 || bins[(first + LANES - 1) % LANES] != p.edges)) continue;
+    const bool low = first == 0 || bins[first % LANES] == 0;
+    const bool high = first + LANES == MANY || bins[(first + LANES - 1) % LANES] == p.edges;
+    if (inverse != 0 && !(low && high)) continue;  // of a row of zeros all are in the first bin
     row.lowest = (uint32_t)first << MANTISSA<D>, row.highest = ((uint32_t)(first + LANES) << MANTISSA<D>) - 1;
     std::memcpy(row.bins, &bins, 64);
     for (int k = 0; k < p.steps; ++k) row.step[k] = (__m512i)of_bins(p.step[k], (u32x16)bins);

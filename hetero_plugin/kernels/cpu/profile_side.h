@@ -1,4 +1,7 @@
 // Elements of a row that are looked up one by one: put side by side, so that vectors are full.
+//
+// A change is looked up in a guide: words that mean one, without those between that mean none, by their
+// leading byte; and by bisection where that byte leaves several.
 #pragma once
 #include "profile_table.h"
 

@@ -1,6 +1,6 @@
 """What is drawn from a profile: the reference against the table, kernels against the reference.
 
-About 60 s on two cores; the interpreter of Triton and other instruction sets are slow ones.
+About 80 s on two cores; the interpreter of Triton and other instruction sets are slow ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is drawn from a profile: the reference against the table, kernels against the reference.
 
-About 60 s on two cores; the interpreter of Triton and other instruction sets are slow ones.
+About 80 s on two cores; the interpreter of Triton and other instruction sets are slow ones.
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from torch import Tensor
 from hetero_plugin import random
 from hetero_plugin.attestation.profiles import ProfileLook
 from hetero_plugin.config import ConfigError
-from hetero_plugin.errors.profile import EDGES, hold, ordered, replay_of, replay_word
+from hetero_plugin.errors.profile import (
+    EDGES,
+    Bin,
+    Profile,
+    Table,
+    hold,
+    ordered,
+    replay_of,
+    replay_word,
+)
 from hetero_plugin.errors.profile.bins import bins_by_limits
+from hetero_plugin.errors.profile.replay import REACH
 from hetero_plugin.kernels import KERNEL, reference
 from hetero_plugin.kernels.formats import declare
 from tests.errors.profiles import mild, wild, written
@@ -33,10 +43,14 @@ WAYS = [(0.0, False), (0.0, True), (0.3, True), (1.0, False)]
 
 def word_of(fresh: float, ranges: bool, seed: int = 7) -> str:
     """A wild profile's word, known to this process and its kernels."""
+    return known(wild(fresh, ranges), seed)
+
+
+def known(profile: Profile, seed: int = 7) -> str:
+    """A profile's word, known to this process and its kernels."""
     import tempfile
     from pathlib import Path
 
-    profile = wild(fresh, ranges)
     with tempfile.TemporaryDirectory() as folder:
         hold(written(profile, Path(folder)), profile.digest)
     word = replay_word(profile.digest, "linear", 896, seed)
@@ -135,6 +149,78 @@ def test_every_way_is_the_references() -> None:
     assert every_case() == 48
 
 
+def shaped(values: tuple[int, ...], share: float, edges: tuple[float, ...] = EDGES) -> Profile:
+    """A profile in which ``share`` of each bin changes, by each value but 0 alike."""
+    kept = values.index(0)
+    part = share / max(len(values) - 1, 1)
+    upto = [part * (i + 1) + (1 - share - part) * (i >= kept) for i in range(len(values) - 1)]
+    one = Bin(values=values, cumulative=(*upto, 1.0), n=10)
+    return Profile(
+        name="shaped",
+        tables=tuple(
+            Table(
+                kind="linear",
+                dtype=dtype,
+                ks=(896,),
+                edges=edges,
+                bins=(one,) * (len(edges) + 1),
+                n=1,
+            )
+            for dtype in ("bfloat16", "float16", "float32")
+        ),
+    )
+
+
+WIDE = tuple(-12.0 + i for i in range(26))
+SHAPES = {
+    "nothing changes": ((0,), 0.0, EDGES),
+    "all change": ((-1, 0, 1), 1 - 2.0**-30, EDGES),
+    "rarely": ((-1, 0, 1), 0.001, EDGES),
+    "by up to two": ((-2, -1, 0, 1, 2), 0.3, EDGES),
+    "by up to six": (tuple(range(-6, 7)), 0.5, EDGES),
+    "further than is counted": (tuple(range(-20, 21)), 0.4, EDGES),
+    "far only": ((-300, 0, 300), 0.4, EDGES),
+    "one way": ((0, 1, 5), 0.2, EDGES),
+    "one bin": ((-1, 0, 1), 0.2, ()),
+    "one edge": ((-1, 0, 2), 0.2, (-1.0,)),
+    "edges that sixteen exponents don't span": ((-1, 0, 2), 0.2, WIDE),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_counted_for_all_elements(shape: str) -> None:
+    """The reach: nothing lies beyond where that is cheap."""
+    table = replay_of(known(shaped(*SHAPES[shape]))).table(torch.bfloat16)
+    expected = {
+        "nothing changes": 0,
+        "all change": 1,
+        "by up to two": 2,
+        "by up to six": 6,
+        "far only": 0,
+    }
+    if shape in expected:
+        assert table.reach == expected[shape]
+    assert 0 <= table.reach <= REACH
+
+
+@needs_kernel
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_table_is_the_references(shape: str) -> None:
+    word = known(shaped(*SHAPES[shape]))
+    for dtype in FLOATS:
+        for columns in (1, 15, 128, 130, 997):
+            x = values(dtype, 40, max(columns, 64))[:, :columns].contiguous()
+            # float16 has no exponents below those that a row of this size needs.
+            x[20:30] = (torch.randn(10, columns) * 0.01).to(dtype)
+            how = torch.arange(40) * 7919, torch.tensor([5]), torch.tensor([1.0])
+            rest = torch.tensor([[columns, 5, 3, 0]]), word, True
+            want = reference.perturb(x, *how, *rest)
+            got = torch.ops.hetero_noise.perturb(x, *how, *rest)
+            assert torch.equal(bits(got), bits(want)), (shape, dtype, columns)
+            torch.ops.hetero_noise.perturb_(x, *how, *rest)
+            assert torch.equal(bits(x), bits(want)), (shape, dtype, columns)
+
+
 @needs_kernel
 @pytest.mark.slow
 @pytest.mark.skipif(
@@ -222,8 +308,6 @@ def test_before_a_rounding_it_is_that_of_the_rounded(dtype: torch.dtype) -> None
 def test_a_dtype_without_a_table(op: object, tmp_path: object) -> None:
     from pathlib import Path
 
-    from hetero_plugin.errors.profile import Profile
-
     whole = wild(seed=3)
     profile = Profile(name="only", tables=whole.tables[:1])
     hold(written(profile, Path(str(tmp_path))), profile.digest)
@@ -298,4 +382,6 @@ def test_the_triton_kernel_is_the_reference_to_the_bit() -> None:
 
 if __name__ == "__main__":
     every_case()
+    for each in SHAPES:
+        test_every_shape_of_table_is_the_references(each)
     print("ran", KERNEL)

@@ -11,12 +11,12 @@
 #include <string_view>
 #include <vector>
 
-#include "formats.h"
+#include "profile_rms.h"
 
 namespace hetero {
 
 constexpr int MOST_BINS = 32, GUIDE_BITS = 8, WORD_BITS = 31;
-constexpr int LEAST_TOP = -80, RMS_BITS = 12;  // as LOWEST and BITS in hetero_plugin/errors/profile/bins.py
+constexpr int MOST_REACH = 6, MOST_STEPS = 2 * MOST_REACH + 2;  // as REACH in hetero_plugin/errors/profile/replay.py
 
 struct Profile {
   int64_t clock;   // of what is fixed for an address
@@ -32,6 +32,10 @@ struct Profile {
   float large;                 // numbers that are not small, over the RMS
   uint32_t quiet_from, quiet_many;  // words that mean no difference in any of their bins
   std::vector<int32_t> guide;  // bin, leading byte -> 2 * difference + 1 where the byte settles it, else 0
+  // Differences from -reach to reach are counted: `least`, and 1 for each step at or below the word. A
+  // step is the first word of a difference; those that all words reach, or none, are left out.
+  int reach, least, steps;
+  alignas(64) uint32_t step[MOST_STEPS][MOST_BINS];
 
   int32_t entry(int bin, uint32_t word) const {
     int low = starts[bin], high = starts[bin + 1] - 1;
@@ -47,6 +51,29 @@ struct Profile {
     const uint32_t before = at > starts[bin] ? thresholds[at - 1] : 0u;
     return firsts[at] + (int32_t)((int64_t)(word - before) * factors[at] >> 32);
   }
+  // The first word that means `wanted` or more, 2^31 if none does: differences rise with the word.
+  uint32_t first_of(int bin, int32_t wanted) const {
+    uint32_t low = 0, high = 1u << WORD_BITS;
+    while (low < high) {
+      const uint32_t middle = low + (high - low) / 2;
+      if (difference(bin, middle) >= wanted) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+  void set_steps(int bins) {
+    least = -reach - 1, steps = 0;
+    for (int d = -reach; d <= reach + 1; ++d) {
+      uint32_t lowest = ~0u, highest = 0;
+      std::fill_n(step[steps], MOST_BINS, 0u);
+      for (int b = 0; b < bins; ++b) {
+        const uint32_t word = step[steps][b] = first_of(b, d);
+        lowest = std::min(lowest, word), highest = std::max(highest, word);
+      }
+      if (highest == 0) ++least;
+      else if (lowest < 1u << WORD_BITS) ++steps;
+    }
+  }
 };
 
 // Those of a word, by dtype: bfloat16, float16, float32.
@@ -59,23 +86,24 @@ static Profiles profiles_of(std::string_view name) {
   return found == profiles.end() ? Profiles{} : found->second;
 }
 
-// numbers: clock, fresh, largest, edges, entries, first bin of what is large, its quiet words (first, how many);
-// starts; then thresholds, firsts, factors.
+// numbers: clock, fresh, largest, edges, entries, first bin of what is large, its quiet words (first, how many),
+// reach; starts; then thresholds, firsts, factors.
 void declare_profile(std::string_view name, int64_t dtype, const at::Tensor& limits, const at::Tensor& numbers) {
   TORCH_CHECK(limits.scalar_type() == at::kFloat && numbers.scalar_type() == at::kLong && limits.is_contiguous() &&
-                  numbers.is_contiguous() && numbers.numel() >= 8 && dtype >= 0 && dtype < 3,
+                  numbers.is_contiguous() && numbers.numel() >= 9 && dtype >= 0 && dtype < 3,
               "hetero_noise::declare_profile: float32 limits and int64 numbers");
   const int64_t* n = numbers.const_data_ptr<int64_t>();
   auto made = std::make_shared<Profile>();
   made->clock = n[0], made->fresh = (uint32_t)n[1], made->largest = (uint32_t)n[2], made->edges = (int)n[3];
   const int bins = made->edges + 1, entries = (int)n[4];
-  TORCH_CHECK(bins >= 1 && bins <= MOST_BINS && limits.numel() == made->edges && numbers.numel() == 8 + bins + 1 + 3 * entries && n[5] >= 0 && n[5] < bins,
+  TORCH_CHECK(bins >= 1 && bins <= MOST_BINS && limits.numel() == made->edges && numbers.numel() == 9 + bins + 1 + 3 * entries && n[5] >= 0 && n[5] < bins && n[8] >= 0 && n[8] <= MOST_REACH,
               "hetero_noise::declare_profile: ", bins, " bins and ", entries, " entries in ", numbers.numel(), " numbers");
   std::fill_n(made->limits, MOST_BINS, INFINITY);
   std::copy_n(limits.const_data_ptr<float>(), made->edges, made->limits);
   made->large = n[5] ? made->limits[n[5] - 1] : 0.0f;
   made->quiet_from = (uint32_t)n[6], made->quiet_many = (uint32_t)n[7];
-  n += 8;
+  made->reach = (int)n[8];
+  n += 9;
   std::copy_n(n, bins + 1, made->starts.begin());
   n += bins + 1;
   made->thresholds.assign(n, n + entries);
@@ -106,6 +134,7 @@ void declare_profile(std::string_view name, int64_t dtype, const at::Tensor& lim
       made->guide[(b << GUIDE_BITS) | byte] = settled ? 2 * one + 1 : 0;
     }
   }
+  made->set_steps(bins);
   const std::unique_lock<std::shared_mutex> lock(declaring);
   profiles[std::string(name)][dtype] = made;
 }

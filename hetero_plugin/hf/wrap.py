@@ -14,10 +14,11 @@ from hetero_plugin.config import ConfigError, NoiseConfig, resolve
 from hetero_plugin.hf.attachment import ATTACHMENT, Attachment, attachment_of, of_whom, remove
 from hetero_plugin.hf.context import ForwardContext, Scope
 from hetero_plugin.hf.discover import Adapters, Found, adapter_modules, check_map, discover
-from hetero_plugin.hf.experts import check_router, experts_noise
+from hetero_plugin.hf.experts import check_router, experts_noise, weights_of
 from hetero_plugin.hf.layers import ATTRIBUTE, LayerNoise, is_noisy, layer_noise, make_noisy
 from hetero_plugin.hf.names import canonical_name, decoder_of, is_inside, layers_of, owner_path
 from hetero_plugin.hf.norms import offset_formula
+from hetero_plugin.hf.operands import check_products
 from hetero_plugin.hf.operators import is_experts, is_router
 from hetero_plugin.hf.places import Places
 from hetero_plugin.hf.scores import KIND as SCORES
@@ -68,7 +69,9 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
         The same model.
 
     Raises:
-        ConfigError: it is wrapped already, the spec is wrong, or a target is not in the model.
+        ConfigError: it is wrapped already, the spec is wrong, a target is not in the model, or a
+            rule `accumulate` is for hardware that does not multiply the weights' dtype (inside
+            `torch.autocast`: autocast's).
     """
     attached = attachment_of(model)
     if attached is not None or any(is_noisy(module) for module in model.modules()):
@@ -87,6 +90,7 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
     if adapters != "adapter":
         check_map(model, spec, found)
     state = NoiseState(spec, [one.site for one in found], device=_device(model))
+    check_products(found, state.selected)
     top, decoder = decoder_of(model)
     around = top.split(".") if top else []
     holders = [model.get_submodule(".".join(around[:depth])) for depth in range(len(around))]
@@ -104,6 +108,7 @@ def wrap(model: M, config: Any = None, *, adapters: Adapters = "base", quiet: bo
     state.warn_swallowed(dtype)
     if not quiet:
         log.info(state.describe(f"{type(model).__name__} (hf)"))
+        _tell_of_held(attachment)
         _tell_of_clean_adapters(model, attachment)
         _tell_of_lost_softcap(decoder)
     return model
@@ -119,6 +124,18 @@ def _tell_of_lost_softcap(decoder: nn.Module) -> None:
             "attn_implementation='eager'",
             type(decoder).__name__,
             cap,
+        )
+
+
+def _tell_of_held(attachment: Attachment) -> None:
+    pairs = [pair for module in attachment.modules for pair in weights_of(module)]
+    fixed = [weight for noise, weight in pairs if noise.weight.fixed]
+    if fixed:
+        log.info(
+            "hetero_noise: %d weights have a fixed error, computed once for each version and kept "
+            "beside them: %.1f MiB (in compiled code and process groups computed at every use)",
+            len(fixed),
+            sum(weight.nbytes for weight in fixed) / 2**20,
         )
 
 

@@ -39,7 +39,9 @@ def check_point(index: int, rule: NoiseRule, site: Site) -> None:
     """Raises ConfigError where a rule's point does not exist at a site: nothing would happen."""
     if REGISTRY[rule.error].of_product:
         if site.kind not in ("linear", "lm_head") or ".experts." in site.name:
-            what = "experts" if ".experts." in site.name else f"the kind {site.kind}"
+            what = f"the kind {site.kind}"
+            if ".experts." in site.name:
+                what = "experts, which kernels multiply that take all of a layer's at once"
             raise ConfigError(
                 f"rules[{index}].error is {rule.error!r}, and {site.name} is of {what}; it is for "
                 "the plain products of linear layers and lm_head. Exclude it ('*.experts.*')"

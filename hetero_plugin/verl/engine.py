@@ -14,7 +14,7 @@ Imported by ``patches.patch_engines`` alone, while verl's own engine module is b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,7 +42,8 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
             return module
         from hetero_plugin.hf import state_of, wrap
 
-        module = wrap(module, noise.config)
+        with self._as_in_passes():
+            module = wrap(module, noise.config)
         state = state_of(module)
         state.set_phase("train")
         self._noise_state, self._noisy_model = state, module
@@ -51,6 +52,14 @@ class NoisyFSDPEngine(FSDPEngineWithLMHead):
         # Printed, not logged: verl sets log levels process by process, and this line must be seen.
         print(state.describe(f"verl actor rank {self.rank}"), flush=True)
         return module
+
+    def _as_in_passes(self) -> AbstractContextManager[Any]:
+        """Autocast to the dtype of the passes, which `computes_in` has once FSDP is there."""
+        from verl.utils.torch_dtypes import PrecisionType
+
+        given = getattr(self.engine_config, "mixed_precision", None) or {}
+        dtype = PrecisionType.to_dtype(given.get("param_dtype", "bf16"))
+        return nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
 
     @property
     def noise_state(self) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hetero_plugin.config import ConfigError
 from hetero_plugin.sites import Selected
+from hetero_plugin.state.operands import units_missing
 from hetero_plugin.vllm import connectors
 
 if TYPE_CHECKING:
@@ -143,6 +144,13 @@ def _pooled_head(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     return f"{heads[0]} (kind lm_head) of a pooling model is selected"
 
 
+def _units(made: VllmConfig, chosen: Sequence[Selected]) -> str:
+    dtype = str(made.model_config.dtype).removeprefix("torch.")
+    for _, words in units_missing([(one, dtype) for one in chosen], besides="train"):
+        return words
+    return ""
+
+
 def _scores(made: VllmConfig, chosen: Sequence[Selected]) -> str:
     for one in chosen:
         if one.site.kind == "attention_scores":
@@ -227,6 +235,11 @@ REFUSALS = (
         "vLLM's attention kernels never hold scores in memory: they can have error in Hugging "
         "Face's eager attention alone. Target the kind attention, whose error is on softmax·V, or "
         "give the rule phase: train",
+    ),
+    Refusal(
+        "a matrix unit without the dtype",
+        _units,
+        "vLLM's option is dtype; FP8 operands (operands: e4m3) are made of any",
     ),
 )
 """In the order in which they are asked."""

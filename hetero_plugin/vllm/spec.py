@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hetero_plugin import __version__
 from hetero_plugin.config import ENVIRONMENT, METHOD, ConfigError, NoiseConfig, resolve
 from hetero_plugin.sites import Site, select, sites_from_config
+from hetero_plugin.state.operands import check_points
 from hetero_plugin.vllm import refusals
 from hetero_plugin.vllm.quantization import HeteroNoiseQuantConfig
 
@@ -116,6 +117,7 @@ def settle(vllm_config: VllmConfig) -> NoiseConfig:
     )
     config = NoiseConfig.parse(None) if found is None else found
     chosen = select(config, model_sites(vllm_config))  # a target that hits nothing is an error here
+    check_points(chosen)
     refusals.refuse(vllm_config, chosen)
     additional[METHOD] = config.model_dump(mode="json")
     additional[RESOLVED] = {"fingerprint": config.fingerprint, "version": __version__}

@@ -222,6 +222,52 @@ def test_plan_says_what_is_wrong(model: Path, options: list[str], words: str) ->
     assert result.stderr.startswith("hetero-noise plan: error: ") and words in result.stderr
 
 
+UNIT = '{"error": "accumulate", "targets": ["linear"], "options": {"hardware": "volta"}%s}'
+
+
+def test_plan_refuses_what_the_model_could_not_run(model: Path) -> None:
+    """In the checkpoint's dtype, or the one that --dtype says."""
+    (model / "config.json").write_text(json.dumps({**QWEN_1_5B, "dtype": "bfloat16"}))
+    words = ["plan", "--model", model, "--config", UNIT % ""]
+    result = call(*words)
+    assert result.exit_code == 2
+    for said in ("'volta'", "q_proj multiplies in bfloat16", "(float16)", "--dtype"):
+        assert said in result.stderr
+    assert call(*words, "--dtype", "float16").exit_code == 0
+    bad = call(*words, "--dtype", "fp16")
+    assert bad.exit_code == 2 and "--dtype fp16: it should be one of bfloat16" in bad.stderr
+    # Of a rule of training alone the engine's dtype is not known.
+    train = call("plan", "--model", model, "--config", UNIT % ', "phase": "train"')
+    assert train.exit_code == 0 and "note: in train, should it be loaded in" in train.stdout
+    norms = '{"targets": ["norm"], "point": "weight", "scale": 0.1}'
+    assert "which has no matrix" in call("plan", "--model", model, "--config", norms).stderr
+
+
+def test_plan_says_the_bytes_of_weights_that_are_computed_once(model: Path, tmp_path: Path) -> None:
+    layer = 1536 * (1536 + 256 + 256 + 1536 + 3 * 8960)
+    words = ["plan", "--model", model, "--preset", "nvfp4-w4a16"]
+    data = json.loads(call(*words, "--json").stdout)
+    assert data["held"] == {"weights": 196, "bytes": 28 * layer * 2, "dtype": "bfloat16"}
+    wide = call(*words, "--dtype", "float32")
+    assert f"196, computed once and kept beside the clean ones: {28 * layer * 4:,}" in wide.stdout
+    assert "fixed" not in call("plan", "--model", model, "--preset", "qerl-fp4").stdout
+    # A weight with a random error too is computed in every pass.
+    rules = [
+        {"targets": ["linear"], "exclude": ["lm_head"], "error": "mxfp4", "point": "weight"},
+        {"targets": ["*.0.*.up_proj"], "point": "weight", "scale": 0.1},
+    ]
+    spec = json.dumps({"rules": rules})
+    data = json.loads(call("plan", "--model", model, "--config", spec, "--json").stdout)
+    assert data["held"]["weights"] == 195
+    # Experts are one weight, all of them.
+    sizes = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 768}
+    sparse = {**QWEN_1_5B, "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}
+    (tmp_path / "sparse.json").write_text(json.dumps({**sparse, "num_hidden_layers": 1, **sizes}))
+    spec = json.dumps({"targets": ["*.experts.*_proj"], "error": "mxfp4", "point": "weight"})
+    found = call("plan", "--model", tmp_path / "sparse.json", "--config", spec, "--json")
+    assert json.loads(found.stdout)["held"]["bytes"] == 8 * 3 * 768 * 1536 * 2
+
+
 def test_plan_says_what_is_wrong_with_the_model(tmp_path: Path) -> None:
     assert "there is no file" in call("plan", "--model", tmp_path).stderr
     path = tmp_path / "config.json"

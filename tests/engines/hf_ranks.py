@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hetero_plugin.hf import HeteroNoiseCallback, state_of, wrap
+from hetero_plugin.hf import HeteroNoiseCallback, set_step, state_of, wrap
 from tests.hf.conftest import tiny
 
 SPEC = {"preset": "all-ops", "scale": 0.05, "direction": "forward"}
@@ -261,6 +261,69 @@ def attested(case: str, rank: int, keep: list[Any]) -> str:
     return "\n".join(f"rank {at}: {words}" for at, words in enumerate(found))
 
 
+STEP = 3
+FORMATS: dict[str, dict[str, Any]] = {
+    "weight": {"error": "mxfp4", "point": "weight", "ste": "clipped"},
+    "input": {
+        "error": "nvfp4",
+        "point": "input",
+        "ste": "clipped",
+        "gradient_rounding": "stochastic",
+        "options": {"tensor_scale": 400.0},  # too large, so that inputs saturate
+    },
+}
+"""Operands of linear layers in formats, forward and backward, with every key of their gradients."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def formats(**changes: Any) -> dict[str, Any]:
+    """The specification; changes are of rules that have the key."""
+    common = {"targets": ["linear"], "exclude": ["lm_head"], "direction": "both"}
+    rules = [
+        {**common, **rule, **{key: value for key, value in changes.items() if key in rule}}
+        for rule in FORMATS.values()
+    ]
+    return {"rules": rules, "seed": 4}
+
+
+def padded(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """int64 [8, 12] and its mask: rows of several lengths, on rank 0 padded on the left."""
+    ids = batch().chunk(2)[rank].clone()
+    places, lengths = torch.arange(12), torch.tensor([12, 7, 9, 12, 5, 11, 8, 10])[:, None]
+    mask = (places >= 12 - lengths) if rank == 0 else (places < lengths)
+    ids[~mask] = 0
+    return ids, mask.long()
+
+
+def backward_of(run: Any, rank: int) -> None:
+    """The gradients of a rank's part of the batch, added to what there is."""
+    ids, mask = padded(rank)
+    logits = run(ids, attention_mask=mask).logits.float()
+    labels = torch.where((mask[:, 1:] & mask[:, :-1]) == 1, ids[:, 1:], -100)
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten()).backward()
+
+
+def formatted(dtype: str, rank: int, keep: list[Any]) -> Gradients:
+    """The gradients of both ranks' batches together, of a model that FSDP2 has sharded."""
+    model = wrap(tiny(DTYPES[dtype]), formats(), quiet=True).train()
+    set_step(model, STEP)
+    run, _ = sharded(Way("fsdp2"), model)
+    keep.append(run)
+    backward_of(run, rank)
+    return {name: p.grad.full_tensor() for name, p in run.named_parameters()}
+
+
+def formatted_alone(dtype: str, **changes: Any) -> Gradients:
+    """The same of one model in one process, rank by rank; changes as for `formats`."""
+    halves = []
+    for rank in (0, 1):
+        model: Any = wrap(tiny(DTYPES[dtype]), formats(**changes), quiet=True).train()
+        set_step(model, STEP)
+        backward_of(model, rank)
+        halves.append({name: p.grad for name, p in model.named_parameters()})
+    return {name: (grad + halves[1][name]) / 2 for name, grad in halves[0].items()}
+
+
 def worker(rank: int, port: int, folder: str) -> None:
     """Every way in every mood, in one pair of processes; rank 0 writes the gradients."""
     os.environ.update(
@@ -293,6 +356,12 @@ def worker(rank: int, port: int, folder: str) -> None:
                 results["attest", case] = attested(case, rank, keep)
             except Exception:
                 results["attest", case] = traceback.format_exc()
+            dist.barrier()
+        for dtype in DTYPES:
+            try:
+                results["formats", dtype] = formatted(dtype, rank, keep)
+            except Exception:
+                results["formats", dtype] = traceback.format_exc()
             dist.barrier()
         if rank == 0:
             torch.save(results, Path(folder) / "gradients.pt")

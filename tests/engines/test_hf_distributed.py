@@ -9,7 +9,17 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.engines.hf_ranks import ATTESTED, LOST, MOODS, WAYS, Gradients, alone, worker
+from tests.engines.hf_ranks import (
+    ATTESTED,
+    DTYPES,
+    LOST,
+    MOODS,
+    WAYS,
+    Gradients,
+    alone,
+    formatted_alone,
+    worker,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -74,3 +84,26 @@ def test_every_rank_of_a_sharded_model_is_attested(case: str, ranks: Ranks) -> N
         assert f"not seen: {LOST}" in second, second
     else:
         assert second == "rank 1: "
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_formats_are_those_of_one_model_bit_for_bit(dtype: str, ranks: Ranks) -> None:
+    """Clipped, and stochastically rounded by address: FSDP2 on padded batches, and one unsharded
+    model, whose gradients of the two batches are averaged as the ranks do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = formatted_alone(dtype)
+        others = {
+            key: formatted_alone(dtype, **{key: value})
+            for key, value in (("ste", "identity"), ("gradient_rounding", "nearest"))
+        }
+    finally:
+        torch.set_num_threads(threads)
+    two = of(ranks, "formats", dtype)
+    assert one.keys() == two.keys()
+    differ = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not differ, differ
+    for key, found in others.items():
+        print(f"{dtype}: without {key}: {gap(found, one):.2g}")
+        assert gap(found, one) > 1e-3, f"{key} must be seen to count"

@@ -27,6 +27,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from tests.engines.families import AQN, ATTENTION, FAMILIES, PROMPTS, make, spec
+from tests.engines.operators import OperatorEngine, check_experts
 from tests.engines.vllm_engine import Engine
 from tests.engines.yardstick import gap, hf_logprobs, hf_model, prompts_of
 
@@ -47,8 +48,8 @@ INEXACT = {
 """Held to a share of the values in which vLLM's own compiled and eager engines differ, and to a
 share of the distance. Gemma 3: 0.11 of the distance measured. OLMo 2's norms come after the blocks,
 right before the residual sum, which every token's rounding reaches: clean it is not."""
-FORMATTED = "qwen2"
-"""The family that is also run under number formats."""
+FORMATTED, SPARSE = "qwen2", "qwen2_moe"
+"""The families that are also run under number formats: on every layer, and on experts alone."""
 FEW = PROMPTS[:3]
 EXPERTS = "model.layers.1.mlp"
 KINDS = [{"kind": kind} for kind in ("linear", "lm_head", "attention", "activation", "norm")]
@@ -61,7 +62,11 @@ ALONE: dict[str, list[dict[str, str]]] = {
 """What is switched on alone beside `KINDS`."""
 
 
-def formats(dtype: str) -> dict[str, Any]:
+def formats(family: str, dtype: str) -> dict[str, Any]:
+    if family == SPARSE:
+        inside = {"targets": ["*.mlp.experts.*_proj"]}
+        weight = {**inside, "error": "mxfp4", "point": "weight"}
+        return {"rules": [weight, {**inside, "error": "mxfp8_e4m3", "point": "input"}]}
     attention, last, mlp = ["*.self_attn.[qkv]_proj"], ["*.self_attn.o_proj"], ["*.mlp.*_proj"]
     rules = [
         {"targets": attention, "error": "mxfp4", "point": "weight"},
@@ -85,6 +90,8 @@ class Case:
     """With the float32 model, all kinds and AQN."""
     said: dict[str, dict[str, list[float]]]
     """By dtype and scope: what `rows` says of that engine."""
+    compared: dict[str, int]
+    """By dtype: how many numbers of experts under formats were equal to Hugging Face's."""
 
 
 def flat(answers: list[list[float]]) -> list[float]:
@@ -118,8 +125,8 @@ def engines(family: str) -> Iterator[tuple[str, str, dict[str, Any] | None, bool
     """Dtype, name, specification and whether it is eager, of each engine of a family."""
     for dtype in DTYPES:
         yield dtype, "plain", None, False
-        if family == FORMATTED:
-            yield dtype, "formats", formats(dtype), False
+        if family in (FORMATTED, SPARSE):
+            yield dtype, "formats", formats(family, dtype), False
         if any((family, dtype, scope) in INEXACT for scope in SCOPES):
             yield dtype, "eager", None, True
         if dtype == "float32":
@@ -129,6 +136,12 @@ def engines(family: str) -> Iterator[tuple[str, str, dict[str, Any] | None, bool
                 yield dtype, scope, SCOPES[scope], False
 
 
+def wrapped(path: Path, dtype: str, noise: dict[str, Any]) -> Any:
+    from hetero_plugin.hf import wrap
+
+    return wrap(hf_model(path, dtype), noise, quiet=True)
+
+
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -136,16 +149,19 @@ def case(
     family = request.param
     path = tmp_path_factory.mktemp(family)
     hf = {dtype: make(family, path / dtype, dtype) for dtype in DTYPES}["float32"]
-    engine = Engine(path / "log.txt", {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
-    said = {}
+    engine = OperatorEngine(path / "log.txt", {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
+    said, compared = {}, {}
     for dtype, name, noise, eager in engines(family):
         settings: dict[str, Any] = {"enforce_eager": True} if eager else {}
         if noise is not None:
             settings |= {"quantization": "hetero_noise"}
             settings |= {"additional_config": {"hetero_noise": noise}}
         engine.start(model=str(path / dtype), dtype=dtype, enable_prefix_caching=False, **settings)
+        if name == "formats" and family == SPARSE:
+            model = wrapped(path / dtype, dtype, formats(family, dtype))
+            compared[dtype] = check_experts(engine, model, f"{EXPERTS}.experts", PROMPTS[0])
         said[f"{dtype} {name}"] = rows(engine, noise)
-    yield Case(family, path, hf, engine, said)
+    yield Case(family, path, hf, engine, said, compared)
     engine.close()
 
 
@@ -224,7 +240,7 @@ def test_number_formats_are_the_same_in_both_engines(case: Case, dtype: str) -> 
     are half as far apart as the formats move them.
     """
     plain, ours = case.said[f"{dtype} plain"]["together"], case.said[f"{dtype} formats"]
-    clean, rounded = expected(case, dtype, None, formats(dtype))
+    clean, rounded = expected(case, dtype, None, formats(FORMATTED, dtype))
     clean_gap, apart, effect = (
         most(plain, clean),
         most(ours["noisy"], rounded),
@@ -234,6 +250,17 @@ def test_number_formats_are_the_same_in_both_engines(case: Case, dtype: str) -> 
     assert ours["together"] == plain, "at scale 0"
     assert effect >= 5 * clean_gap
     assert apart <= 1.5 * clean_gap
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [SPARSE], indirect=True)
+def test_experts_in_formats_are_those_of_hugging_face_bit_for_bit(case: Case, dtype: str) -> None:
+    """Both weights of the experts of a layer, and in float32 what they make of one input; in
+    bfloat16 the two engines add the experts of a token up otherwise, noisy or not."""
+    plain, ours = case.said[f"{dtype} plain"]["together"], case.said[f"{dtype} formats"]
+    assert case.compared[dtype] > 90_000
+    assert ours["together"] == plain, "at scale 0"
+    assert differing(ours["noisy"], plain)[0] >= 0.99 * len(plain)
 
 
 def test_each_error_alone_is_that_of_hugging_face(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Resampling, preemption and partial sums in real vLLM engines.
+"""Resampling, preemption and partial sums in real vLLM engines; on two ranks also accumulators.
 
 float32, so that what differs is the noise; 2e-5 is left for GEMMs of other heights, and the noise's
 own effect is over a hundred times that.
@@ -14,7 +14,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from tests.engines.operators import OperatorEngine, check_products
 from tests.engines.vllm_engine import Engine, Record, make_model
+from tests.engines.yardstick import hf_model
 
 pytestmark = pytest.mark.engine
 
@@ -22,8 +24,16 @@ TOLERANCE = 2e-5
 PROMPTS = [[3 + (j * 17 + i * 29 + j * j) % 190 for j in range(100)] for i in range(7)]
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 RULE: dict[str, Any] = {"targets": ["linear", "norm", "activation", "attention"], "scale": 0.05}
+ACCUMULATE: dict[str, Any] = {
+    "targets": ["linear"],
+    "error": "accumulate",
+    "options": {"hardware": "hopper"},
+}
 PARTIAL: dict[str, Any] = {
-    "rules": [{"targets": ["*.o_proj", "*.down_proj"], "scale": 0.05}],
+    "rules": [
+        {"targets": ["*.o_proj", "*.down_proj"], "scale": 0.05},
+        {**ACCUMULATE, "scale": 0.0},  # until a test sets it
+    ],
     "partial": True,
     "seed": 3,
 }
@@ -39,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
     def starter(spec: dict[str, Any], env: dict[str, str], **settings: Any) -> Engine:
         path = tmp_path_factory.mktemp("engine")
-        return Engine(
+        return OperatorEngine(
             path / "log.txt",
             env,
             model=str(model),
@@ -161,16 +171,32 @@ def _reference(model: Path) -> list[list[float]]:
     return answers
 
 
-def test_partial_puts_an_error_of_its_own_on_each_ranks_sum(
-    start: Callable[..., Engine], model: Path
-) -> None:
-    engine = start(PARTIAL, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}, tensor_parallel_size=2, seed=0)
-    try:
-        noisy = engine.logprobs(*PROMPTS)
-        engine.set(scale=0.0)
-        clean = engine.logprobs(*PROMPTS)
-    finally:
-        engine.close()
+@pytest.fixture(scope="module")
+def halves(start: Callable[..., Engine]) -> Iterator[Engine]:
+    """Two ranks, each with error of its own on its part of a sum."""
+    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    engine = start(PARTIAL, env, tensor_parallel_size=2, seed=0)
+    yield engine
+    engine.close()
+
+
+def test_partial_puts_an_error_of_its_own_on_each_ranks_sum(halves: Engine, model: Path) -> None:
+    halves.set(reset=True)
+    noisy = halves.logprobs(*PROMPTS)
+    halves.set(scale=0.0)
+    clean = halves.logprobs(*PROMPTS)
     for ours, without, theirs in zip(noisy, clean, _reference(model), strict=True):
         assert gap(ours["prompt"], theirs) < TOLERANCE
         assert gap(without["prompt"], theirs) > 100 * TOLERANCE
+
+
+def test_each_rank_adds_up_as_the_machine_does(halves: Engine, model: Path) -> None:
+    """To the bit: layers that are split by columns give Hugging Face's columns; of those that are
+    split by rows each rank gives the product of its rows, and the all-reduce their sum."""
+    from hetero_plugin import wrap
+
+    halves.rules(0.0, 1.0)
+    hf = wrap(hf_model(model, "float32"), {"rules": [ACCUMULATE]}, quiet=True)
+    compared = check_products(halves, hf, PROMPTS[0][:40], summed=True)
+    print(f"{compared} numbers, no difference")
+    assert compared > 50_000

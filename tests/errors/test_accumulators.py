@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hetero_plugin import NoiseConfig, disabled, phase, unwrap, wrap
+from hetero_plugin import NoiseConfig, disabled, phase, unwrap, update, wrap
 from hetero_plugin.attestation import attest, problems
 from hetero_plugin.config import Accumulate, ConfigError
 from hetero_plugin.errors.accumulate import HARDWARE, accumulate, arithmetic_of
@@ -249,19 +249,53 @@ def test_where_it_has_no_meaning() -> None:
     for target in ("norm", "attention", "activation"):
         with pytest.raises(ConfigError, match="plain products"):
             wrap(make_family("qwen2"), spec(target), quiet=True)
-    with pytest.raises(ConfigError, match=r"experts"):
+    with pytest.raises(ConfigError, match=r"experts, which kernels multiply that take all"):
         wrap(make_family("qwen3_moe"), spec("linear"), quiet=True)
     both = NoiseConfig(rules=[*spec().rules, *spec(options={"split_k": 2}).rules])
     with pytest.raises(ConfigError, match=r"rules\[0\] and rules\[1\]"):
         wrap(make_family("qwen2"), both, quiet=True)
 
 
-def test_hardware_that_does_not_multiply_the_dtype() -> None:
-    model = wrap(
-        make_family("qwen2", torch.bfloat16), spec(options={"hardware": "volta"}), quiet=True
-    )
-    with pytest.raises(ValueError, match="'volta' has no matrix unit for operands of bfloat16"):
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "right"),
+    [
+        ("volta", torch.bfloat16, "float16"),
+        ("turing", torch.float32, "float16"),
+        ("cdna2", torch.float32, "bfloat16, float16"),
+    ],
+)
+def test_hardware_that_does_not_multiply_the_dtype(
+    hardware: str, dtype: torch.dtype, right: str
+) -> None:
+    """Said at wrap, with the site, the dtype and what would be right; the model stays clean."""
+    model, name = make_family("qwen2", dtype), str(dtype).removeprefix("torch.")
+    with pytest.raises(ConfigError) as caught:
+        wrap(model, spec(options={"hardware": hardware}), quiet=True)
+    assert f"model.layers.0.self_attn.q_proj multiplies in {name}" in str(caught.value)
+    assert f"{hardware} multiplies ({right})" in str(caught.value)
+    assert f"hardware that has {name}: ampere, ada, hopper" in str(caught.value)
+    wrap(model, spec(options={"hardware": "hopper"}), quiet=True)  # nothing was left behind
+    with pytest.raises(ConfigError, match="no matrix unit"):
+        update(model, spec(options={"hardware": hardware}))
+
+
+def test_the_dtype_of_passes_under_autocast_is_said_by_wrapping_inside_it() -> None:
+    config, model = spec(options={"hardware": "volta"}), make_family("qwen2")
+    with torch.autocast("cpu", torch.float16):
+        wrap(model, config, quiet=True)
+        assert model(IDS).logits.isfinite().all()
+    with pytest.raises(ValueError, match="'volta' has no matrix unit for operands of tf32"):
         model(IDS)
+    wrap(make_family("qwen2"), config.replace(rules=(config.rules[0].replace(phase="rollout"),)))
+    wrap(make_family("qwen2"), spec(options={"hardware": "hopper", "operands": "e4m3"}))
+
+
+def test_a_weight_that_is_quantised_already() -> None:
+    model: Any = make_family("qwen2")
+    layer = model.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ConfigError, match=r"up_proj .*quantised already \(int8\)"):
+        wrap(model, spec(), quiet=True)
 
 
 def test_what_a_rule_says_of_itself() -> None:

@@ -61,7 +61,11 @@ def options(**known: st.SearchStrategy[str]) -> st.SearchStrategy[list[str]]:
 
 CALLS: dict[str, st.SearchStrategy[list[str]]] = {
     "plan": options(
-        model=FOLDER, preset=st.sampled_from(["all", "qerl", ""]), config=SPEC, scale=NUMBER
+        model=FOLDER,
+        preset=st.sampled_from(["all", "qerl", ""]),
+        config=SPEC,
+        scale=NUMBER,
+        dtype=st.sampled_from(["float16", "float64", ""]),
     ),
     "schedule": options(
         schedule=st.sampled_from(["global", "epoch", "constant", "linear", "cosine", "x"]),

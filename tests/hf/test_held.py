@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,22 @@ def fake(model: nn.Module) -> nn.Module:
                 q = FORMATS["mxfp4"].apply(module.weight.float())
                 module.weight = nn.Parameter(q.to(module.weight.dtype))
     return model
+
+
+def test_wrap_says_the_bytes(make, ids, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that the layers then hold."""
+    caplog.set_level(logging.INFO, logger="hetero_noise")
+    model: Any = wrap(make().bfloat16(), SPEC)
+    with torch.no_grad():
+        model(ids)
+    modules = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    held = sum(module.__dict__["hetero_noise"].held.nbytes for module in modules)
+    said = [line for line in caplog.messages if "weights have a fixed error" in line]
+    assert len(said) == 1 and "15 weights have a fixed error, computed once" in said[0]
+    assert f"kept beside them: {held / 2**20:.1f} MiB" in said[0]
+    caplog.clear()
+    wrap(make(), NoiseConfig(scale=0.1, targets=["linear"], point="weight"))
+    assert "fixed error" not in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -164,6 +164,29 @@ def engine(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield made
 
 
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [(None, True), ({"param_dtype": "fp16"}, True), ({"param_dtype": "fp32"}, False)],
+    ids=str,
+)
+def test_a_matrix_unit_is_for_the_dtype_of_passes(base: Path, given: Any, right: bool) -> None:
+    """Parameters are float32; FSDP's mixed precision says what is multiplied, bfloat16 unasked."""
+    import verl.workers.engine.fsdp.transformer_impl  # noqa: F401  # first, for the patches
+
+    from hetero_plugin.verl.engine import NoisyFSDPEngine
+
+    made: Any = object.__new__(NoisyFSDPEngine)
+    made.engine_config = SimpleNamespace(mixed_precision=given)
+    unit = {"targets": ["linear"], "error": "accumulate", "options": {"hardware": "cdna2"}}
+    model = clean_base(base).float()
+    with made._as_in_passes():
+        if right:
+            wrap(model, unit, quiet=True)
+            return
+        with pytest.raises(ConfigError, match="no matrix unit for operands of float32"):
+            wrap(model, unit, quiet=True)
+
+
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=IDS, use_cache=False).logits

@@ -1,7 +1,7 @@
 """vLLM's linear layers and head with products added up as another machine does; no engine.
 
 Together they are Hugging Face's products bit for bit, by way of the fused matrix and of the parts'
-own, traced too. tests/engines/test_vllm_noise.py runs a model.
+own, traced too. tests/engines/test_vllm_noise.py and test_vllm_resample.py run models.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("vllm")
 
+from vllm.model_executor.layers.linear import RowParallelLinear
+
 from hetero_plugin.config import ConfigError, NoiseConfig
 from hetero_plugin.operator import Chain, Product
 from hetero_plugin.sites import Site
@@ -25,6 +27,7 @@ from hetero_plugin.vllm.linear import (
     LinearNoise,
     NoisyLinearMethod,
     RowSlice,
+    linear_noise,
 )
 
 Q, K, HEAD = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "lm_head"
@@ -154,6 +157,22 @@ def test_a_head_whose_rows_are_padded() -> None:
     got = method.apply(layer, x)
     assert torch.equal(got[:, :30], hugging_face(state, x, layer.weight[:30], None, HEAD))
     assert torch.equal(got[:, 30:], nn.functional.linear(x, layer.weight)[:, 30:])
+
+
+def test_a_piece_of_a_sum_is_refused_unless_it_is_meant() -> None:
+    """A row-parallel layer of two ranks, as it is given its noise; the sum itself is seen in
+    tests/engines/test_vllm_resample.py."""
+    layer: Any = RowParallelLinear.__new__(RowParallelLinear)
+    layer.__dict__.update(tp_size=2, tp_rank=1, input_size=40, input_size_per_partition=20)
+    rules = [{"targets": ["linear"], **RULE}]
+    parts = [(Q, 24, 0)]
+    for partial in (False, True):
+        state = NoiseState(NoiseConfig(rules=rules, partial=partial), SITES, max_rows=8)
+        if partial:
+            assert linear_noise(state, "o_proj", layer, parts, NoisyLinearMethod()).product
+            continue
+        with pytest.raises(ConfigError, match=r"adds up a piece of o_proj, .*partial=true"):
+            linear_noise(state, "o_proj", layer, parts, NoisyLinearMethod())
 
 
 def test_what_is_refused() -> None:

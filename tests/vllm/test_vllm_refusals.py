@@ -33,6 +33,12 @@ NORMS: Record = {"rules": [{"targets": ["norm"], "scale": 0.1}]}
 AQN: Record = {"rules": [], "aqn": {"schedule": "constant", "sigma_start": 0.1, "total_steps": 2}}
 
 
+def summed(hardware: str, **rule: Any) -> Record:
+    """Products added up as on a machine."""
+    how = {"error": "accumulate", "options": {"hardware": hardware}}
+    return {"rules": [{"targets": ["linear"], **how, **rule}]}
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """config.json of a dense and a sparse model: no weights are needed to configure an engine."""
@@ -114,6 +120,19 @@ MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
             {},
             {"rules": [{"targets": ["attention_scores"], "scale": 0.1}]},
             "rules[0] selects model.layers.0.self_attn.scores",
+        ),
+        (
+            "a matrix unit without the dtype",
+            {"dtype": "bfloat16"},
+            summed("volta"),
+            "'volta', which has no matrix unit for operands of bfloat16, and "
+            "model.layers.0.self_attn.q_proj multiplies in bfloat16",
+        ),
+        (
+            "a matrix unit without the dtype",
+            {"dtype": "float32"},
+            summed("cdna2"),
+            "that cdna2 multiplies (bfloat16, float16)",
         ),
     ],
 )
@@ -232,10 +251,23 @@ def test_what_moves_no_noisy_row_is_let_through(
             {"rules": [{"targets": ["attention_scores"], "scale": 0.1, "phase": "train"}]},
             {"attention_backend": None},
         ),
+        (summed("volta"), {"dtype": "float16"}),
+        (summed("volta", phase="train"), {"dtype": "bfloat16"}),  # the trainer's dtype is its own
+        (summed("ampere"), {"dtype": "float32"}),
     ],
 )
 def test_what_works_is_configured(models: dict[str, str], given: Record, settings: Record) -> None:
     assert spec.settle(configured(models["dense"], given, **settings)) == NoiseConfig.parse(given)
+
+
+def test_experts_and_points_without_a_meaning_are_refused_at_configuration(
+    models: dict[str, str],
+) -> None:
+    with pytest.raises(ConfigError, match=r"experts\.gate_up_proj is of experts, which kernels"):
+        configured(models["sparse"], summed("hopper"))
+    norms = {"rules": [{"targets": ["norm"], "point": "weight", "scale": 0.1}]}
+    with pytest.raises(ConfigError, match="which has no matrix"):
+        configured(models["dense"], norms)
 
 
 def test_every_refusal_has_a_test() -> None:

@@ -57,6 +57,10 @@ def seed_of(seed: int, trajectory: Mapping[str, Any], prompt: Any, answer: int) 
 class SeededAgentLoopWorker(_Worker):
     """verl's worker, which asks for each answer under a seed of its own."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Ray sends what is inherited by value, and verl's would look for a class that is not there.
+        super().__init__(*args, **kwargs)
+
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **given: Any
     ) -> Any:

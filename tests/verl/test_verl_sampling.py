@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +60,28 @@ def test_the_worker_asks_under_the_answers_seed(monkeypatch: pytest.MonkeyPatch)
     wanted = [sampling.seed_of(7, TRAJECTORY, MESSAGES, answer) for answer in range(2)]
     assert [params["seed"] for params in asked] == wanted
     assert common == {"temperature": 1.0}, "shared by the answers to a prompt"
+
+
+def test_the_worker_starts_in_another_process(tmp_path: Path) -> None:
+    """As Ray sends it there: most of what it inherits by value, itself by name."""
+    import ray
+    from ray import cloudpickle
+
+    sent = ray.remote(sampling.SeededAgentLoopWorker).__ray_metadata__.modified_class
+    (tmp_path / "worker").write_bytes(cloudpickle.dumps(sent))
+    code = (
+        "import sys, types, pathlib\n"
+        "from ray import cloudpickle\n"
+        "worker = cloudpickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
+        "from verl.experimental.agent_loop import AgentLoopWorker\n"
+        "from verl.trainer.ppo.v1 import agent_loop_tq\n"
+        "AgentLoopWorker.__init__ = lambda self, *given: setattr(self, 'given', given)\n"
+        "agent_loop_tq.tq = types.SimpleNamespace(init=lambda: None)\n"
+        "assert worker('config', 'client').given == ('config', 'client')\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "worker")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_batch_is_in_the_order_in_which_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

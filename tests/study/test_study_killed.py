@@ -1,7 +1,7 @@
 """A study's runner, killed before anything that it does to a file, completes when started again.
 
-Stages are stood in for by functions that write as they do; tests/engines/test_killed_study.py has
-them all. A few seconds: each attempt is a copy of this process.
+Stages are stood in for by functions that write as they do. 13 s of CPU time: a hundred times two
+attempts, each a copy of this process.
 """
 
 from __future__ import annotations

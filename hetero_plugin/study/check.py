@@ -141,7 +141,7 @@ def check_here(run: Resolved) -> dict[str, str]:
         )
         parameters = node.parameters_of(shape)
         found["memory"] = node.check_memory(config, parameters, run.place.gpus, size)
-        kept = len(run.study.checkpoints(run.steps))
+        kept = run.steps // run.study.save_every(run.steps)  # verl keeps all that it saves
         found["disk"] = node.check_disk(run.folder, parameters, kept)
     return found
 

@@ -12,6 +12,7 @@ from hetero_plugin.evaluation.report import data, figures, page, rendering
 from hetero_plugin.study import markdown, summary
 from hetero_plugin.study.resolve import Resolved
 from hetero_plugin.study.results import assemble
+from hetero_plugin.verl import metrics
 
 __all__ = ["folder_of", "write"]
 
@@ -88,10 +89,9 @@ def _pages(runs: Sequence[Resolved], report: dict[str, Any], folder: Path) -> li
 
 def _arm(run: Resolved, document: dict[str, Any]) -> dict[str, Any]:
     noise = None if run.noise is None else run.noise.fingerprint
-    metrics = run.folder / summary.METRICS
     return {
         "label": run.arm,
         "result": document,
         "train": {"seed": run.seed, "fingerprint": noise},
-        "series": data.read_metrics(metrics),
+        "series": data.read_metrics(*metrics.attempts(run.folder / summary.METRICS)),
     }

@@ -123,6 +123,7 @@ class Resolved:
             "threads": self.place.threads,
             "cache": cache_folder(),
             "save_every": self.study.save_every(self.steps),
+            "resume": self.study.resume_every is not None,
         }
         try:
             plain = MiniatureRun(**known)

@@ -35,7 +35,7 @@ OWN: dict[str, str] = {
     "actor_rollout_ref.rollout.custom.hetero_run": "arms.NAME.options",
     "trainer.total_training_steps": "steps",
     "trainer.total_epochs": "epochs",
-    "trainer.save_freq": "evaluation.checkpoints",
+    "trainer.save_freq": "resume_every",
     "trainer.nnodes": "places.NAME.nodes",
     "trainer.n_gpus_per_node": "places.NAME.gpus",
     "trainer.default_local_dir": "output",
@@ -254,6 +254,9 @@ class Study(Frozen):
     trainer: dict[str, Any]
     """verl's settings, by their path in its configuration"""
     arms: dict[str, Arm]
+    resume_every: Count | None = None
+    """steps between checkpoints from which a run that was stopped goes on; none: those that are
+    evaluated, and a run on a CPU, whose steps are short, begins anew"""
     seeds: tuple[Seed, ...]
     """of training: data order, trainer, rollout, error and AQN"""
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -329,4 +332,4 @@ class Study(Frozen):
 
     def save_every(self, steps: int | None = None) -> int:
         """Steps between verl's checkpoints, so that those asked for are among them."""
-        return math.gcd(*self.checkpoints(steps))
+        return math.gcd(*self.checkpoints(steps), self.resume_every or 0)

@@ -91,7 +91,8 @@ def claim_prepared(made: Preparation) -> None:
                 "another folder (places.NAME.prepare.folder), or remove it."
             )
         return
-    there = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    there = [name for name in names if not name.startswith(".")]  # what a killed process began
     if there:
         raise ConfigError(
             f"{folder} holds {', '.join(sorted(there)[:4])} and no {path.name}, so how it was made "

@@ -9,7 +9,7 @@ from typing import Any
 
 from hetero_plugin.evaluation.files import write_text
 from hetero_plugin.study.resolve import Resolved
-from hetero_plugin.verl.launch import read_metrics
+from hetero_plugin.verl.metrics import by_step
 
 __all__ = ["METRICS", "NAME", "lines", "metrics_of", "summary", "write"]
 
@@ -23,17 +23,7 @@ _ERROR = ("hetero/actor/realised_error/", "hetero/rollout/realised_error/")
 
 def metrics_of(folder: Path) -> dict[int, dict[str, Any]]:
     """Metrics by step of all attempts at a run; a later attempt's word on a step counts."""
-
-    def attempt(path: Path) -> int:
-        number = path.stem.rpartition("-")[2]
-        return int(number) if number.isdigit() else 0
-
-    earlier = sorted(folder.glob("metrics-*.jsonl"), key=attempt)
-    found: dict[int, dict[str, Any]] = {}
-    for path in (*earlier, folder / METRICS):
-        for row in read_metrics(path):
-            found.setdefault(int(row["step"]), {}).update(row["data"])
-    return dict(sorted(found.items()))
+    return by_step(folder / METRICS)
 
 
 def _series(metrics: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.verl import group
+from hetero_plugin.verl import group, resume
 from hetero_plugin.verl.kept import keep_beside
 from hetero_plugin.verl.lost import LostWorkers
+from hetero_plugin.verl.metrics import by_step, read_metrics
 from hetero_plugin.verl.miniature import MiniatureRun
 from hetero_plugin.verl.noderun import NodeRun
 
@@ -35,17 +36,6 @@ def command(run: MiniatureRun | NodeRun) -> list[str]:
     return [sys.executable, "-m", "verl.trainer.main_ppo", *run.words]
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Complete lines of verl's metrics file, oldest first; [] while there is none."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
-
-
 def _logged(run: MiniatureRun | NodeRun) -> str:
     """Where the log is, and its last lines."""
     if not run.log.is_file():
@@ -61,13 +51,14 @@ def execute(
     *,
     timeout: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs it to its end and returns the metrics of every step.
+    """Runs it to its end and returns the metrics of every step, those before it resumed included.
 
     ``on_progress(step, data)`` is called for each line of metrics as it appears, step 0 being
     the validation before training. The output goes to ``run.log``. ``timeout`` is in seconds.
     On an interrupt the run and all its processes end with it. What an earlier run left in the
     folder is kept beside (``metrics-1.jsonl``, ``train-1.log``, ``checkpoints-1``), and is no part
-    of this one; a run that resumes leaves the checkpoints where they are.
+    of this one. A run that resumes leaves the checkpoints where they are, and goes on from the last
+    whose step has its metrics.
 
     Raises:
         LaunchError: the process failed, took too long, lost workers that it waits for, or left no
@@ -76,11 +67,19 @@ def execute(
     run.output.mkdir(parents=True, exist_ok=True)
     for path in (run.metrics, run.log, *(() if run.resumes else (run.checkpoints,))):
         keep_beside(path)
+    if run.resumes and (step := resume.go_back(run.checkpoints, set(by_step(run.metrics)))) >= 0:
+        print(
+            f"hetero_noise: {run.name} was stopped before the metrics of its last checkpoint's "
+            f"step were written; it goes on from step {step}",
+            flush=True,
+        )
     before = set(run.checkpoints.glob("attestation-*.json"))
     code = _run(run, on_progress, timeout)
     if code != 0:
         raise LaunchError(f"verl run {run.name!r} failed (exit {code}); {_logged(run)}")
     rows = read_metrics(run.metrics)
+    if run.resumes:
+        rows = [{"step": step, "data": data} for step, data in by_step(run.metrics).items()]
     trained = [row for row in rows if row["step"] > 0]
     if not trained or trained[-1]["step"] != run.steps or not run.checkpoint.is_dir():
         raise LaunchError(

@@ -55,6 +55,8 @@ class MiniatureRun(BaseModel):
     test_before: bool = False
     save_every: int | None = None
     """Steps between checkpoints; None: one, after the last step."""
+    resume: bool = False
+    """Goes on from the last checkpoint in the folder; it holds the optimizer's state too then."""
     enforce_eager: bool = False
     dtype: str = "float32"
     """Of the rollout's weights and arithmetic."""
@@ -127,10 +129,10 @@ class MiniatureRun(BaseModel):
 
     @property
     def resumes(self) -> bool:
-        """Whether the overrides ask verl to go on from a checkpoint."""
-        asked = [word.lstrip("+") for word in self.overrides]
+        """Whether verl is asked to go on from a checkpoint."""
+        asked = [word.lstrip("+") for word in self.words]
         modes = [word.partition("=")[2] for word in asked if word.startswith("trainer.resume_mode")]
-        return bool(modes) and modes[-1].strip("'\"") != "disable"
+        return modes[-1].strip("'\"") != "disable"
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -208,6 +210,10 @@ _SURROUNDINGS: dict[str, Any] = {
 """The same for every run: who judges, and how much of Ray and its storage is started."""
 
 
+_ALL = ["model", "optimizer", "extra"]
+"""What a checkpoint can hold; extra: the learning rate's schedule and the random numbers."""
+
+
 def _trainer(run: MiniatureRun) -> dict[str, Any]:
     return {
         "algorithm.adv_estimator": "grpo",
@@ -224,7 +230,7 @@ def _trainer(run: MiniatureRun) -> dict[str, Any]:
         "trainer.test_freq": run.test_every,
         "trainer.val_before_train": run.test_before,
         "trainer.default_local_dir": str(run.checkpoints),
-        "trainer.resume_mode": "disable",
+        "trainer.resume_mode": "auto" if run.resume else "disable",
         "trainer.v1.sampler.custom_sampler.path": "pkg://hetero_plugin.verl.replay",
         "trainer.v1.sampler.custom_sampler.name": "FastReplayBuffer",
         "+trainer.v1.sampler.sampler_kwargs.poll_interval": 0.05,
@@ -260,7 +266,7 @@ def _actor(run: MiniatureRun) -> dict[str, Any]:
         f"{_ACTOR}.fsdp_config.use_torch_compile": False,
         f"{_ACTOR}.fsdp_config.model_dtype": "fp32",
         f"{_ACTOR}.fsdp_config.seed": run.seed,
-        f"{_ACTOR}.checkpoint.save_contents": ["model"],
+        f"{_ACTOR}.checkpoint.save_contents": _ALL if run.resume else _ALL[:1],
     }
 
 
@@ -271,6 +277,9 @@ _ONE_PROCESS = {
 """One process for engine and worker: with one rank there is nothing to spread, and a process less
 to start. vLLM on CPU allows it only with this variable, which its asynchronous engine does not
 otherwise read."""
+
+
+_SEEDED = "hetero_plugin.verl.sampling.SeededAgentLoopManager"
 
 
 def _rollout(run: MiniatureRun) -> dict[str, Any]:
@@ -289,10 +298,12 @@ def _rollout(run: MiniatureRun) -> dict[str, Any]:
         f"{_ROLLOUT}.max_model_len": run.prompt_length + run.response_length,
         f"{_ROLLOUT}.max_num_seqs": run.max_sequences,
         f"{_ROLLOUT}.max_num_batched_tokens": max(512, run.max_sequences * 4),
+        f"{_ROLLOUT}.enable_chunked_prefill": False,  # see hetero_plugin.verl.sampling
         f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": run.sequences_a_pass,
         f"{_ROLLOUT}.calculate_log_probs": True,
         f"{_ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes": 16,
         f"{_ROLLOUT}.agent.num_workers": 1,
+        f"+{_ROLLOUT}.agent.agent_loop_manager_class": _SEEDED,
     }
 
 

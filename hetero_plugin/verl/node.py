@@ -159,6 +159,6 @@ def check_disk(folder: Path, parameters: int | None, checkpoints: int) -> str:
     if need > free:
         raise ConfigError(
             f"{folder}: {words}, and {free / _GIB:.0f} GiB are free. Give another folder "
-            "(--set output=...), or keep fewer (evaluation.checkpoints)."
+            "(--set output=...), or keep fewer (evaluation.checkpoints, resume_every)."
         )
     return words

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hetero_plugin.verl.settings import RunNoise
 
 RECORD = "hetero_noise.json"
 TRACKER = "latest_checkpointed_iteration.txt"
+_STEP = re.compile(r"global_step_(\d+)")
 
 
 def identity(noise: RunNoise | None) -> dict[str, Any]:
@@ -56,6 +58,44 @@ def resumed_from(trainer: Any) -> Path | None:
     except (OSError, ValueError):
         return None
     return found if found.exists() else None
+
+
+def go_back(checkpoints: Path, written: Collection[int]) -> int:
+    """Lets verl resume from the last checkpoint whose step has its metrics.
+
+    verl saves a step, sends its weights to the rollout, validates, and writes the step's metrics
+    then. Resumed from a step at which it was stopped in between, it would go on with the next, and
+    what was measured at that one would be missing for good. So it would be for a note of the latest
+    checkpoint that is empty, as verl was stopped while it wrote it: verl can't start then.
+
+    Args:
+        checkpoints: verl's ``trainer.default_local_dir``.
+        written: the steps with metrics.
+
+    Returns:
+        The step that training goes on from now, 0 for the start; -1: nothing had to be changed.
+    """
+    tracker = checkpoints / TRACKER
+    try:
+        if int(tracker.read_text()) in written:
+            return -1
+    except FileNotFoundError:
+        return -1
+    except ValueError:
+        pass
+    whole = [
+        int(found[1])
+        for path in checkpoints.glob("global_step_*/data.pt")  # what verl writes last
+        if (found := _STEP.fullmatch(path.parent.name)) and any(path.parent.glob("actor/model_*"))
+    ]
+    last = max((step for step in whole if step in written), default=0)
+    if last:
+        partial = tracker.with_suffix(".partial")
+        partial.write_text(str(last))
+        partial.replace(tracker)
+    else:
+        tracker.unlink()
+    return last
 
 
 def check(trainer: Any, noise: RunNoise | None) -> None:

@@ -181,13 +181,45 @@ def test_a_resumed_run_finds_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path, overrides=("trainer.resume_mode=auto",))
-    assert run.resumes and not run_of(tmp_path).resumes
+    assert run.resumes and not run_of(tmp_path).resumes and run_of(tmp_path, resume=True).resumes
     assert not run_of(tmp_path, overrides=("trainer.resume_mode='disable'",)).resumes
     run.checkpoints.mkdir(parents=True)
     (run.checkpoints / "weights").write_text("first")
     pretend(monkeypatch, run)
     execute(run, timeout=60)
     assert (run.checkpoints / "weights").read_text() == "first"
+
+
+def test_a_run_that_was_stopped_after_its_last_step_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """verl, resumed at the last step, trains nothing: its metrics are those of the attempt before.
+
+    Where they were not written any more, the step is made again from the checkpoint before it.
+    """
+    run = run_of(tmp_path, resume=True)
+    for step in (1, 2):
+        actor = run.checkpoints / f"global_step_{step}" / "actor"
+        actor.mkdir(parents=True)
+        (actor / "model_world_size_1_rank_0.pt").touch()
+        (actor.parent / "data.pt").touch()
+    tracker = run.checkpoints / "latest_checkpointed_iteration.txt"
+    tracker.write_text("2")
+    one, two = (json.dumps({"step": step, "data": {"a": step}}) + "\n" for step in (1, 2))
+    run.metrics.write_text(one + two[:9])
+    lines = [
+        "import pathlib",
+        f"made = {two!r} if pathlib.Path({str(tracker)!r}).read_text() == '1' else ''",
+        f"pathlib.Path({str(run.metrics)!r}).write_text(made)",
+    ]
+    program = [sys.executable, "-c", "\n".join(lines)]
+    monkeypatch.setattr("hetero_plugin.verl.launch.command", lambda _: program)
+    rows = [{"step": 1, "data": {"a": 1}}, {"step": 2, "data": {"a": 2}}]
+    assert execute(run, timeout=60) == rows
+    assert "it goes on from step 1" in capsys.readouterr().out
+    tracker.write_text("2")
+    assert execute(run, timeout=60) == rows
+    assert "goes on" not in capsys.readouterr().out and tracker.read_text() == "2"
 
 
 @pytest.mark.parametrize("resumes", [False, True])

@@ -121,3 +121,44 @@ def test_a_run_that_does_not_resume_looks_at_nothing(tmp_path: Path) -> None:
     trained(tmp_path, 2, noise())
     resume.check(trainer(tmp_path, "disable"), noise(seed=4))
     resume.check(trainer(tmp_path / "new"), noise(seed=4))
+
+
+def saved(folder: Path, step: int, *, whole: bool = True) -> None:
+    """A checkpoint as verl leaves it; not whole: stopped before what it writes last."""
+    actor = trained(folder, step, noise()) / "actor"
+    actor.mkdir()
+    (actor / "model_world_size_1_rank_0.pt").touch()
+    if whole:
+        (actor.parent / "data.pt").touch()
+
+
+@pytest.mark.parametrize(
+    ("tracker", "written", "goes_on", "tracked"),
+    [
+        ("4", {1, 2, 3, 4}, -1, "4"),
+        ("4", {1, 2, 3}, 2, "2"),  # stopped between the checkpoint and its metrics
+        ("4", {1}, 0, None),
+        ("", {1, 2, 3, 4, 5}, 4, "4"),  # stopped while it noted which is the latest
+        ("", {1, 2, 3}, 2, "2"),
+        (None, {1, 2}, -1, None),
+    ],
+)
+def test_training_goes_on_from_the_last_step_that_has_its_metrics(
+    tmp_path: Path, tracker: str | None, written: set[int], goes_on: int, tracked: str | None
+) -> None:
+    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+    saved(tmp_path, 2)
+    saved(tmp_path, 4)
+    saved(tmp_path, 5, whole=False)
+    (tmp_path / "global_step_3").mkdir()
+    path = tmp_path / resume.TRACKER
+    path.unlink()
+    if tracker is not None:
+        path.write_text(tracker)
+    assert resume.go_back(tmp_path, written) == goes_on
+    found = find_latest_ckpt_path(str(tmp_path))
+    assert found == (None if tracked is None else str(tmp_path / f"global_step_{tracked}"))
+    assert {one.name for one in tmp_path.glob("global_step_*")} == {
+        f"global_step_{step}" for step in (2, 3, 4, 5)
+    }

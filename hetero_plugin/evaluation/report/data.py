@@ -133,16 +133,24 @@ def label_of(name: str, settings: Mapping[str, Any]) -> str:
     return str(labels.get(name) or _LABELS.get(name, name))
 
 
-def read_metrics(path: Path) -> Series:
+def read_metrics(*paths: Path) -> Series:
     """Training metrics by name: (steps, values). Values that are no finite number are left out.
+
+    Args:
+        paths: of one run, the oldest attempt first; what is not there has none.
 
     Raises:
         ResultError: a line that is no object in JSON (the last one may be cut short by an
             interruption), or has no step.
     """
     series: Series = {}
-    if not path.exists():
-        return series
+    for path in paths:
+        if path.exists():
+            _add_metrics(series, path)
+    return series
+
+
+def _add_metrics(series: Series, path: Path) -> None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -168,7 +176,6 @@ def read_metrics(path: Path) -> Series:
                     del steps[keep:], values[keep:]
                 steps.append(step)
                 values.append(float(value))
-    return series
 
 
 def _drawable(value: Any) -> bool:

@@ -12,26 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("verl")
-pytest.importorskip("vllm")
-
 import torch
 
 from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import disabled
 from hetero_plugin.verl import active
 from hetero_plugin.verl.checkpoint import merge
-from hetero_plugin.verl.platform import accelerator_present
 from hetero_plugin.verl.settings import RunNoise, RunOptions
 from tests.engines.verl_adapter_engine import ENVIRONMENT, SETTINGS, VerlEngine
+from tests.engines.verl_run import MARKS
 from tests.engines.vllm_engine import Record, make_model
 from tests.engines.yardstick import gap, hf_logprobs, hf_model, prompts_of
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(accelerator_present(), reason="this is verl's CPU path"),
-]
+pytestmark = MARKS
 
 SPEC: Record = {
     "rules": [

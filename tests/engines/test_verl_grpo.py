@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,103 +11,20 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("verl")
-pytest.importorskip("vllm")
-
-from hetero_plugin.config import NoiseConfig
 from hetero_plugin.hf import state_of, wrap
-from hetero_plugin.miniature.task import Question
 from hetero_plugin.verl.checkpoint import merge
 from hetero_plugin.verl.launch import MiniatureRun, execute
-from hetero_plugin.verl.platform import accelerator_present
+from tests.engines.verl_run import RUNS, run_of, spec_of
 from tests.faults.registry import Fault, everything
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.skipif(accelerator_present(), reason="this is verl's CPU path"),
-]
+pytestmark = RUNS
 
 # Sigma differs at each step, so a step that is off by one shows in the metrics. At the first it is
 # 0: rollout and actor are the same model there.
-SPEC = NoiseConfig.parse(
-    {
-        "preset": "all",
-        "scale": 0.05,
-        "seed": 7,
-        "aqn": {
-            "schedule": "global",
-            "sigma_start": 0.02,
-            "sigma_end": 0.01,
-            "stages": 3,
-            "total_steps": 3,
-        },
-    }
-)
+SPEC = spec_of("all")
 FAULTS = [one for one in everything() if one.engine == "verl"]
 CORE = "val-core/hetero_noise/addition/acc/mean@1"
 NOISY = "hetero/val_noisy/hetero_noise/addition/acc/mean@1"
-
-
-@pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Qwen2 with random weights, its tokenizer, and 64 additions."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from hetero_plugin.miniature.model import build_tokenizer, save
-    from hetero_plugin.miniature.task import to_rows, write_parquet
-
-    folder = tmp_path_factory.mktemp("miniature")
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    # The vocabulary is the tokenizer's, without padding: verl masks padding in the rollout only,
-    # and that would show as a difference between rollout and actor that is no error of theirs.
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,  # vLLM's CPU attention takes heads of 32 and more
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.1,
-    )
-    save(Qwen2ForCausalLM(config), tokenizer, folder / "model")
-    write_parquet(to_rows(unequal(64, seed=0), "train"), folder / "train.parquet")
-    write_parquet(to_rows(unequal(16, seed=1), "test"), folder / "test.parquet")
-    return folder
-
-
-def unequal(n: int, seed: int) -> list[Question]:
-    """Sums of 1 to 13 numbers, in turn: prompts of 3 to 40 tokens, so that batches are padded."""
-    rng = random.Random(seed)
-    made = []
-    for i in range(n):
-        numbers = [rng.randint(10, 99) for _ in range(1 + i % 13)]
-        if len(numbers) == 13:
-            numbers[0] = rng.randint(100, 999)
-        made.append(Question(tuple(numbers)))
-    return made
-
-
-def run_of(miniature: Path, output: Path, **values: Any) -> MiniatureRun:
-    return MiniatureRun(
-        model=miniature / "model",
-        train_files=miniature / "train.parquet",
-        val_files=miniature / "test.parquet",
-        output=output,
-        batch=4,
-        samples=4,
-        prompt_length=40,
-        entropy=0.01,  # a gradient even while random weights earn no reward
-        enforce_eager=True,  # compiling is tested with vLLM alone; here it would double the time
-        **values,
-    )
 
 
 @dataclass

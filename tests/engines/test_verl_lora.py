@@ -11,37 +11,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("verl")
-pytest.importorskip("vllm")
-
-from hetero_plugin.config import NoiseConfig
 from hetero_plugin.verl.checkpoint import merge
 from hetero_plugin.verl.launch import execute
-from hetero_plugin.verl.platform import accelerator_present
-from tests.engines.test_verl_grpo import miniature, run_of
+from tests.engines.verl_run import RUNS, run_of, spec_of
 
-__all__ = ["miniature"]  # a fixture
-
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.skipif(accelerator_present(), reason="this is verl's CPU path"),
-]
-
-SPEC = NoiseConfig.parse(
-    {
-        "preset": "linear",
-        "scale": 0.05,
-        "seed": 7,
-        "aqn": {
-            "schedule": "global",
-            "sigma_start": 0.02,
-            "sigma_end": 0.01,
-            "stages": 3,
-            "total_steps": 3,
-        },
-    }
-)
+pytestmark = RUNS
+SPEC = spec_of("linear")
 MODEL, ROLLOUT = "actor_rollout_ref.model", "actor_rollout_ref.rollout"
 OVERRIDES = (
     f"{MODEL}.lora_rank=8",

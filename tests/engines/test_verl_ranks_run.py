@@ -16,39 +16,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("verl")
-pytest.importorskip("vllm")
-
-from hetero_plugin.config import NoiseConfig
 from hetero_plugin.verl.checkpoint import merge, rank_files
 from hetero_plugin.verl.launch import MiniatureRun, execute
-from hetero_plugin.verl.platform import accelerator_present
-from tests.engines.test_verl_grpo import miniature, run_of
+from tests.engines.verl_run import RUNS, run_of, spec_of
 
-__all__ = ["miniature"]  # a fixture
-
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(accelerator_present(), reason="this is verl's CPU path"),
-]
+pytestmark = [*RUNS, pytest.mark.timeout(900)]
 
 # Sigma is 0 at the first step, whose rollout and actor are then the same model.
-SPEC = NoiseConfig.parse(
-    {
-        "preset": "all",
-        "scale": 0.05,
-        "seed": 7,
-        "aqn": {
-            "schedule": "global",
-            "sigma_start": 0.02,
-            "sigma_end": 0.02,
-            "stages": 2,
-            "total_steps": 2,
-        },
-    }
-)
+SPEC = spec_of("all", steps=2, sigma_end=0.02)
 SITES = {"linear": 14, "lm_head": 1, "norm": 5}
 RATE = 1e-4
 REGIME = (

@@ -1,8 +1,9 @@
 """The studies' own regime, shrunk: two steps of a tiny Qwen2 in real verl, from command to report.
 
 By verl's settings the arms of recipes/studies for GSM8K are of three groups: GRPO with a KL loss
-and a reference policy, DAPO, and GRPO with rollout correction. One arm of each is run here; the
-error of every other arm is attested in tests/study/test_study_arms.py. 2 min an arm.
+and a reference policy, DAPO, and GRPO with rollout correction. One arm of each is run, of the first
+in test_killed_study.py; the error of every other arm is attested in tests/study/test_study_arms.py.
+2 min an arm.
 """
 
 from __future__ import annotations
@@ -17,24 +18,11 @@ import pytest
 
 from hetero_plugin.study.read import read
 from hetero_plugin.study.resolve import resolve
+from tests.engines.verl_run import RUNS
 
-pytest.importorskip("verl")
-pytest.importorskip("vllm")
-
-from hetero_plugin.verl.platform import accelerator_present
-from tests.engines.test_verl_grpo import miniature
-
-__all__ = ["miniature"]  # a fixture
-
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.slow,
-    pytest.mark.skipif(accelerator_present(), reason="this is verl's CPU path"),
-]
-
+pytestmark = RUNS
 FOLDER = Path(__file__).parents[2] / "recipes" / "studies"
 ARMS = {
-    "a reference policy and a KL loss": ("E8c", None),
     "DAPO": ("dapo-formats", "nvfp4-w4a4"),
     "rollout correction": ("remedies", "rejection"),
 }
@@ -45,7 +33,6 @@ ARMS = {
 def test_an_arm_of_each_group_trains(group: str, miniature: Path, tmp_path: Path) -> None:
     name, arm = ARMS[group]
     file = FOLDER / f"{name}.yaml"
-    arm = arm or list(read(file).arms)[-1]
     here = "places.cpu-miniature"
     changes = {
         f"{here}.prepare": "null",
@@ -77,7 +64,5 @@ def test_an_arm_of_each_group_trains(group: str, miniature: Path, tmp_path: Path
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     last = rows[-1]["data"]
     assert rows[-1]["step"] == 2
-    if group.startswith("a reference"):
-        assert "actor/kl_loss" in last
     if group == "rollout correction":
         assert any("rollout_is" in key or "rollout_corr" in key for key in last)

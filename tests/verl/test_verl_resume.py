@@ -162,3 +162,101 @@ def test_training_goes_on_from_the_last_step_that_has_its_metrics(
     assert {one.name for one in tmp_path.glob("global_step_*")} == {
         f"global_step_{step}" for step in (2, 3, 4, 5)
     }
+
+
+def actor(model: Path, under: RunNoise) -> Any:
+    """verl's FSDP2 engine of one rank, noisy; a process group has to be there."""
+    import verl.workers.engine.fsdp.transformer_impl  # noqa: F401  # first, for the patches
+    from verl.trainer.config import CheckpointConfig
+    from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+
+    from hetero_plugin.verl import active
+    from hetero_plugin.verl.engine import NoisyFSDPEngineCPU
+
+    full = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    engine = NoisyFSDPEngineCPU(
+        model_config=HFModelConfig(
+            path=str(model),
+            load_tokenizer=False,
+            use_remove_padding=False,
+            enable_gradient_checkpointing=False,
+            override_config={"attn_implementation": "sdpa"},
+        ),
+        engine_config=FSDPEngineConfig(
+            strategy="fsdp2", model_dtype="fp32", mixed_precision=full, use_torch_compile=False
+        ),
+        # A rate that changes with the step, so that the schedule has to come back too.
+        optimizer_config=FSDPOptimizerConfig(
+            lr=0.01, lr_scheduler_type="cosine", total_training_steps=6
+        ),
+        checkpoint_config=CheckpointConfig(
+            save_contents=["model", "optimizer", "extra"],
+            load_contents=["model", "optimizer", "extra"],
+        ),
+    )
+    active._current = under
+    try:
+        engine.initialize()
+    finally:
+        active._current = None
+    return engine
+
+
+def update(engine: Any, step: int) -> None:
+    """One update on tokens of its own, as a run makes that of a step: the rate moves after it."""
+    import torch
+
+    from hetero_plugin.verl import active
+
+    active.set_actor_step(step)
+    with engine.train_mode():
+        ids = torch.randint(0, 128, (3, 11), generator=torch.Generator().manual_seed(step))
+        logits = engine.module(input_ids=ids, use_cache=False).logits
+        torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        ).backward()
+        engine.optimizer_step()
+        engine.lr_scheduler_step()
+
+
+def test_an_actor_that_was_saved_and_loaded_takes_the_same_steps(tmp_path: Path) -> None:
+    """Bit for bit, in verl's FSDP2 on a CPU, under error in both directions and AQN."""
+    import torch
+    import torch.distributed as dist
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from hetero_plugin.verl import active
+
+    torch.manual_seed(0)
+    shape = Qwen2Config(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64,
+    )  # fmt: skip
+    Qwen2ForCausalLM(shape).save_pretrained(tmp_path / "model")
+    store = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("cpu:gloo", init_method=store, rank=0, world_size=1)
+    before = list(active._actors)
+
+    def weights(engine: Any) -> dict[str, torch.Tensor]:
+        state = engine.module.state_dict()
+        return {name: value.full_tensor().clone() for name, value in state.items()}
+
+    try:
+        whole = actor(tmp_path / "model", noise(actor_aqn=True))
+        for step in range(2):
+            update(whole, step)
+        whole.save_checkpoint(str(tmp_path / "global_step_2" / "actor"), global_step=2)
+        saved_weights = weights(whole)
+        for step in (2, 3):
+            update(whole, step)
+        resumed = actor(tmp_path / "model", noise(actor_aqn=True))
+        resumed.load_checkpoint(str(tmp_path / "global_step_2" / "actor"))
+        assert all(torch.equal(saved_weights[n], v) for n, v in weights(resumed).items())
+        for step in (2, 3):
+            update(resumed, step)
+        one, two = weights(whole), weights(resumed)
+        assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
+        assert not all(torch.equal(one[n], saved_weights[n]) for n in one)
+    finally:
+        active._actors[:] = before
+        dist.destroy_process_group()

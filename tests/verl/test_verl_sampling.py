@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("verl")
 
@@ -101,6 +102,35 @@ def test_a_batch_is_in_the_order_in_which_it_was_asked_for(monkeypatch: pytest.M
         batch = buffer._materialize_batch("train", chosen, snapshot)
         orders.append((chosen, batch.keys))
     assert orders == [(["d", "a", "c"], keys[:36])] * 5
+
+
+def test_what_vllm_draws_for_an_answer_is_not_its_neighbours_matter() -> None:
+    """vLLM's own sampler on a CPU: five tokens of each of 12 answers, alone and in any batch."""
+    pytest.importorskip("vllm")
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        pytest.skip("this is vLLM's CPU path")
+    current_platform.import_kernels()
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+    sampler, rows = TopKTopPSampler(), 12
+    logits = torch.randn(5, rows, 50, generator=torch.Generator().manual_seed(0))
+
+    def drawn(batch: list[int]) -> dict[int, list[int]]:
+        seeds = {i: sampling.seed_of(0, TRAJECTORY, MESSAGES, row) for i, row in enumerate(batch)}
+        generators = {i: torch.Generator().manual_seed(seed) for i, seed in seeds.items()}
+        found: dict[int, list[int]] = {row: [] for row in batch}
+        for step in logits:
+            tokens, _ = sampler(step[batch].clone(), generators, None, None)
+            for row, token in zip(batch, tokens.tolist(), strict=True):
+                found[row].append(int(token))
+        return found
+
+    together = drawn(list(range(rows)))
+    assert len({tuple(tokens) for tokens in together.values()}) == rows
+    for batch in ([3], [7, 0, 11], random.Random(1).sample(range(rows), rows)):
+        assert drawn(batch) == {row: together[row] for row in batch}
 
 
 def test_small_runs_name_both(tmp_path: Path) -> None:

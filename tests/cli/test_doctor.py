@@ -62,9 +62,10 @@ def test_a_gpu_without_triton_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_presets_that_are_profiles_are_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (found,) = profiles()
-    assert (found.state, found.subject) == (GOOD, "preset bf16-kernel-floor")
-    assert "linear in bfloat16 (K 896, 4864)" in found.detail
+    both = list(profiles())
+    names = ("bf16-kernel-floor", "hopper-vs-ampere")
+    assert [(one.state, one.subject) for one in both] == [(GOOD, f"preset {n}") for n in names]
+    assert all("linear in bfloat16 (K 896, 4864)" in one.detail for one in both)
     (tmp_path / "old.profile").write_text('{"format": "hetero-noise profile", "version": 1}')
     monkeypatch.setattr(config_profile, "SHIPPED", tmp_path)
     (found,) = profiles()

@@ -10,7 +10,7 @@ a checkpoint after each. `whole` goes through; of `killed` SIGKILL ends
 * the process that evaluates, after the first of its five passes;
 * the runner, between two files of the report.
 
-Each time the same command goes on. N min on two quiet cores.
+Each time the same command goes on. 9 min beside other tests, of which each start of verl takes one.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def keep_dials(files: Sequence[Path]) -> None:
             "scale": {key: made["scale"][key] for key in ("value", "low", "high")},
             "tokens": made["predicted_tokens"],
             "draws": made["draws"],
-            "text": made["text"],
+            "text": Path(made["text"]).name,
         }
     write({**data, "dials": [found[key] for key in sorted(found)]})
 

@@ -540,15 +540,16 @@ def test_runs_go_side_by_side_and_the_first_failure_ends_the_study(
 def test_an_interrupt_after_a_failure_ends_what_is_still_under_way(
     write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, heard = threading.Event(), list[str]()
+    broken, heard, told = threading.Event(), list[str](), list[bool]()
 
     def train(found: Resolved, report: Any) -> stages.Outcome:
         if found.arm == "noise":
             broken.set()
             raise LaunchError("broke")
         assert broken.wait(60)
-        for n in range(600):  # a run that would go on for half a minute
-            if n == 20:
+        for _ in range(1200):  # a run that would go on for a minute
+            told.append(("failed", "train") in watch.events)
+            if sum(told) == 20:  # a second after the failure was told, once
                 os.kill(os.getpid(), signal.SIGINT)
             try:
                 group.pause(0.05)

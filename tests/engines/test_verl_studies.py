@@ -23,7 +23,7 @@ from tests.engines.verl_run import RUNS
 pytestmark = RUNS
 FOLDER = Path(__file__).parents[2] / "recipes" / "studies"
 ARMS = {
-    "DAPO": ("dapo-formats", "nvfp4-w4a4"),
+    "DAPO, formats in the backward pass too": ("dapo-formats", "nvfp4-training"),
     "rollout correction": ("remedies", "rejection"),
 }
 
@@ -61,6 +61,7 @@ def test_an_arm_of_each_group_trains(group: str, miniature: Path, tmp_path: Path
     run = resolve(read(file, [f"output={tmp_path / 'runs'}"]), arm, 0, "cpu-miniature")
     summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["attested"], "before the first step and after the last"
+    assert run.noise is not None and summary["asked"]["fingerprint"] == run.noise.fingerprint
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     last = rows[-1]["data"]
     assert rows[-1]["step"] == 2

@@ -26,6 +26,8 @@ from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.errors import ErrorModel, error_model
 from hetero_plugin.errors.formats import GRIDS
 from hetero_plugin.errors.formats.grid import E2M1
+from hetero_plugin.operator.parts import word_at
+from hetero_plugin.sites import Site
 
 __all__ = ["Checks", "FormatLook", "format_word", "grid_size"]
 
@@ -45,17 +47,18 @@ VALUES, SIZE, GRID, AGAIN = (
 )
 
 
-def format_word(rules: Sequence[NoiseRule], stream: str) -> tuple[str, float] | None:
+def format_word(rules: Sequence[NoiseRule], stream: str, site: Site) -> tuple[str, float] | None:
     """The word and scale of the format that alone is put on a stream of a site, if one is.
 
     Args:
         rules: those of the site that apply now.
         stream: ``input``, ``output`` or ``weight``.
+        site: of the model.
     """
     here = [rule for rule in rules if rule.point == stream and rule.direction != "backward"]
     if len(here) != 1 or not REGISTRY[here[0].error].number_format:
         return None
-    return (here[0].word, here[0].scale) if here[0].scale > 0 else None
+    return (word_at(here[0], site, stream), here[0].scale) if here[0].scale > 0 else None
 
 
 def grid_size(word: str) -> int:
@@ -101,8 +104,8 @@ class FormatLook:
         model = error_model(word)
         x = before.detach().reshape(-1, before.shape[-1])
         y = after.detach().reshape(-1, before.shape[-1])
-        if not model.whole_tensor:
-            x, y = x[:ROWS], y[:ROWS]
+        some = model.matrix_rows or (None if model.whole_tensor else ROWS)
+        x, y = x[:some], y[:some]
         right = _reference(model, x, scale)
         differ = int(((right != y) & ~(right.isnan() & y.isnan())).sum())
         if differ:

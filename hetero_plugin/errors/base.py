@@ -54,12 +54,15 @@ class ErrorModel(ErrorTraits):
             know of it; see `formats.numbers`.
         beyond: of a number format, float32 [T, N] -> bool [T, N]: which elements lie beyond the
             largest number that it has at their block's scale.
+        matrix_rows: so many rows of a tensor that holds several matrices, one below the other, are
+            one of them, and the error of an element may depend on all of it; 0: it holds one.
         measured_word: of a profile at a kind and size of site, `profile.replay_word`.
     """
 
     function: Function
     numbers: Numbers | None = None
     beyond: Callable[[Tensor], Tensor] | None = None
+    matrix_rows: int = 0
     measured_word: str = ""
 
     @property

@@ -32,6 +32,7 @@ _TILE = 128
 Apply = Callable[[Tensor, "Elements | None"], Tensor]
 """A format with what is done with its scaled elements; None: they are rounded to nearest."""
 _STOCHASTIC = "|stochastic"
+_EACH = "|each:"
 
 
 def _blended(apply: Apply) -> Function:
@@ -55,8 +56,12 @@ def format_model(words: str) -> ErrorModel:
         words: the format's name and its options, as `config.formats` writes them:
             ``nvfp4|SCALE|REFERENCE``, ``mx…|MODE|REFERENCE``,
             ``fp8_…|GRANULARITY|AMAX|FLOOR|REFERENCE``, ``int…|GRANULARITY|AMAX|RANGE``. With or
-            without options ``…|stochastic``: elements are rounded to a neighbour by random bits.
+            without options ``…|stochastic``: elements are rounded to a neighbour by random bits;
+            ``…|each:ROWS``: each so many rows are a matrix by themselves.
     """
+    if _EACH in words:
+        of_one, _, rows = words.partition(_EACH)
+        return _of_each(format_model(of_one), words, int(rows))
     if words.endswith(_STOCHASTIC):
         plain = format_model(words.removesuffix(_STOCHASTIC))
         return replace(plain, name=words, draws="rounding", numbers=None)
@@ -68,6 +73,31 @@ def format_model(words: str) -> ErrorModel:
     apply, shape, numbers = made(name, options)
     # Of the format's own traits all but what its blocks are.
     return _model(REGISTRY[name], {"name": words, **shape}, apply, numbers)
+
+
+def _of_each(plain: ErrorModel, words: str, rows: int) -> ErrorModel:
+    """A format of each matrix of a tensor that holds several, one below the other."""
+    whole = plain.beyond
+    assert whole is not None
+
+    def function(x: Tensor, scale: Tensor, z: Tensor | None) -> Tensor:
+        return torch.cat([plain.function(one, scale, None) for one in _matrices(x, rows)])
+
+    return replace(
+        plain,
+        name=words,
+        matrix_rows=rows,
+        numbers=None,
+        function=function,
+        beyond=lambda x: torch.cat([whole(one) for one in _matrices(x, rows)]),
+    )
+
+
+def _matrices(x: Tensor, rows: int) -> tuple[Tensor, ...]:
+    flat = x.reshape(-1, x.shape[-1])
+    if flat.shape[0] % rows:
+        raise ValueError(f"matrices of {rows} rows each, and there are {flat.shape[0]} rows")
+    return flat.split(rows)
 
 
 def _model(

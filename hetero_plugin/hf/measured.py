@@ -64,10 +64,10 @@ def measure(model: Any, state: NoiseState, *, forward: Any = None) -> tuple[dict
     kinds = {chosen.site.name: chosen.site.kind for chosen in state.selected}
     seen: dict[str, _Seen] = {}
     formats = {
-        (name, stream): found
-        for name, each in rules.items()
+        (chosen.site.name, stream): found
+        for chosen in state.selected
         for stream in ("input", "output", "weight")
-        if (found := format_word(each, stream)) is not None
+        if (found := format_word(rules[chosen.site.name], stream, chosen.site)) is not None
     }
     attachment = attachment_of(model)
     assert attachment is not None

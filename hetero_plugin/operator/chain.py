@@ -10,6 +10,7 @@ dimensions flattened.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ class Chain:
             for word in dict.fromkeys(word for word in words if word):
                 model = error_model(word, relative=rule.relative)
                 if any(".experts." in part[0] for part in made.parts):
-                    check_experts(index, model)
+                    check_experts(index, model, stream)
                 made.shares |= rule.format_options is not None and rule.format_options.shares
                 if share is None and (model.whole_row or model.block):
                     check_whole(state, stream, made.parts, index, model)
@@ -224,10 +225,21 @@ class Chain:
             for model, stochastic in models
         )
 
-    @property
-    def whole_tensor(self) -> bool:
-        """Whether the error of a row depends on the others of its tensor."""
-        return any(error_model(stage.error).whole_tensor for stage in self.stages)
+    def rows_at_once(self, rows: int, wanted: int) -> int:
+        """How many rows of a weight can be computed by themselves.
+
+        Args:
+            rows: of the weight.
+            wanted: a multiple of 128, the rows of a tile.
+
+        Returns:
+            About ``wanted``; all where an error depends on the whole tensor.
+        """
+        models = [error_model(stage.error) for stage in self.stages]
+        if any(model.whole_tensor and not model.matrix_rows for model in models):
+            return rows
+        matrix = math.lcm(*(model.matrix_rows or 1 for model in models))
+        return matrix * max(1, wanted // matrix)
 
     @property
     def single(self) -> Stage | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hetero_plugin.config import ConfigError
-from hetero_plugin.errors import ErrorModel
+from hetero_plugin.config import ConfigError, NoiseRule
+from hetero_plugin.errors import ErrorModel, error_model
+from hetero_plugin.sites import Site
 from hetero_plugin.state import NoiseState
 from hetero_plugin.state.profiles import profile_word
 
-__all__ = ["Part", "check_experts", "check_whole", "words_of"]
+__all__ = ["Part", "check_experts", "check_whole", "word_at", "words_of"]
 
 _OF_OUTPUTS = ("output", "grad_output", "weight_transposed")
 """Streams whose tensors have a column for each output feature."""
@@ -24,24 +25,39 @@ def words_of(
     rule = state.config.rules[index]
     if not any(slots):
         return []
-    if rule.path is None:
-        return [rule.word_of(stream) if slot else "" for slot in slots]
     sites = {site.name: site for site in state.sites}
     return [
-        profile_word(index, rule, sites[name], state.config.seed) if slot else ""
+        ""
+        if not slot
+        else word_at(rule, sites[name], stream)
+        if rule.path is None
+        else profile_word(index, rule, sites[name], state.config.seed)
         for (name, _, _), slot in zip(parts, slots, strict=True)
     ]
 
 
-def check_experts(rule: int, model: ErrorModel) -> None:
+def word_at(rule: NoiseRule, site: Site, stream: str) -> str:
+    """By what words the operator knows a rule's error, no profile, at a stream of a site.
+
+    The weights of a layer's experts are one tensor of many matrices. What is a scale of a whole
+    weight elsewhere, or of tiles of it, is one of each expert's matrix there.
+    """
+    word = rule.word_of(stream)
+    if ".experts." not in site.name or stream != "weight":
+        return word
+    model = error_model(word, relative=rule.relative)
+    return f"{word}|each:{site.features}" if model.whole_tensor or model.block_rows > 1 else word
+
+
+def check_experts(rule: int, model: ErrorModel, stream: str) -> None:
     """Raises ConfigError for scales that would be those of several experts together."""
-    if model.whole_tensor or model.block_rows > 1:
+    if stream != "weight" and (model.whole_tensor or model.block_rows > 1):
         name, instead = model.name.partition("|")[0], "granularity: row"
         instead = "tensor_scale: row" if name == "nvfp4" else instead
         raise ConfigError(
             f"rules[{rule}]: {name} with a scale of the whole tensor or of tiles of it, and the "
-            f"experts of a layer are one tensor here; give options: {{{instead}}}, or exclude "
-            "them ('*.experts.*')"
+            f"experts of a layer are one tensor here ({stream}); give options: {{{instead}}}, or "
+            "exclude them ('*.experts.*')"
         )
 
 

@@ -119,6 +119,13 @@ def check_rows(state: NoiseState, chain: Chain, rows: int, first: int = 0) -> No
     whole = next((site.features for site in state.sites if site.name == name), rows)
     for model in models:
         short = model.name.partition("|")[0]
+        if model.matrix_rows and rows != whole:
+            instead = "tensor_scale: row" if short == "nvfp4" else "granularity: row"
+            raise ConfigError(
+                f"hetero_noise: {short} with a scale of each expert's matrix or of tiles of it, "
+                f"and this rank has {rows} of the {whole} rows of {name}'s; use one rank or expert "
+                f"parallelism, or options: {{{instead}}}"
+            )
         if model.whole_tensor and rows != whole:
             instead = "tensor_scale: row" if short == "nvfp4" else "granularity: row"
             raise ConfigError(

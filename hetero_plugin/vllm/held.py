@@ -73,7 +73,7 @@ def with_error(weight: Tensor, pieces: Sequence[Piece], state: NoiseState, out: 
                 piece.chain, flat[piece.place], others, state.draw, name
             )
             continue
-        step = n if piece.chain.whole_tensor else _ROWS
+        step = piece.chain.rows_at_once(n, _ROWS)
         for first in range(0, n, step):
             some = slice(piece.start + first, piece.start + min(first + step, n))
             draw = state.draw.of(piece.rows[first : first + step])

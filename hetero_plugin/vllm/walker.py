@@ -31,6 +31,7 @@ from hetero_plugin.sites import Site, family_of, fused_parts
 from hetero_plugin.state import NoiseState
 from hetero_plugin.vllm.columns import (
     check_norm,
+    check_rows,
     column_offsets,
     equal_share,
     parts_of,
@@ -211,11 +212,13 @@ class Walker:
             columns = [(gate_up, width, first), (gate_up, width, up + first)]
         mine = torch.arange(first, first + width, device=self.state.device)
         experts = torch.arange(w13.shape[0], device=self.state.device)[:, None]
+        weight = self.chain("weight", [(gate_up, h, 0)])
+        check_rows(self.state, weight, 2 * width)
         noise = FusedExpertsNoise(
             self.state,
             GemmNoise(
                 self.chain("input", [(gate_up, h, 0)]),
-                self.chain("weight", [(gate_up, h, 0)]),
+                weight,
                 self.chain("output", columns),
                 (experts * (2 * up) + torch.cat([mine, up + mine])).reshape(-1),
             ),

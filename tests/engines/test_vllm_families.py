@@ -64,9 +64,12 @@ ALONE: dict[str, list[dict[str, str]]] = {
 
 def formats(family: str, dtype: str) -> dict[str, Any]:
     if family == SPARSE:
+        weights = [
+            {"targets": ["*.mlp.experts.gate_up_proj"], "error": "nvfp4", "point": "weight"},
+            {"targets": ["*.mlp.experts.down_proj"], "error": "mxfp4", "point": "weight"},
+        ]
         inside = {"targets": ["*.mlp.experts.*_proj"]}
-        weight = {**inside, "error": "mxfp4", "point": "weight"}
-        return {"rules": [weight, {**inside, "error": "mxfp8_e4m3", "point": "input"}]}
+        return {"rules": [*weights, {**inside, "error": "mxfp8_e4m3", "point": "input"}]}
     attention, last, mlp = ["*.self_attn.[qkv]_proj"], ["*.self_attn.o_proj"], ["*.mlp.*_proj"]
     rules = [
         {"targets": attention, "error": "mxfp4", "point": "weight"},

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hetero_plugin import NoiseConfig, disabled, wrap
+from hetero_plugin import NoiseConfig, disabled, unwrap, wrap
 from hetero_plugin.config import FORMATS, ConfigError
 from hetero_plugin.errors import MODELS, error_model
 from hetero_plugin.errors.formats import GRIDS
@@ -234,14 +234,77 @@ def test_a_weight_that_is_quantised_already() -> None:
         wrap(model, "nvfp4-w4a16", quiet=True)
 
 
-def test_experts_have_no_scale_of_a_tensor_or_tile() -> None:
-    for options, says in (
-        ({"granularity": "tensor"}, "granularity: row"),
-        ({"granularity": "block"}, "granularity: row"),
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("error", "options"),
+    [
+        ("nvfp4", {}),
+        ("nvfp4", {"reference": "torchao"}),
+        ("fp8_e4m3", {"granularity": "tensor"}),
+        ("fp8_e4m3", {"granularity": "block"}),
+        ("int8", {"granularity": "tensor", "symmetric": True}),
+    ],
+)
+def test_each_expert_has_the_scale_of_its_own_matrix(
+    error: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Bit for bit what a linear layer with that expert's matrix has, in any scale of the blend."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([1.0, 30.0, 1e-3, 0.0]).view(4, 1, 1)
+    weight = (torch.randn(4, 130, 96, generator=generator) * sizes).to(dtype)
+    for scale in (1.0, 0.5):
+        spec = NoiseConfig(error=error, point="weight", scale=scale, options=options)
+        name = "model.layers.0.mlp.experts.gate_up_proj"
+        state = NoiseState(spec, [Site(name, "linear", 0, 130, 96)])
+        chain = Chain.of(state, "weight", [(name, 96, 0)])
+        keys = torch.zeros(4 * 130, dtype=torch.int64)
+        state.set_phase("train")
+        got = chain(weight, state.draw.of(keys))
+        plain = NoiseState(spec, [Site("model.layers.0.mlp.up_proj", "linear", 0, 130, 96)])
+        plain.set_phase("train")
+        one = Chain.of(plain, "weight", [("model.layers.0.mlp.up_proj", 96, 0)])
+        right = torch.stack([one(matrix, plain.draw.of(keys[:130])) for matrix in weight])
+        assert torch.equal(got, right) and not torch.equal(got, weight)
+        assert chain.fixed and chain.rows_at_once(4 * 130, 256) == 130 and one.fixed
+
+
+def test_experts_of_a_tensor_parallel_rank_have_no_scale_of_a_matrix() -> None:
+    pytest.importorskip("vllm")
+    from hetero_plugin.vllm.columns import check_rows
+
+    site = Site("model.layers.0.mlp.experts.gate_up_proj", "linear", 0, 256, 96)
+    for error, options, instead in (
+        ("nvfp4", {}, "tensor_scale: row"),
+        ("fp8_e4m3", {"granularity": "block"}, "granularity: row"),
     ):
-        spec = NoiseConfig(error="fp8_e4m3", point="weight", options=options)
-        with pytest.raises(ConfigError, match=says):
-            wrap(make_family("qwen3_moe"), spec, quiet=True)
+        spec = NoiseConfig(error=error, point="weight", options=options)
+        chain = Chain.of(NoiseState(spec, [site]), "weight", [(site.name, 96, 0)])
+        check_rows(NoiseState(spec, [site]), chain, 256)
+        with pytest.raises(ConfigError, match=f"expert's matrix.*128 of the 256.*{instead}"):
+            check_rows(NoiseState(spec, [site]), chain, 128)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen2_moe"])
+def test_the_preset_of_nvfp4_is_for_models_with_experts(family: str, implementation: str) -> None:
+    model = make_family(family, torch.bfloat16)
+    model.set_experts_implementation(implementation)
+    ids = torch.tensor([[5, 9, 2, 7, 1, 3, 8, 4]])
+    clean = model(ids).logits
+    wrap(model, "nvfp4-w4a4", quiet=True)
+    noisy = model(ids).logits
+    assert not torch.equal(noisy, clean)
+    # With the experts' weights rounded beforehand and their rule left out, the very same.
+    unwrap(model)
+    for layer in (m for n, m in model.named_modules() if n.endswith("mlp.experts")):
+        for weight in (layer.gate_up_proj, layer.down_proj):
+            weight.data = torch.stack([nvfp4(one.float()).to(one.dtype) for one in weight.data])
+    rules = []
+    for rule in NoiseConfig.parse("nvfp4-w4a4").rules:
+        beside = ("*.mlp.experts.*",) if rule.point == "weight" else ()
+        rules.append(rule.replace(exclude=(*rule.exclude, *beside)))
+    wrap(model, NoiseConfig(rules=rules), quiet=True)
+    assert torch.equal(model(ids).logits, noisy)
 
 
 def test_rows_of_a_rank_that_cut_a_tile() -> None:

@@ -71,11 +71,15 @@ def test_a_blend_is_compared_with_the_blend() -> None:
 
 def test_which_rules_are_looked_at() -> None:
     rules = NoiseConfig.parse("nvfp4-w4a4").rules
-    assert format_word(rules, "weight") == ("nvfp4|max|vllm", 1.0)
-    assert format_word(rules, "input") == ("nvfp4|row|vllm", 1.0)
-    assert format_word(rules, "output") is None
-    assert format_word([*rules, *rules], "weight") is None  # one after the other is no format
-    assert format_word(NoiseConfig(scale=0.1).rules, "output") is None
+    site = Site("model.layers.0.mlp.up_proj", "linear", 0, 64, 32)
+    experts = Site("model.layers.0.mlp.experts.gate_up_proj", "linear", 0, 64, 32)
+    assert format_word(rules, "weight", site) == ("nvfp4|max|vllm", 1.0)
+    assert format_word(rules, "weight", experts) == ("nvfp4|max|vllm|each:64", 1.0)
+    for one in (site, experts):
+        assert format_word(rules, "input", one) == ("nvfp4|row|vllm", 1.0)
+        assert format_word(rules, "output", one) is None
+        assert format_word([*rules, *rules], "weight", one) is None  # one after the other is none
+        assert format_word(NoiseConfig(scale=0.1).rules, "output", one) is None
 
 
 SHARED_INT8 = {"granularity": "tensor", "share": "fused"}

@@ -119,19 +119,15 @@ def check_rows(state: NoiseState, chain: Chain, rows: int, first: int = 0) -> No
     whole = next((site.features for site in state.sites if site.name == name), rows)
     for model in models:
         short = model.name.partition("|")[0]
-        if model.matrix_rows and rows != whole:
+        if (model.matrix_rows or model.whole_tensor) and rows != whole:
+            of, use = "the whole tensor", "one rank"
+            if model.matrix_rows:
+                of, use = "each expert's matrix or of tiles of it", "one rank, expert parallelism"
             instead = "tensor_scale: row" if short == "nvfp4" else "granularity: row"
             raise ConfigError(
-                f"hetero_noise: {short} with a scale of each expert's matrix or of tiles of it, "
-                f"and this rank has {rows} of the {whole} rows of {name}'s; use one rank or expert "
-                f"parallelism, or options: {{{instead}}}"
-            )
-        if model.whole_tensor and rows != whole:
-            instead = "tensor_scale: row" if short == "nvfp4" else "granularity: row"
-            raise ConfigError(
-                f"hetero_noise: {short} with a scale of the whole tensor, and this rank has {rows} "
-                f"of the {whole} rows of {name}'s weight, whose largest is not the tensor's; use "
-                f"one rank, or options: {{{instead}}} or the number itself"
+                f"hetero_noise: {short} with a scale of {of}, and this rank has {rows} of the "
+                f"{whole} rows of {name}'s weight, whose largest is not the whole's; use {use}, or "
+                f"options: {{{instead}}} or the number itself"
             )
         end = first + rows
         if first % model.block_rows or (end % model.block_rows and end != whole):

@@ -4,7 +4,7 @@
 
 Each file is a finding with its own command, numbers and limits, as the package wrote it; a folder
 given with ``--real`` holds what eval, fidelity, sensitivity, dial and dose wrote, of which one is
-made. Nothing is added here but the order and a title.
+made. Nothing is added here but the order, a title and what ``--note`` says.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def main(
         list[str] | None,
         typer.Option(help="FOLDER or TITLE=FOLDER of results' files; may be repeated."),
     ] = None,
+    note: Annotated[
+        list[str] | None, typer.Option(help="What a reader of it has to know first; repeatable.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),
 ) -> None:
     """Put findings on one page."""
@@ -48,7 +51,7 @@ def main(
         except (ResultError, ValueError, KeyError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise typer.BadParameter(f"--real {one}: {what}") from None
-    out.write_text("\n\n".join([HEAD.strip(), *texts]) + "\n", encoding="utf-8")
+    out.write_text("\n\n".join([HEAD.strip(), *(note or ()), *texts]) + "\n", encoding="utf-8")
     typer.echo(out)
 
 

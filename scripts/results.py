@@ -32,10 +32,10 @@ def main(
         list[str] | None,
         typer.Option(help="FOLDER or TITLE=FOLDER of results' files; may be repeated."),
     ] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),
     note: Annotated[
         list[str] | None, typer.Option(help="What a reader of it has to know first; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),
 ) -> None:
     """Put findings on one page."""
     if not parts and not real:

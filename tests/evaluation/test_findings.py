@@ -131,6 +131,8 @@ def test_the_page_is_written(folder: Path, tmp_path: Path) -> None:
     page.main([study], [f"Real weights={folder}"], out)
     text = out.read_text()
     assert text.index("# Results") < text.index("## Study one") < text.index("## Real weights")
+    page.main([study], out=out, note=["Read this before."])
+    assert "Read this before.\n\n## Study one" in out.read_text()
     with pytest.raises(typer.BadParameter, match="give Markdown"):
         page.main(None, None, out)
     with pytest.raises(typer.BadParameter, match="there is no file"):

@@ -4,13 +4,17 @@
 
 For each pair of `scripts.pairs_page` whose machines this one can be made to be: the model as A, as
 B at one kind of operator at a time and at all together, and as A with the profile; and the model
-with each preset. Written into `recipes/profiles/pairs.json`, one after another; what is there is
-left.
+with each preset. Where B is a variable of the environment, another process computes it. Written
+into `recipes/profiles/pairs.json`, one after another; what is there is left.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +52,8 @@ class Session:
     """
 
     def __init__(self, model: Path, text: Path, tokens: int, context: int) -> None:
+        self.given = ("--model", str(model), "--text", str(text), "--tokens", str(tokens),
+                      "--context", str(context))  # fmt: skip
         read_text = read_windows(model, text, tokens=tokens, context=context, least=LEAST_WINDOWS)
         self.model: nn.Module = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
         self.groups = batches(read_text.windows, BATCH)
@@ -73,6 +79,19 @@ class Session:
         with torch.no_grad():
             for group in self.groups:
                 yield next_logits(self.model, group)
+
+    def elsewhere(self, variable: str, value: str) -> list[Tensor]:
+        """`logits` of the same model and text, of a process with this in its environment.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "logits.pt"
+            command = [sys.executable, "-m", "scripts.pairs_check", *self.given, "--logits", out]
+            subprocess.run(command, env={**os.environ, variable: value}, check=True)
+            found: list[Tensor] = torch.load(out)
+            return found
 
     def rows(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Any]:
         """`token_rows` of each window."""
@@ -126,8 +145,11 @@ def check(session: Session, pair: Pair) -> dict[str, Any]:
         runs += [kinds for kinds in (list(pair.kinds), drawn) if kinds not in runs]
     by_kind, three = {}, {}
     for kinds in runs:
-        with session.machine(pair.as_b, kinds):
-            b = list(session.logits())
+        if pair.environment:
+            b = session.elsewhere(*pair.environment)
+        else:
+            with session.machine(pair.as_b, kinds):
+                b = list(session.logits())
         rows = session.rows(a, b)
         found = side_by_side([dict.fromkeys(THREE, row) for row in rows])
         by_kind[" + ".join(kinds)] = found["pairs"]["a_b"]
@@ -155,9 +177,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--context", type=int, default=32)
     parser.add_argument("--only", nargs="*", help="checks/PAIR, gaps/PRESET; default: all")
+    parser.add_argument("--logits", type=Path, help="only write the model's logits there")
     given = parser.parse_args()
     session = Session(given.model, given.text, given.tokens, given.context)
-    asked = [("checks", pair.name) for pair in PAIRS if pair.as_b and pair.kinds]
+    if given.logits:
+        torch.save(session.plain, given.logits)
+        return
+    asked = [("checks", pair.name) for pair in PAIRS if pair.kinds]
     asked += [("gaps", name) for name in GAPS]
     by_name = {pair.name: pair for pair in PAIRS}
     for place, name in asked:

@@ -41,6 +41,7 @@ class Pair:
         about: A and B in words.
         kinds: of operators in which they differ, and that `--as` can replace.
         as_a, as_b: words of ``--as``; b empty: it can't be had within one process.
+        environment: a variable and its value, of a process that is B.
         setting: B is a setting of the whole process, which no kind of operator has alone.
     """
 
@@ -51,6 +52,7 @@ class Pair:
     kinds: tuple[str, ...] = ()
     as_a: str = "plain"
     as_b: str = ""
+    environment: tuple[str, str] | None = None
     setting: bool = False
 
     @property
@@ -68,7 +70,8 @@ PAIRS = (
          _HEAD, as_b="no-onednn", setting=True),
     Pair("avx512", "plain", "avx512",
          "oneDNN with the processor's bfloat16 instructions, and with AVX-512 alone "
-         "(`ONEDNN_MAX_CPU_ISA=AVX512_CORE`)"),
+         "(`ONEDNN_MAX_CPU_ISA=AVX512_CORE`)",
+         _HEAD, environment=("ONEDNN_MAX_CPU_ISA", "AVX512_CORE"), setting=True),
     Pair("compiled", "plain", "compiled",
          "eager operators, and each operator through `torch.compile`", ("norm",), as_b="compiled"),
     Pair("hopper-vs-ampere", "hopper", "ampere",

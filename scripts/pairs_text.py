@@ -215,7 +215,7 @@ def _section(
         lines.append("\n".join(f"- {one}" for one in said))
     if check is not None:
         lines.append(_three(check))
-    elif not pair.as_b:
+    elif not (pair.as_b or pair.environment):
         lines.append("End to end it is not checked: B can't be had within one process.")
     return "\n\n".join(lines)
 

@@ -17,6 +17,7 @@ from hetero_plugin.profile.fit.counts import Counts
 from hetero_plugin.profile.fit.elements import differences
 from hetero_plugin.profile.fit.goodness import drawn, measured
 from hetero_plugin.profile.fit.run import fit
+from hetero_plugin.profile.fit.spread import between
 from hetero_plugin.profile.fit.structure import norm_candidates, product_candidates
 from hetero_plugin.profile.fit.tables import moments, shares
 from tests.profile.synthetic import moved, recording, site
@@ -168,6 +169,40 @@ def test_errors_of_a_row_that_are_alike_are_said(tmp_path: Path) -> None:
     assert pairs["row"] == pytest.approx(1, abs=0.02)
     assert abs(pairs["column"]) < 0.02
     assert any("within a row" in text for text in profile.report["sentences"])
+
+
+def test_what_layers_differ_by_among_themselves_is_told_from_counting() -> None:
+    rng, true = np.random.default_rng(5), 0.25
+    n, layers = np.array([1_000_000, 3_000_000] * 12), list(range(24))
+    found = [
+        between(layers, n, rng.binomial(n, 5e-4 * (1 + true * rng.standard_normal(24))))
+        for _ in range(200)
+    ]
+    # The mean of 200 estimates, of 24 layers each: standard error 0.003.
+    assert np.mean(np.square(np.array(found, float))) ** 0.5 == pytest.approx(true, abs=0.015)
+    alike = [between(layers, n, rng.binomial(n, 5e-4)) for _ in range(200)]
+    assert max(np.array(alike, float)) < 0.04  # counting alone makes one of 0.02 to 0.045
+    halves = np.repeat(layers, 2)  # two operators of a layer that differ are no layers that do
+    counted = np.tile([200, 600], 24)
+    assert between(halves.tolist(), [1_000_000] * 48, counted) == 0
+    assert between(range(48), [1_000_000] * 48, counted) == pytest.approx(0.5, abs=0.02)
+    assert between([0, 1, 2], [10, 10, 10], [1, 5, 9]) is None
+    assert between(layers, n, [0] * 24) is None
+
+
+def test_layers_that_differ_among_themselves_are_said(tmp_path: Path) -> None:
+    rates = iter([0.05, 0.1, 0.15, 0.2, 0.1, 0.1, 0.1, 0.1])
+
+    def draw(generator: torch.Generator, y: Tensor) -> Tensor:
+        return fixed({1: next(rates)})(generator, y)
+
+    profile = pair(tmp_path, draw, layers=4)
+    spread = table(profile)["spread"]
+    assert spread["layers"] == spread["operators"] == pytest.approx(0.52, abs=0.05)
+    assert any("layers by 5" in text for text in profile.report["sentences"])
+    (tmp_path / "alike").mkdir()
+    alike = pair(tmp_path / "alike", draw, layers=4)
+    assert not any("among themselves" in text for text in alike.report["sentences"])
 
 
 def test_numbers_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hetero_plugin.profile.fit.elements import Elements, differences
 from hetero_plugin.profile.fit.goodness import Gaussian, goodness
 from hetero_plugin.profile.fit.said import TAIL, sentences
 from hetero_plugin.profile.fit.split import PARTS, held_layers, roles, size_of
+from hetero_plugin.profile.fit.spread import between
 from hetero_plugin.profile.fit.tables import binned, supported
 from hetero_plugin.profile.recording import Recording, SiteRecord, check_comparable
 
@@ -41,8 +42,20 @@ class _Gathered:
     explained: list[structure.Tried] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     up: list[float] = field(default_factory=list)
-    sites: int = 0
+    layers: list[int | None] = field(default_factory=list)
+    elements: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
     broken: int = 0
+
+    @property
+    def sites(self) -> int:
+        """Operators."""
+        return len(self.layers)
+
+    def spread(self) -> dict[str, float | None]:
+        """`between` layers, and between operators."""
+        ways = {"layers": self.layers, "operators": range(self.sites)}
+        return {key: between(of, self.elements, self.changed) for key, of in ways.items()}
 
 
 def fit(
@@ -113,7 +126,9 @@ def _add(found: _Gathered, elements: Elements, whole: bool) -> None:
     fine = elements.finite
     found.squares.append(float((elements.change[fine] ** 2).mean()) if fine.any() else 0.0)
     found.up.append(float(elements.change[fine].mean()) if fine.any() else 0.0)
-    found.sites += 1
+    found.layers.append(elements.entry.layer)
+    found.elements.append(int(fine.sum()))
+    found.changed.append(int((elements.ulps[fine] != 0).sum()))
     found.broken += int((~fine).sum())
 
 
@@ -187,6 +202,7 @@ def _report(tables: Mapping[Key, Table], gathered: Mapping[Key, _Gathered]) -> d
                 "unsteady": [float(np.mean(side)) for side in zip(*found.unsteady, strict=True)],
                 "widened_bins": binned(train, len(table.bins), key[1])[1],
                 "correlation": correlations(found.alike),
+                "spread": found.spread(),
                 "held_out": {
                     part: goodness(table, gaussian, train, found.held[part]) for part in PARTS
                 },

@@ -12,6 +12,8 @@ TAIL = 1e-6
 _NEARLY = 0.999
 _ALIKE = 0.05
 """Correlation from which drawing each element by itself makes too small an effect downstream."""
+_APART = 0.05
+"""Standard deviation between operators, over the mean, from which it is said."""
 
 
 def sentences(report: Mapping[str, Any], tail: float) -> list[str]:
@@ -69,6 +71,13 @@ def _of(row: Mapping[str, Any]) -> list[str]:
                     f"differences {direction} correlate by {value:.2f} within a {pair}, and a "
                     "profile draws each by itself: the next operator sums more of it than it will"
                 )
+    apart = {key: value for key, value in row["spread"].items() if value and value > _APART}
+    if apart:
+        said = " and ".join(f"{key} by {100 * value:.0f} %" for key, value in apart.items())
+        found.append(
+            f"among themselves {said} differ in the share changed (one standard deviation, beyond "
+            "counting); the table is of all of them together, and no nearer to another one"
+        )
     if row["not_finite"]:
         found.append(f"{row['not_finite']:,} elements are no finite numbers and were left out")
     if not row["repeated"]:

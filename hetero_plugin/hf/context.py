@@ -25,7 +25,7 @@ from hetero_plugin.hf.missing import describe
 from hetero_plugin.hf.rows import Frame, MissingRows, Pass, identity_of, source_of
 from hetero_plugin.operator import is_capturing
 from hetero_plugin.sites import Site
-from hetero_plugin.state import Draw, NoiseState
+from hetero_plugin.state import SETTING, Draw, NoiseState
 
 __all__ = ["KEYWORD", "ForwardContext", "MissingRows", "Pass", "Scope"]
 
@@ -159,8 +159,9 @@ class ForwardContext(OfAModel):
         if source.device != self.state.device:
             self.state.to(source.device)
         keys = random.row_keys(*identity_of(args, kwargs, source, self._tell_once))
-        # Counting and copying are one step, or two threads would have one draw.
-        with nullcontext() if torch.compiler.is_dynamo_compiling() else self._lock:
+        # Counting and copying are one step, or two threads would have one draw; and so is what
+        # says the scales, or a pass would hold weights of one under the name of another.
+        with nullcontext() if torch.compiler.is_dynamo_compiling() else SETTING:
             self.state.next_call()
             set_now = self.state.draw
             fixed = compiling or is_capturing(self.state.device)

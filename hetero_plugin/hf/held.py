@@ -11,14 +11,14 @@ step. It is no parameter and no buffer, is dropped by copies and files of the mo
   weights): one difference anywhere makes the weights of all layers new.
 
 It is computed at every use, as for errors that are random, where the version proves nothing: in
-compiled code, for a weight that is no plain parameter (a parametrization, a shard), and in a
-process of a process group, since FSDP gathers new values behind a parameter's version.
+compiled code, for a weight that is no plain contiguous parameter (a parametrization, a shard), and
+in a process of a process group, since FSDP gathers new values behind a parameter's version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,13 +116,21 @@ def _in_a_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+class _Made(NamedTuple):
+    """A weight with its error, and what it was made of."""
+
+    of: tuple[Any, ...]
+    """The scales, and `_version` of each weight."""
+    samples: list[Tensor]
+    q: Tensor
+
+
 class HeldWeight:
     """A layer's weight with its error, while it is known to be that of the present weight."""
 
     def __init__(self) -> None:
-        self._made_of: tuple[Any, ...] | None = None
-        self._q: Tensor | None = None
-        self._samples: list[Tensor] = []
+        self._made: _Made | None = None
+        """Written and read as one, or a thread would take another's weight for its own."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HeldWeight, ()  # a copy, or what is read from a file, begins anew
@@ -130,7 +138,8 @@ class HeldWeight:
     @property
     def nbytes(self) -> int:
         """Bytes that are held."""
-        return 0 if self._q is None else self._q.nbytes
+        made = self._made
+        return 0 if made is None else made.q.nbytes
 
     def is_current(
         self, chain: Chain, weight: Tensor, now: Pass, others: Sequence[Tensor] = ()
@@ -162,21 +171,25 @@ class HeldWeight:
             return None
         samples = [_sample_of(one) for one in weights]
         scales = tuple(now.in_force[slot] for slot in chain.slots)
-        if self._q is not None and self._made_of == (scales, *map(_version, weights)):
-            if all(map(torch.equal, self._samples, samples)):
-                return self._q
+        made = self._made
+        if made is not None and made.of == (scales, *map(_version, weights)):
+            if all(map(torch.equal, made.samples, samples)):
+                return made.q
             _Epoch.next()  # written past its version, and so may others be
-        self._q = None  # both at once would be a third copy
+        self._made = made = None  # both at once would be a third copy
+        # What it is of is asked first: a write meanwhile is then seen by the next pass.
+        of = scales, *map(_version, weights)
         # Not a tensor of inference mode: a training pass may be the next to read it.
         with torch.inference_mode(False), torch.no_grad():
-            self._q = _computed(chain, weight, now, others)
-        self._made_of = scales, *map(_version, weights)
-        self._samples = [sample.clone() for sample in samples]
-        return self._q
+            kept = [sample.clone() for sample in samples]
+            q = _computed(chain, weight, now, others)
+        self._made = _Made(of, kept, q)
+        return q
 
 
 def _is_plain(weight: Tensor) -> bool:
-    return type(weight) is nn.Parameter and not weight.is_inference()
+    """Whether its version and a sample without a copy are to be had."""
+    return type(weight) is nn.Parameter and weight.is_contiguous() and not weight.is_inference()
 
 
 def _computed(chain: Chain, weight: Tensor, now: Pass, others: Sequence[Tensor]) -> Tensor:

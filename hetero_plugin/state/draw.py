@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Draw", "digest"]
+__all__ = ["SETTING", "Draw", "digest"]
+
+SETTING = threading.Lock()
+"""Held while scales are set, and while a pass copies them: the tensor and the Python numbers that
+say the same are one setting, also for a thread that begins a pass meanwhile. A state has none of
+its own, since states are copied and pickled."""
 
 
 class Draw(NamedTuple):

@@ -21,7 +21,7 @@ from hetero_plugin.config import AQNConfig, ConfigError, NoiseConfig, table_numb
 from hetero_plugin.config.error_models import REGISTRY
 from hetero_plugin.kernels.copies import own
 from hetero_plugin.sites import Selected, Site, aqn_sites, counts, select
-from hetero_plugin.state.draw import Draw, digest
+from hetero_plugin.state.draw import SETTING, Draw, digest
 from hetero_plugin.state.profiles import profile_word
 from hetero_plugin.state.slots import Phase, Slot, check_point, streams
 from hetero_plugin.state.words import tell_of_a_clean_copy, warn_of_rules
@@ -140,24 +140,25 @@ class NoiseState:
         return any(rule.phase != "both" for rule in self.config.rules)
 
     def _write_scales(self) -> None:
-        enabled = self.enabled
-        values = [0.0] * len(self._base)
-        for slot in self.slots:
-            if not enabled or not self._on[slot.index]:
-                continue
-            if slot.rule.phase in ("both", self.phase):
-                values[slot.index] = self._base[slot.index]
-            elif self.phase is None and self._base[slot.index] > 0:
-                # Nobody has said which phase it is. The operator refuses a NaN scale, also in
-                # compiled code, where no Python is left that could ask.
-                values[slot.index] = math.nan
-        self.in_force = tuple(values)
-        """The scale table as Python numbers, for words: reading it would wait for a device."""
-        self.nonzero = tuple(value != 0 for value in values)  # NaN too
-        """Which entries of the scale table are not 0."""
-        self.scales.copy_(torch.tensor(values, dtype=torch.float32, device="cpu"))
-        if self.aqn is not None:
-            self.aqn.gate(self.aqn_enabled)
+        with SETTING:
+            enabled = self.enabled
+            values = [0.0] * len(self._base)
+            for slot in self.slots:
+                if not enabled or not self._on[slot.index]:
+                    continue
+                if slot.rule.phase in ("both", self.phase):
+                    values[slot.index] = self._base[slot.index]
+                elif self.phase is None and self._base[slot.index] > 0:
+                    # Nobody has said which phase it is. The operator refuses a NaN scale, also in
+                    # compiled code, where no Python is left that could ask.
+                    values[slot.index] = math.nan
+            self.in_force = tuple(values)
+            """The scale table as Python numbers, for words: reading it would wait for a device."""
+            self.nonzero = tuple(value != 0 for value in values)  # NaN too
+            """Which entries of the scale table are not 0."""
+            self.scales.copy_(torch.tensor(values, dtype=torch.float32, device="cpu"))
+            if self.aqn is not None:
+                self.aqn.gate(self.aqn_enabled)
 
     def set_step(self, step: int) -> None:
         """Sets the noise step: the resample key of ``resample: step``.

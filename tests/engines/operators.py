@@ -130,7 +130,7 @@ def check_experts(engine: Engine, model: Any, name: str, prompt: list[int]) -> i
     given = {"x": x.tolist(), "ids": ids.tolist(), "weights": weights.float().tolist()}
     found = engine.ask("experts", name=name, **given)
     noise = module.__dict__["hetero_noise"]
-    assert found["held"] == [digest(noise.gate_up.held._q), digest(noise.down.held._q)]
+    assert found["held"] == [digest(noise.gate_up.held._made.q), digest(noise.down.held._made.q)]
     clean = [digest(module.gate_up_proj), digest(module.down_proj)]
     assert not set(found["held"]) & set(clean)
     compared = int(module.gate_up_proj.numel() + module.down_proj.numel())

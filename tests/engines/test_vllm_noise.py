@@ -460,7 +460,7 @@ def test_weights_that_share_a_scale_are_those_of_hugging_face(
         if len(names) == 1:
             continue
         modules = [model.get_submodule(name) for name in names]
-        held = [module.__dict__["hetero_noise"].held._q for module in modules]
+        held = [module.__dict__["hetero_noise"].held._made.q for module in modules]
         assert summing.ask("held", name=layer) == [digest(weight) for weight in held], layer
         for module, q in zip(modules, held, strict=True):
             alone = error_model("nvfp4").function(module.weight.float(), torch.tensor(1.0), None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import io
 import logging
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -165,6 +167,70 @@ def test_what_can_not_be_proven_is_computed_at_every_use(make, ids, computed) ->
         state_of(model).set_scale(0.5, site="lm_head")
         model(ids)
     assert computed.count("lm_head") == 2 and len(computed) == 18
+
+
+def test_a_weight_that_is_not_contiguous_is_computed_at_every_use(make, ids, computed) -> None:
+    """As a library leaves it that transposes what it loads; its values are the same."""
+    model, plain = wrap(make(), SPEC), wrap(make(), SPEC)
+    site = model.get_submodule(SITE)
+    site.weight = nn.Parameter(site.weight.detach().t().contiguous().t())
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, plain(ids).logits)
+        computed.clear()
+        model(ids)
+    assert computed == [SITE]
+    model(ids, labels=ids).loss.backward()
+    plain(ids, labels=ids).loss.backward()
+    assert torch.equal(site.weight.grad, plain.get_submodule(SITE).weight.grad)
+
+
+@pytest.fixture
+def hurried() -> Iterator[None]:
+    """Threads take turns every few microseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_a_pass_has_the_weights_of_its_own_scale_whatever_other_threads_set(
+    make, ids, hurried: None
+) -> None:
+    """While a thread sets one scale and another, a pass is that of one of the two; and afterwards
+    no weight is held that is the other's."""
+    model = wrap(make(num_hidden_layers=1), SPEC)
+    state, ids, done = state_of(model), ids[:1, :5], threading.Event()
+
+    def run() -> torch.Tensor:
+        with torch.no_grad():
+            return model(ids).logits
+
+    one = run()
+    state.set_scale(0.5)
+    known = [one, run()]
+    found: list[bool] = []
+
+    def passes() -> None:
+        for _ in range(12):
+            logits = run()
+            found.append(any(torch.equal(logits, other) for other in known))
+
+    def switch() -> None:
+        while not done.is_set():
+            state.set_scale(1.0)
+            state.set_scale(0.5)
+
+    runners = [threading.Thread(target=passes) for _ in range(3)]
+    switcher = threading.Thread(target=switch)
+    for thread in (switcher, *runners):
+        thread.start()
+    for thread in runners:
+        thread.join()
+    done.set()
+    switcher.join()
+    assert len(found) == 36 and all(found)
+    state.set_scale(1.0)
+    assert torch.equal(run(), one)
 
 
 def test_in_a_process_group_it_is_computed_at_every_use(make, ids, computed, monkeypatch) -> None:

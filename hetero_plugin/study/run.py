@@ -19,7 +19,7 @@ from hetero_plugin.study.machine import check_machine
 from hetero_plugin.study.resolve import Resolved
 from hetero_plugin.study.schema import Preparation
 from hetero_plugin.study.stages import Stage
-from hetero_plugin.verl import group
+from hetero_plugin.verl import begun, group
 
 __all__ = ["RECORD", "Observer", "claim", "execute", "identity", "status"]
 
@@ -198,8 +198,10 @@ def execute(runs: Sequence[Resolved], watch: Observer) -> list[dict[str, Any]]:
         for run in waiting:
             if run.place.prepare is not None:
                 check_here(run)
-        for run in runs:
+        for run, order in zip(runs, chains, strict=True):
             claim(run)
+            if not order[0].record.is_file():  # before another run's hours, and not after them
+                begun.check(run.run())
         _all(chains, lanes, watch)
     return [_summary(run) for run in runs]
 

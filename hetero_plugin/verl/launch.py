@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hetero_plugin.verl import group, resume
+from hetero_plugin.verl import begun, group, resume
 from hetero_plugin.verl.kept import keep_beside
 from hetero_plugin.verl.lost import LostWorkers
 from hetero_plugin.verl.metrics import by_step, read_metrics
@@ -63,8 +63,10 @@ def execute(
     Raises:
         LaunchError: the process failed, took too long, lost workers that it waits for, or left no
             checkpoint.
+        ConfigError: it would go on from a checkpoint of a training that samples in another way.
     """
     run.output.mkdir(parents=True, exist_ok=True)
+    begun.check(run)
     for path in (run.metrics, run.log, *(() if run.resumes else (run.checkpoints,))):
         keep_beside(path)
     if run.resumes and (step := resume.go_back(run.checkpoints, set(by_step(run.metrics)))) >= 0:
@@ -73,6 +75,7 @@ def execute(
             f"step were written; it goes on from step {step}",
             flush=True,
         )
+    begun.write(run)
     before = set(run.checkpoints.glob("attestation-*.json"))
     code = _run(run, on_progress, timeout)
     if code != 0:

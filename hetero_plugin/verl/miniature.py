@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hetero_plugin.config import ENVIRONMENT, NoiseConfig
+from hetero_plugin.verl.begun import SEEDED
 
 __all__ = ["MiniatureRun", "hydra"]
 
@@ -279,9 +280,6 @@ to start. vLLM on CPU allows it only with this variable, which its asynchronous 
 otherwise read."""
 
 
-_SEEDED = "hetero_plugin.verl.sampling.SeededAgentLoopManager"
-
-
 def _rollout(run: MiniatureRun) -> dict[str, Any]:
     return {
         f"{_ROLLOUT}.name": "vllm",
@@ -303,7 +301,7 @@ def _rollout(run: MiniatureRun) -> dict[str, Any]:
         f"{_ROLLOUT}.calculate_log_probs": True,
         f"{_ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes": 16,
         f"{_ROLLOUT}.agent.num_workers": 1,
-        f"+{_ROLLOUT}.agent.agent_loop_manager_class": _SEEDED,
+        f"+{_ROLLOUT}.agent.agent_loop_manager_class": SEEDED,
     }
 
 

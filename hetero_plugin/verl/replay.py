@@ -7,6 +7,8 @@ time: sums over a batch then round otherwise, and two runs of one seed drift apa
 Small runs name this one: ``trainer.v1.sampler.custom_sampler.path=pkg://hetero_plugin.verl.replay``
 and ``trainer.v1.sampler.custom_sampler.name=FastReplayBuffer``, with
 ``+trainer.v1.sampler.sampler_kwargs.poll_interval=0.1`` (seconds).
+
+After a change of the order `begun.SAMPLING` is raised.
 """
 
 from __future__ import annotations

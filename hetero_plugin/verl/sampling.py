@@ -9,6 +9,8 @@ Small runs name it (``actor_rollout_ref.rollout.agent.agent_loop_manager_class=
 hetero_plugin.verl.sampling.SeededAgentLoopManager``). On a GPU it costs time: vLLM draws request by
 request then, and not with FlashInfer. Prompts have to be computed in one piece on a CPU
 (``enable_chunked_prefill=false``), where vLLM can't take back a draw.
+
+After a change by which a seed gives other answers `begun.SAMPLING` is raised.
 """
 
 from __future__ import annotations

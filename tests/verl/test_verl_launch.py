@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from hetero_plugin.config import NoiseConfig
+from hetero_plugin.verl import begun
 from hetero_plugin.verl.launch import (
     LaunchError,
     MiniatureRun,
@@ -207,6 +208,7 @@ def test_a_run_that_was_stopped_after_its_last_step_ends(
     tracker.write_text("2")
     one, two = (json.dumps({"step": step, "data": {"a": step}}) + "\n" for step in (1, 2))
     run.metrics.write_text(one + two[:9])
+    begun.write(run)
     lines = [
         "import pathlib",
         f"made = {two!r} if pathlib.Path({str(tracker)!r}).read_text() == '1' else ''",

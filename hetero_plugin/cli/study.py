@@ -133,7 +133,7 @@ def _run(runs: list[Resolved], as_json: bool) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # a full disk is told as any other failure is
         if isinstance(error, NotImplementedError | RecursionError):
             raise
         print(f"hetero-noise study: {display.current} failed: {error}", file=sys.stderr)

@@ -10,7 +10,8 @@ from hetero_plugin.config import PRESETS, ConfigError, NoiseConfig
 from hetero_plugin.config.multipliers import beside
 from hetero_plugin.config.problems import did_you_mean
 from hetero_plugin.config.read import read_json, read_yaml
-from hetero_plugin.study.schema import Arm, Study
+from hetero_plugin.evaluation.answers.settings import Settings, cases_of
+from hetero_plugin.study.schema import Arm, Evaluation, Study
 
 __all__ = ["merged", "noise_of", "read", "studies"]
 
@@ -35,12 +36,28 @@ def read(path: Path, changes: Iterable[str] = ()) -> Study:
         study = Study(**data)
         for name in study.arms:
             noise_of(study, name, study.seeds[0])
-        for under in study.evaluation.under:
-            NoiseConfig.parse(under, where="evaluation.under")
+        _check_evaluation(study.evaluation, "evaluation")
+        for name, place in study.places.items():
+            if place.evaluation:
+                here = study.evaluation.at(place.evaluation)
+                _check_evaluation(here, f"places.{name}.evaluation")
         _check_contrasts(study, path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return study
+
+
+def _check_evaluation(wanted: Evaluation, where: str) -> None:
+    """What would otherwise be refused once all is trained."""
+    for under in wanted.under:
+        NoiseConfig.parse(under, where=f"{where}.under")
+    settings = Settings(levels=wanted.levels, seed=wanted.seed, draws=wanted.draws)
+    try:
+        cases_of(
+            {under: under for under in wanted.under}, dict.fromkeys(wanted.under, Path()), settings
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{where}.under: {error}") from None
 
 
 def _check_contrasts(study: Study, folder: Path) -> None:
@@ -158,7 +175,10 @@ def _change(text: str) -> dict[str, Any]:
             f"--set {text}: it should be KEY=VALUE with a key of the study ({', '.join(fields)}), "
             "such as model.path=/models/qwen or trainer.trainer.test_freq=10."
         )
-    data = read_yaml(value)
+    try:
+        data = read_yaml(value)
+    except ConfigError as error:
+        raise ConfigError(f"--set {text}: {error}") from None
     parts = key.split(".")
     if "trainer" in parts:
         # Below it a key is a path in verl's configuration, and one word here.

@@ -61,7 +61,12 @@ def finished(path: Path, inputs: Any) -> dict[str, Any] | None:
     record = read(path)
     if record is None or record.get("inputs") != digest(inputs):
         return None
-    for name, wanted in record.get("outputs", {}).items():
+    outputs = record.get("outputs")
+    if not (isinstance(outputs, dict) and isinstance(record.get("result"), dict)):
+        return None
+    if not isinstance(record.get("seconds"), int | float):
+        return None
+    for name, wanted in outputs.items():
         made = path.parent / name
         if not made.is_file() or file_digest(made) != wanted:
             return None

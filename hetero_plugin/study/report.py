@@ -52,8 +52,7 @@ def write(runs: Sequence[Resolved]) -> tuple[Path, Path]:
     with files.locked(paths[0], error=results.ResultError, remedy="wait for it"):
         files.write_json(paths[0], report)
         files.write_text(paths[1], text)
-        if report["panels"]:
-            files.write_text(folder / "report.md", markdown.render(report))
+        files.write_text(folder / "report.md", markdown.render(report))
     if not report["panels"]:
         raise Refused(
             "REFUSED: " + "; ".join(f"{r['file']}: {r['problem']}" for r in report["refused"])

@@ -305,6 +305,6 @@ def resolve_all(
     """Every run that is asked for, seed by seed: so an early end leaves whole comparisons."""
     return [
         resolve(study, arm, seed, where)
-        for seed in (seeds or study.seeds)
-        for arm in (arms or study.arms)
+        for seed in dict.fromkeys(seeds or study.seeds)
+        for arm in dict.fromkeys(arms or study.arms)
     ]

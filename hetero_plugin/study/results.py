@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 from hetero_plugin.evaluation import guard, power, results, stats, variance
 from hetero_plugin.evaluation.report import words
-from hetero_plugin.study import summary
+from hetero_plugin.study import evidence, summary
 from hetero_plugin.study.resolve import Resolved
+from hetero_plugin.study.schema import Evaluation
 
 __all__ = ["FORMAT", "assemble"]
 
@@ -25,10 +27,11 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
 
     Args:
         runs: of one study at one place. What is not finished is named and left out; so is an
-            evaluation without proof of its error.
+            evaluation without proof of its error, and one that is not the study's as it reads now.
 
     Raises:
-        ResultError: an evaluation can't be read.
+        ResultError: an evaluation or a run's summary can't be read.
+        ConfigError: a run's metrics can't be read.
     """
     study, first = runs[0].study, runs[0]
     wanted = first.evaluation
@@ -54,10 +57,11 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
         for under in wanted.under:
             documents = dict(_documents(runs, step, under, report))
             if documents:
-                panel = _panel(documents, wanted.contrasts, wanted.margin, wanted.draws)
+                panel = _panel(documents, wanted, report["seeds"])
                 report["panels"].append({"step": step, "under": Path(under).stem, **panel})
     _judge(report)
-    report["training"] = _training(runs)
+    report["not_finite"] = []
+    report["training"] = _training(runs, report["not_finite"])
     report["runs"] = [row for run in runs if (row := _run(run)) is not None]
     refused = "INCOMPLETE" if report["panels"] else "REFUSED"
     report["status"] = refused if report["refused"] else "ATTESTED"
@@ -81,6 +85,7 @@ def _documents(
             report["missing"].append(name)
             continue
         problems = results.problems(document)
+        problems += evidence.problems(run, step, under, document["header"])
         if problems:
             shown = str(path.relative_to(run.study.output.absolute()))
             report["refused"] += [{"file": shown, "problem": one} for one in problems]
@@ -90,11 +95,10 @@ def _documents(
         yield (run.arm, run.seed), document
 
 
-def _panel(
-    documents: Documents, contrasts: Sequence[tuple[str, str]], margin: float, draws: int
-) -> dict[str, Any]:
-    first = next(iter(documents.values()))
-    levels = [row["level"] for row in first["levels"]]
+def _panel(documents: Documents, wanted: Evaluation, planned: Sequence[int]) -> dict[str, Any]:
+    """Accuracies and contrasts of a step; ``planned``: the training seeds of the whole study."""
+    first, draws = next(iter(documents.values())), wanted.draws
+    levels = sorted(wanted.levels)
     arms = list(dict.fromkeys(arm for arm, _ in documents))
     panel: dict[str, Any] = {
         "levels": levels,
@@ -102,6 +106,7 @@ def _panel(
         "scorer": first["header"].get("scorer"),
         "accuracy": {},
         "contrasts": [],
+        "unpaired": [],
     }
     for arm in arms:
         seeds = _seeds(documents, arm)
@@ -110,11 +115,23 @@ def _panel(
             {"level": level, **variance.crossed(y, within=(0.0, 1.0)).to_dict()}
             for level, y in zip(levels, outcomes, strict=True)
         ]
-    for one, two in contrasts:
-        seeds = _seeds(documents, one, two)
+    for one, two in wanted.contrasts:
+        seeds, margin = _seeds(documents, one, two), wanted.margin
         if seeds:
             rows = [_contrast(documents, one, two, seeds, level, margin, draws) for level in levels]
             panel["contrasts"] += rows
+        if others := [name for name in (one, two) if "/" in name]:
+            why = f"not compared here: {others[0]} is of another study"
+        elif not seeds:
+            why = "not compared: there is no training seed of which both are evaluated"
+        elif len(seeds) < len(planned):
+            why = (
+                f"over training seeds {', '.join(map(str, seeds))} alone, of "
+                f"{', '.join(map(str, planned))}: the others lack one of the two"
+            )
+        else:
+            continue
+        panel["unpaired"].append(f"{two} against {one}: {why}")
     return panel
 
 
@@ -209,14 +226,24 @@ _MEASURED = {
 }
 
 
-def _training(runs: Sequence[Resolved]) -> list[dict[str, Any]]:
-    """What verl logged, the mean of the last quarter of the steps and over seeds, by arm."""
+def _training(runs: Sequence[Resolved], odd: list[str]) -> list[dict[str, Any]]:
+    """What verl logged, the mean of the last quarter of the steps and over seeds, by arm.
+
+    What is no finite number is left out, and told in ``odd``.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         metrics = summary.metrics_of(run.folder)
         steps = [step for step in metrics if step > 0]
         for name in _MEASURED:
-            values = [float(metrics[step][name]) for step in steps if name in metrics[step]]
+            logged = {step: metrics[step][name] for step in steps if name in metrics[step]}
+            values = [float(value) for value in logged.values() if _finite(value)]
+            if left := [step for step, value in logged.items() if not _finite(value)]:
+                shown = ", ".join(map(str, left[:5])) + (", ..." if len(left) > 5 else "")
+                odd.append(
+                    f"{run.arm}/seed-{run.seed}: {name} is no finite number at {len(left)} of "
+                    f"{len(logged)} steps ({shown}); they are left out of its mean."
+                )
             if values:
                 last = values[-max(1, len(values) // 4) :]
                 found.setdefault(name, {}).setdefault(run.arm, []).append(sum(last) / len(last))
@@ -231,11 +258,26 @@ def _training(runs: Sequence[Resolved]) -> list[dict[str, Any]]:
     ]
 
 
+def _finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
 def _run(run: Resolved) -> dict[str, Any] | None:
     path = run.folder / summary.NAME
     if not path.is_file():
         return None
-    data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _row(run, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise results.ResultError(
+            f"{path}: not the summary of a run ({type(error).__name__}: {error}). Put back what "
+            "its training wrote, or remove it: the report then says nothing of that run's training."
+        ) from None
+
+
+def _row(run: Resolved, data: Mapping[str, Any]) -> dict[str, Any]:
     reward = list(data["reward"].values())
     passed = [one["when"] for one in data["attested"] if one["passed"]]
     return {
@@ -271,12 +313,16 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
         "Comparisons that were not declared are exploration: the table of accuracies invites many, "
         "and some of them differ by chance."
     ]
+    for panel in report["panels"]:
+        where = f"Step {panel['step']}, {panel['under']}"
+        lines += [f"{where}: {line}." for line in panel["unpaired"]]
+    lines += report["not_finite"]
     if seeds == 1:
         lines.append(
             "One training seed: the intervals are about these checkpoints, and say nothing of what "
             "another training would give."
         )
-    elif seeds < 5:
+    elif 0 < seeds < 5:
         lines.append(
             f"{seeds} training seeds: an interval over so few is wide, and rightly so; five halve "
             "the factor of three."

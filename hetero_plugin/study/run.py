@@ -52,14 +52,9 @@ def claim(run: Resolved) -> bool:
     Raises:
         ConfigError: it holds a run of other settings, each named; nothing is changed.
     """
-    path, now = run.folder / RECORD, json.loads(json.dumps(identity(run)))
+    path = run.folder / RECORD
     if path.is_file():
-        try:
-            then = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: can't be read: {error}") from None
-        differences = list(record.differences(then, now))
-        if differences:
+        if differences := _differences(run):
             raise ConfigError(
                 f"{run.folder} holds a run of other settings ({'; '.join(differences)}). Go on "
                 "with the settings it has, give another folder (--set output=...), or remove it."
@@ -73,20 +68,38 @@ def claim(run: Resolved) -> bool:
             "not known. Give another folder (--set output=...), or remove it."
         )
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(now, indent=1) + "\n")
+    write_text(path, json.dumps(identity(run), indent=1) + "\n")
     return False
+
+
+def _differences(run: Resolved) -> list[str]:
+    """Settings of the run in the folder that are not this one's.
+
+    Raises:
+        ConfigError: what the folder holds can't be read.
+    """
+    path = run.folder / RECORD
+    then = record.read(path)
+    if then is None:
+        raise ConfigError(
+            f"{path}: can't be read as a JSON object, so what was run there is not known. Give "
+            "another folder (--set output=...), or remove it."
+        )
+    return list(record.differences(then, json.loads(json.dumps(identity(run)))))
 
 
 def status(run: Resolved) -> str:
     """Where a run stands, by its folder, in a few words; nothing is hashed."""
     order = chain(run)
-    done = [stage.name for stage in order if stage.record.is_file()]
-    if len(done) == len(order):
-        return "finished"
     if not (run.folder / RECORD).is_file():
         return "not begun"
-    if done:
-        return f"{len(done)} of {len(order)} stages, next: {order[len(done)].name}"
+    if other := _differences(run):
+        return f"holds a run of other settings ({'; '.join(other)})"
+    left = [stage.name for stage in order if record.read(stage.record) is None]
+    if not left:
+        return "finished"
+    if len(left) < len(order):
+        return f"{len(order) - len(left)} of {len(order)} stages, next: {left[0]}"
     steps = [step for step in summary.metrics_of(run.folder) if step > 0]
     tracker = run.folder / "checkpoints" / "latest_checkpointed_iteration.txt"
     kept = tracker.read_text().strip() if tracker.is_file() else "none"

@@ -161,6 +161,24 @@ class Evaluation(Frozen):
             values = getattr(self, name)
             if len(set(values)) != len(values) or (not values and name != "contrasts"):
                 raise ConfigError(f"{name}: got {list(values)}; give one or more, each once.")
+        if not 0 < self.margin < 1:
+            raise ConfigError(
+                f"margin: got {self.margin:g}; it should be a share between 0 and 1, such as 0.02."
+            )
+        stems = [Path(under).stem for under in self.under]  # of the results files
+        if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+            raise ConfigError(
+                f"under: got {list(self.under)}, of which several are called {twice[0]!r}, as "
+                "their results would be; give the files other names."
+            )
+        pairs = [frozenset(pair) for pair in self.contrasts]
+        for pair in self.contrasts:
+            if pair[0] == pair[1] or pairs.count(frozenset(pair)) > 1:
+                why = "itself" if pair[0] == pair[1] else "the other both ways"
+                raise ConfigError(
+                    f"contrasts: got {list(pair)}, which compares an arm with {why}; give two "
+                    "arms, and each pair once."
+                )
         return self
 
     def at(self, changes: dict[str, Any]) -> Evaluation:
@@ -283,20 +301,30 @@ class Study(Frozen):
             raise ConfigError(f"seeds: got {list(self.seeds)}; give one or more, each once.")
         self.place(self.where)
         for name, place in self.places.items():
+            where = f"places.{name}.evaluation"
+            if "checkpoints" in place.evaluation:
+                raise ConfigError(
+                    f"{where}.checkpoints: a study's are the same at every place; say them in "
+                    "evaluation.checkpoints."
+                )
             try:
-                self.evaluation.at(place.evaluation)
+                here = self.evaluation.at(place.evaluation)
             except ConfigError as error:
-                raise ConfigError(f"places.{name}.evaluation: {error}") from None
-        for pair in self.evaluation.contrasts:
-            for name in pair:
-                if "/" not in name:  # an arm of another study is looked up where files are read
-                    self.arm(name, "evaluation.contrasts")
+                raise ConfigError(f"{where}: {error}") from None
+            self._check_arms(here, f"{where}.contrasts")
+        self._check_arms(self.evaluation, "evaluation.contrasts")
         for step in self.evaluation.checkpoints or ():
             if step > self.steps:
                 raise ConfigError(
                     f"evaluation.checkpoints: step {step} comes after the last, {self.steps}."
                 )
         return self
+
+    def _check_arms(self, evaluation: Evaluation, where: str) -> None:
+        for pair in evaluation.contrasts:
+            for name in pair:
+                if "/" not in name:  # an arm of another study is looked up where files are read
+                    self.arm(name, where)
 
     def arm(self, name: str, where: str = "--arm") -> Arm:
         """The arm of that name.

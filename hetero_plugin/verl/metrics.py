@@ -10,18 +10,36 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hetero_plugin.config import ConfigError
+
 __all__ = ["attempts", "by_step", "read_metrics"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Complete lines of a metrics file, oldest first; [] while there is none."""
+    """Complete lines of a metrics file, oldest first; [] while there is none.
+
+    Raises:
+        ConfigError: a line that is not one of metrics, by its number.
+    """
     if not path.is_file():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
+    # Line by line: bytes that are no text are in one of them, and the last may be half written.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if int(row["step"]) == row["step"] and isinstance(row["data"], dict):
+            return dict(row)
+        why = "its step is no whole number, or its data no mapping"
+    except (ValueError, TypeError, KeyError) as error:
+        why = f"{type(error).__name__}: {error}"
+    raise ConfigError(
+        f'{path}, line {number}: not a line of metrics, {{"step": 1, "data": {{...}}}} ({why}). '
+        "Put back what verl wrote, or remove the run's folder, so that it is made again."
+    )
 
 
 def attempts(path: Path) -> list[Path]:

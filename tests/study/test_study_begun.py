@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,7 +56,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, killed: bool) -> None:
         "    (actor.parent / 'data.pt').touch()",
         "    pathlib.Path('checkpoints/latest_checkpointed_iteration.txt').write_text(str(step))",
         "    with open('metrics.jsonl', 'a') as out:",
-        "        out.write(json.dumps({'step': step, 'data': {'critic/rewards/mean': 0.5}}) + '\\n')",
+        "        out.write(json.dumps({'step': step, 'data': {}}) + '\\n')",
         *(["    raise SystemExit(9)"] if killed else []),
     ]
     program = [sys.executable, "-c", "\n".join(lines), begun.SEEDED]

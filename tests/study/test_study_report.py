@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy import simulate_result
 
 from hetero_plugin.attestation import Refused
+from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.variance import crossed
-from hetero_plugin.study import read
+from hetero_plugin.study import read, record
 from hetero_plugin.study.report import write
 from hetero_plugin.study.resolve import Resolved, resolve_all
 from hetero_plugin.study.results import assemble
+from hetero_plugin.study.run import RECORD, chain, identity
 
 STUDY = """
 name: it
 about: a test
 model: {path: some/model, size: tiny}
-data: {train: train.parquet, val: val.parquet}
+data: {train: train.parquet, val: val.parquet, test: test.parquet}
 steps: 4
 seeds: [0, 1, 2]
 trainer: {data.train_batch_size: 8}
@@ -47,6 +50,7 @@ def _document(seed: int, accuracies: dict[float, float], dead: tuple[str, ...] =
     """Results with a second draw at the noisy level."""
     made = simulate_result(seed=seed, accuracies=accuracies, dead=dead)
     other = simulate_result(seed=seed + 100, accuracies=accuracies)
+    made["header"] |= {"seed": 0, "draws": 2}
     made["draws"] = [{**row, "draw": 1, "sample": 0} for row in other["levels"] if row["level"] > 0]
     return made
 
@@ -125,8 +129,12 @@ def test_what_is_not_attested_is_left_out_by_name(runs: list[Resolved]) -> None:
         if run.arm != "late":
             document = _document(1, {0.0: 0.8, 0.1: 0.9}, dead=("layer.1",))
             results.write_json(run.evaluated_at(4, "qerl-fp4"), document)
+    old = runs[0].folder.parents[1] / "report.md"
+    old.write_text("IMPROVED")
     with pytest.raises(Refused, match=r"REFUSED: it/tiny/clean/seed-0/eval-step4"):
         write(runs)
+    text = old.read_text(encoding="utf-8")
+    assert "IMPROVED" not in text and "REFUSED. Training seeds" in text and "Left out" in text
 
 
 def test_accuracy_at_the_floor_bears_no_verdict(runs: list[Resolved]) -> None:
@@ -144,4 +152,130 @@ def test_nothing_evaluated_is_an_error_that_says_what_to_do(
     for run in runs:
         run.evaluated_at(4, "qerl-fp4").unlink(missing_ok=True)
     with pytest.raises(results.ResultError, match="nothing is evaluated yet; hetero-noise study"):
+        write(runs)
+
+
+def test_a_contrast_says_over_which_seeds_it_is(runs: list[Resolved]) -> None:
+    """Pairs are of one seed; where arms have others, it is told, and where none is common too."""
+    at = {(run.arm, run.seed): run.evaluated_at(4, "qerl-fp4") for run in runs}
+    at["noise", 2].unlink()
+    report = assemble(runs)
+    assert {row["seeds"] for row in report["panels"][0]["contrasts"]} == {2}
+    said = "noise against clean: over training seeds 0, 1 alone, of 0, 1, 2: the others lack one"
+    assert any(said in line for line in report["limits"])
+    at["noise", 1].unlink()
+    at["clean", 0].unlink()
+    write(runs)
+    report = assemble(runs)
+    assert report["panels"][0]["contrasts"] == [] and report["declared"] == 0
+    for pair in ("noise against clean", "late against noise"):
+        said = f"Step 4, qerl-fp4: {pair}: not compared: there is no training seed of which both"
+        assert any(line.startswith(said) for line in report["limits"])
+
+
+def test_an_arm_of_another_study_is_told_not_to_be_compared(
+    runs: list[Resolved], tmp_path: Path
+) -> None:
+    (tmp_path / "other.yaml").write_text(STUDY)
+    text = STUDY.replace("[noise, late]", "[noise, other/clean]")
+    (tmp_path / "it.yaml").write_text(text)
+    report = assemble(resolve_all(read(tmp_path / "it.yaml")))
+    assert any("other/clean is of another study" in line for line in report["limits"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("evaluation.margin=0.3", "margin: 0.02 there, 0.3 in the study"),
+        ("evaluation.questions=512", "n: 1024 there, 512 in the study"),
+        ("evaluation.seed=5", "seed: 0 there, 5 in the study"),
+        ("data.test=other.parquet", "questions: test.parquet there, other.parquet in the study"),
+        ("evaluation.under=[linear]", ""),
+        ("evaluation.levels=[0, 0.1, 0.2]", ""),
+        ("trainer.data.train_batch_size=4", "settings.data.train_batch_size: 8 there, 4 here"),
+        ("steps=4", None),
+        ("model.path=moved/model", None),
+    ],
+)
+def test_another_studys_evaluations_bear_no_verdict(
+    runs: list[Resolved], tmp_path: Path, change: str, words: str | None
+) -> None:
+    """Empty: it is missing; None: it counts, as nothing that decides it is other."""
+    for run in runs:
+        results.write_json(run.folder / RECORD, identity(run))
+    found = resolve_all(read(tmp_path / "it.yaml", [change]))
+    report = assemble(found)
+    if words is None:
+        assert report["status"] == "ATTESTED" and report["declared"] == 2
+    elif words:
+        assert len(report["refused"]) == 6 and report["panels"] == []
+        assert all(words in row["problem"] for row in report["refused"])
+    else:
+        assert len(report["missing"]) == 9 and report["panels"] == []
+
+
+def test_the_file_of_another_evaluation_is_left_out(runs: list[Resolved]) -> None:
+    at = {(run.arm, run.seed): run.evaluated_at(4, "qerl-fp4") for run in runs}
+    [one] = [run for run in runs if (run.arm, run.seed) == ("noise", 1)]
+    _, merge, evaluate = chain(one)
+    record.finish(merge.record, {}, {}, [], 1.0)
+    record.finish(evaluate.record, evaluate.inputs(), {}, [at["noise", 1]], 1.0)
+    assert assemble(runs)["refused"] == []
+    before = at["noise", 1].read_text()
+    shutil.copy(at["clean", 1], at["noise", 1])
+    [refused] = assemble(runs)["refused"]
+    assert "noise/seed-1" in refused["file"] and "eval-step4.done.json" in refused["problem"]
+    at["noise", 1].write_text(before)
+    assert assemble(runs)["refused"] == []
+    trained_anew = one.folder / "weights"
+    trained_anew.write_text("other")
+    record.finish(merge.record, {}, {}, [trained_anew], 1.0)
+    [refused] = assemble(runs)["refused"]
+    assert "is of other weights or another evaluation" in refused["problem"]
+
+
+def test_an_evaluation_under_another_specification_is_left_out(runs: list[Resolved]) -> None:
+    path = runs[0].evaluated_at(4, "qerl-fp4")
+    document = results.load(path)
+    document["header"]["spec"] = {"preset": "all-ops"}
+    results.write_json(path, document)
+    [refused] = assemble(runs)["refused"]
+    assert "specification: not that of qerl-fp4" in refused["problem"]
+
+
+def test_levels_are_those_that_the_study_asks_for(runs: list[Resolved]) -> None:
+    """One file has a level more, as after a study that asked for it."""
+    document = _document(0, {0.0: 0.8, 0.05: 0.7, 0.1: 0.6})
+    results.write_json(runs[0].evaluated_at(4, "qerl-fp4"), document)
+    report = assemble(runs)
+    assert report["panels"][0]["levels"] == [0.0, 0.1] and report["declared"] == 2
+
+
+def test_metrics_that_are_no_numbers_are_told_and_left_out(runs: list[Resolved]) -> None:
+    rows = "".join(
+        f'{{"step": {step}, "data": {{"critic/rewards/mean": {value}}}}}\n'
+        for step, value in ((1, "0.25"), (2, "NaN"), (3, "Infinity"), (4, '"x"'), (5, "0.5"))
+    )
+    runs[0].folder.joinpath("metrics.jsonl").write_text(rows)
+    path, _ = write(runs)
+    report = json.loads(path.read_text())
+    assert report["training"][0]["values"] == {"clean": 0.5}
+    said = "clean/seed-0: critic/rewards/mean is no finite number at 3 of 5 steps (2, 3, 4)"
+    assert any(line.startswith(said) for line in report["limits"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metrics.jsonl", '{"step": 1, "data": {}}\n{"st\n', r"metrics\.jsonl, line 2: not a line"),
+        ("metrics.jsonl", "[1]\n", r"metrics\.jsonl, line 1: not a line of metrics"),
+        ("metrics.jsonl", '{"step": 1.5, "data": {}}\n', "its step is no whole number"),
+        ("summary.json", '{"reward": {', r"summary\.json: not the summary of a run"),
+        ("summary.json", "[]", r"summary\.json: not the summary of a run"),
+        ("summary.json", "{}", r"summary\.json: not the summary of a run \(KeyError"),
+    ],
+)
+def test_a_damaged_file_is_named(runs: list[Resolved], name: str, text: str, words: str) -> None:
+    runs[0].folder.joinpath(name).write_text(text)
+    with pytest.raises(ConfigError, match=words):
         write(runs)

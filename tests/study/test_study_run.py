@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError
+from hetero_plugin.evaluation import files
 from hetero_plugin.study import check, read, run, stages, summary
 from hetero_plugin.study.resolve import Resolved, resolve, resolve_all
 from hetero_plugin.study.stages import Stage
@@ -103,6 +105,28 @@ def test_commands_of_places(write: Any) -> None:
         ("evaluation: {contrasts: [[noise, clear]]}\n", "'clear' is no arm of it. Did you mean"),
         ("evaluation: {contrasts: [[noise, it/nose]]}\n", "it.yaml has no arm 'nose'"),
         ("evaluation: {checkpoints: [5]}\n", "step 5 comes after the last, 4"),
+        ("evaluation: {contrasts: [[noise, noise]]}\n", "compares an arm with itself"),
+        (
+            "evaluation: {contrasts: [[noise, clean], [clean, noise]]}\n",
+            "got ['noise', 'clean'], which compares an arm with the other both ways",
+        ),
+        (
+            "places: {node: {evaluation: {contrasts: [[noise, nose]]}}}\n",
+            "places.node.evaluation.contrasts: 'nose' is no arm of it. Did you mean 'noise'?",
+        ),
+        (
+            "places: {node: {evaluation: {checkpoints: [1]}}}\n",
+            "places.node.evaluation.checkpoints: a study's are the same at every place",
+        ),
+        ("evaluation: {margin: 0}\n", "margin: got 0; it should be a share between 0 and 1"),
+        ("evaluation: {margin: 2}\n", "margin: got 2; it should be a share between 0 and 1"),
+        ("evaluation: {under: [linear, a/linear.yaml]}\n", "several are called 'linear'"),
+        ("evaluation: {under: [call.yaml], draws: 2}\n", "evaluation.under: "),
+        (
+            "places: {node: {evaluation: {under: [call.yaml, rmsnorm]}}}\n",
+            "places.node.evaluation.under: rmsnorm and ",
+        ),
+        ("evaluation: {under: [back.yaml]}\n", "would be clean"),
         ("evaluation: {under: [qerl]}\n", "evaluation.under: got 'qerl'"),
         ("trainer: {data.seed: 1}\n", "data.seed: every run has its own, from `seeds`"),
         ("trainer: {lr: 1}\n", "got the key 'lr'; it should be a path in verl's configuration"),
@@ -112,8 +136,11 @@ def test_commands_of_places(write: Any) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_in_words(write: Any, more: str, words: str) -> None:
+    path = write(more)
+    path.with_name("call.yaml").write_text("preset: linear\nresample: call\n")
+    path.with_name("back.yaml").write_text("preset: linear\ndirection: backward\n")
     with pytest.raises(ConfigError) as caught:
-        read(write(more))
+        read(path)
     assert words in str(caught.value) and "it.yaml: " in str(caught.value)
 
 
@@ -380,6 +407,31 @@ def test_a_run_that_failed_goes_on(small: Resolved, monkeypatch: pytest.MonkeyPa
     assert (small.folder / "metrics-1.jsonl").is_file()
 
 
+@pytest.mark.parametrize("full", ["run.json", "train.done.json", "summary.json"])
+def test_a_full_disk_is_told_and_nothing_is_lost(
+    small: Resolved, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """The file that can't be written is not half there, and the same command goes on."""
+    from hetero_plugin.study import record
+
+    def write(path: Path, text: str) -> None:
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it: no name
+        files.write_text(path, text)
+
+    pretend(small, monkeypatch)
+    with monkeypatch.context() as patch:
+        for module in (run, record, summary):
+            patch.setattr(module, "write_text", write)
+        words = ["study", "run", "it.yaml", "--arm", "noise", "--seed", "0", "--set", "steps=2"]
+        result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "No space left on device" in result.stderr
+    assert "What was finished is kept; the same command goes on" in result.stderr
+    assert not (small.folder / full).exists()
+    run.execute([small], Watcher())
+    assert run.status(small) == "finished"
+
+
 def test_another_setting_is_refused_by_its_name(small: Resolved, tmp_path: Path) -> None:
     run.claim(small)
     other = read(tmp_path / "it.yaml", ["trainer.data.train_batch_size=4"])
@@ -462,6 +514,32 @@ def test_a_run_has_one_process(small: Resolved, monkeypatch: pytest.MonkeyPatch)
 def test_runs_are_in_the_order_of_seeds(write: Any) -> None:
     found = [(one.seed, one.arm) for one in resolve_all(read(write()))]
     assert found == [(0, "clean"), (0, "noise"), (3, "clean"), (3, "noise")]
+    again = resolve_all(read(write()), ("noise", "noise"), (3, 3))
+    assert [(one.seed, one.arm) for one in again] == [(3, "noise")], "asked for twice, run once"
+
+
+def test_status_tells_what_is_not_this_run_and_what_is_damaged(
+    small: Resolved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(small, monkeypatch)
+    run.execute([small], Watcher())
+    other = read(tmp_path / "it.yaml", ["trainer.data.train_batch_size=4"])
+    said = "holds a run of other settings (settings.data.train_batch_size: 8 there, 4 here)"
+    assert run.status(resolve(other, "noise", 0)) == said
+    merged = small.folder / "merge-step2.done.json"
+    text = merged.read_text()
+    merged.write_text(text[:40])
+    assert run.status(small) == "2 of 3 stages, next: merge noise/seed-0/step-2"
+    for bad in (text[:40], "[]", json.dumps({**json.loads(text), "outputs": []}),
+                json.dumps({**json.loads(text), "seconds": None})):  # fmt: skip
+        merged.write_text(bad)
+        watch = Watcher()
+        run.execute([small], watch)
+        assert ("ended", "merge") in watch.events and ("reused", "train") in watch.events
+    (small.folder / run.RECORD).write_text("[]")
+    for asks in (run.status, run.claim):
+        with pytest.raises(ConfigError, match=r"run\.json: can't be read as a JSON object"):
+            asks(small)
 
 
 MAKES = """

@@ -45,7 +45,7 @@ def _trained(run: Resolved) -> Iterator[str]:
         return
     then, now = record.read(path), json.loads(json.dumps(identity(run)))
     if then is None or not isinstance(then.get("settings"), dict):
-        yield f"{path} can't be read, so which run this is is not known"
+        yield f"its {RECORD} can't be read, so which run this is is not known"
         return
     old, new = (
         {**one, "settings": {k: v for k, v in one["settings"].items() if k not in _PATHS}}

@@ -90,6 +90,13 @@ def _differences(run: Resolved) -> list[str]:
 
 def status(run: Resolved) -> str:
     """Where a run stands, by its folder, in a few words; nothing is hashed."""
+    try:
+        return _status(run)
+    except ConfigError as error:  # of this run; the others' still are told
+        return f"not known: {error}"
+
+
+def _status(run: Resolved) -> str:
     order = chain(run)
     if not (run.folder / RECORD).is_file():
         return "not begun"

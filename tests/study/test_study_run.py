@@ -537,9 +537,15 @@ def test_status_tells_what_is_not_this_run_and_what_is_damaged(
         run.execute([small], watch)
         assert ("ended", "merge") in watch.events and ("reused", "train") in watch.events
     (small.folder / run.RECORD).write_text("[]")
-    for asks in (run.status, run.claim):
-        with pytest.raises(ConfigError, match=r"run\.json: can't be read as a JSON object"):
-            asks(small)
+    with pytest.raises(ConfigError, match=r"run\.json: can't be read as a JSON object"):
+        run.claim(small)
+    assert "run.json: can't be read as a JSON object" in run.status(small)
+    (small.folder / run.RECORD).write_text(json.dumps(run.identity(small)))
+    for stage in run.chain(small):
+        stage.record.unlink()
+    (small.folder / "metrics.jsonl").write_text('{"st\n')
+    assert run.status(small).startswith("not known: ")
+    assert "metrics.jsonl, line 1: not a line of metrics" in run.status(small)
 
 
 MAKES = """

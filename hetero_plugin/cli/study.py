@@ -60,6 +60,11 @@ def command(
         return
     if file is None:
         raise ConfigError(f"study {action}: give the file of a study, such as {_FOLDER}/E5b.yaml.")
+    if action is Action.report and (arm or seed):
+        raise ConfigError(
+            "study report: takes no --arm and no --seed; a report is of the whole study, and names "
+            "what is not finished."
+        )
     study = read(file, changes or ())
     runs = resolve_all(study, arm or (), seed or (), where)
     if action is Action.dry_run:

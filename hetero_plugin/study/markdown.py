@@ -30,9 +30,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"{report['draws']} draws of the error a level; margin ±{100 * report['margin']:g} points, "
         f"fixed before the first answer; {report['where']}; {report['time']}."
     )
-    if report["missing"]:
+    if report["unfinished"]:
         yield ""
-        yield f"Not finished: {', '.join(report['missing'])}."
+        yield f"Not finished: {'; '.join(report['unfinished'])}."
     for row in report["refused"]:
         yield ""
         yield f"Left out: `{row['file']}`: {row['problem']}."
@@ -71,7 +71,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield "Means over the last quarter of the steps and over seeds:"
         yield ""
-        arms = list(report["arms"])
+        arms = report["trained"]
         yield from _table(
             ["", *arms],
             (

@@ -49,6 +49,7 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
         "margin": wanted.margin,
         "arms": {run.arm: {"about": study.arm(run.arm).about} for run in runs},
         "missing": [],
+        "unfinished": [],
         "refused": [],
         "versions": {},
         "panels": [],
@@ -56,12 +57,15 @@ def assemble(runs: Sequence[Resolved]) -> dict[str, Any]:
     for step in study.checkpoints(first.steps):
         for under in wanted.under:
             documents = dict(_documents(runs, step, under, report))
+            report["unfinished"] += _unfinished(runs, step, under, report["missing"])
             if documents:
                 panel = _panel(documents, wanted, report["seeds"])
                 report["panels"].append({"step": step, "under": Path(under).stem, **panel})
     _judge(report)
     report["not_finite"] = []
     report["training"] = _training(runs, report["not_finite"])
+    measured = {arm for row in report["training"] for arm in row["values"]}
+    report["trained"] = [arm for arm in report["arms"] if arm in measured]
     report["runs"] = [row for run in runs if (row := _run(run)) is not None]
     refused = "INCOMPLETE" if report["panels"] else "REFUSED"
     report["status"] = refused if report["refused"] else "ATTESTED"
@@ -75,14 +79,13 @@ def _documents(
 ) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
     for run in runs:
         path, wanted = run.evaluated_at(step, under), run.evaluation
-        name = f"{run.arm}/seed-{run.seed}, step {step}, {Path(under).stem}"
         document = results.load(path) if path.is_file() else None
         if document is None or any(
             results.pass_row(document, level, draw) is None
             for level in wanted.levels
             for draw in range(wanted.draws if level else 1)
         ):
-            report["missing"].append(name)
+            report["missing"].append(_named(run, step, under))
             continue
         problems = results.problems(document)
         problems += evidence.problems(run, step, under, document["header"])
@@ -93,6 +96,27 @@ def _documents(
         for session in document["sessions"]:
             report["versions"] |= session.get("versions") or {}
         yield (run.arm, run.seed), document
+
+
+def _named(run: Resolved, step: int, under: str) -> str:
+    return f"{run.arm}/seed-{run.seed}, step {step}, {Path(under).stem}"
+
+
+def _unfinished(
+    runs: Sequence[Resolved], step: int, under: str, missing: Sequence[str]
+) -> list[str]:
+    """Missing evaluations of a step, a line for all arms that lack the same seeds."""
+    lacking: dict[str, list[str]] = {}
+    for run in runs:
+        if _named(run, step, under) in missing:
+            lacking.setdefault(run.arm, []).append(str(run.seed))
+    together: dict[str, list[str]] = {}
+    for arm, seeds in lacking.items():
+        together.setdefault(", ".join(seeds), []).append(arm)
+    return [
+        f"{', '.join(arms)} (training seeds {seeds}; step {step}, {Path(under).stem})"
+        for seeds, arms in together.items()
+    ]
 
 
 def _panel(documents: Documents, wanted: Evaluation, planned: Sequence[int]) -> dict[str, Any]:
@@ -115,6 +139,7 @@ def _panel(documents: Documents, wanted: Evaluation, planned: Sequence[int]) -> 
             {"level": level, **variance.crossed(y, within=(0.0, 1.0)).to_dict()}
             for level, y in zip(levels, outcomes, strict=True)
         ]
+    without: list[str] = []
     for one, two in wanted.contrasts:
         seeds, margin = _seeds(documents, one, two), wanted.margin
         if seeds:
@@ -123,7 +148,8 @@ def _panel(documents: Documents, wanted: Evaluation, planned: Sequence[int]) -> 
         if others := [name for name in (one, two) if "/" in name]:
             why = f"not compared here: {others[0]} is of another study"
         elif not seeds:
-            why = "not compared: there is no training seed of which both are evaluated"
+            without.append(f"{two} against {one}")
+            continue
         elif len(seeds) < len(planned):
             why = (
                 f"over training seeds {', '.join(map(str, seeds))} alone, of "
@@ -132,6 +158,9 @@ def _panel(documents: Documents, wanted: Evaluation, planned: Sequence[int]) -> 
         else:
             continue
         panel["unpaired"].append(f"{two} against {one}: {why}")
+    if without:
+        why = "there is no training seed of which both are evaluated"
+        panel["unpaired"].append(f"{', '.join(without)}: not compared: {why}")
     return panel
 
 
@@ -229,12 +258,15 @@ _MEASURED = {
 def _training(runs: Sequence[Resolved], odd: list[str]) -> list[dict[str, Any]]:
     """What verl logged, the mean of the last quarter of the steps and over seeds, by arm.
 
+    Of runs that have made all their steps: the last quarter of another is not that of the training.
     What is no finite number is left out, and told in ``odd``.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         metrics = summary.metrics_of(run.folder)
         steps = [step for step in metrics if step > 0]
+        if max(steps, default=0) < run.steps:
+            continue
         for name in _MEASURED:
             logged = {step: metrics[step][name] for step in steps if name in metrics[step]}
             values = [float(value) for value in logged.values() if _finite(value)]

@@ -13,8 +13,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy import simulate_result
+from typer.testing import CliRunner
 
 from hetero_plugin.attestation import Refused
+from hetero_plugin.cli import app
 from hetero_plugin.config import ConfigError
 from hetero_plugin.evaluation import results
 from hetero_plugin.evaluation.variance import crossed
@@ -106,12 +108,14 @@ def test_contrasts_are_paired_over_seeds_draws_and_questions(runs: list[Resolved
     assert [name.split(",")[0] for name in report["missing"]] == [
         f"late/seed-{s}" for s in range(3)
     ]
+    assert report["unfinished"] == ["late (training seeds 0, 1, 2; step 4, qerl-fp4)"]
 
 
 def test_the_page_says_it_and_each_seed_has_its_own(runs: list[Resolved]) -> None:
     json_path, html_path = write(runs)
     page = html_path.read_text(encoding="utf-8")
-    assert "IMPROVED" in page and "<svg" in page and "late/seed-2" in page
+    assert "IMPROVED" in page and "<svg" in page
+    assert "late (training seeds 0, 1, 2; step 4, qerl-fp4)" in page
     assert json.loads(json_path.read_text())["pages"] == [f"seed-{s}.html" for s in range(3)]
     text = (json_path.parent / "report.md").read_text(encoding="utf-8")
     assert "| noise − clean | 10 % error | +" in text and text.count("IMPROVED") == 1
@@ -168,9 +172,9 @@ def test_a_contrast_says_over_which_seeds_it_is(runs: list[Resolved]) -> None:
     write(runs)
     report = assemble(runs)
     assert report["panels"][0]["contrasts"] == [] and report["declared"] == 0
-    for pair in ("noise against clean", "late against noise"):
-        said = f"Step 4, qerl-fp4: {pair}: not compared: there is no training seed of which both"
-        assert any(line.startswith(said) for line in report["limits"])
+    pairs = "noise against clean, late against noise"
+    said = f"Step 4, qerl-fp4: {pairs}: not compared: there is no training seed of which both"
+    assert any(line.startswith(said) for line in report["limits"])
 
 
 def test_an_arm_of_another_study_is_told_not_to_be_compared(
@@ -262,6 +266,28 @@ def test_metrics_that_are_no_numbers_are_told_and_left_out(runs: list[Resolved])
     assert report["training"][0]["values"] == {"clean": 0.5}
     said = "clean/seed-0: critic/rewards/mean is no finite number at 3 of 5 steps (2, 3, 4)"
     assert any(line.startswith(said) for line in report["limits"])
+
+
+def test_a_training_that_is_not_finished_is_in_no_mean(runs: list[Resolved]) -> None:
+    """The last quarter of half a training is not that of a whole one."""
+    for run, steps, reward in zip(runs[:2], (4, 3), (0.5, 0.9), strict=True):
+        rows = "".join(
+            f'{{"step": {step}, "data": {{"critic/rewards/mean": {reward}}}}}\n'
+            for step in range(1, steps + 1)
+        )
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.folder.joinpath("metrics.jsonl").write_text(rows)
+    assert [run.steps for run in runs[:2]] == [4, 4]
+    path, _ = write(runs)
+    report = json.loads(path.read_text())
+    assert report["training"][0]["values"] == {runs[0].arm: 0.5}
+    assert report["trained"] == [runs[0].arm] and len(report["arms"]) == 3
+    assert f"| {runs[0].arm} |\n|---|---|" in path.with_suffix(".md").read_text()
+
+
+def test_a_report_of_a_part_is_refused(runs: list[Resolved], tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["study", "report", str(tmp_path / "it.yaml"), "--arm", "noise"])
+    assert said.exit_code != 0 and "takes no --arm" in str(said.exception) + said.output
 
 
 @pytest.mark.parametrize(

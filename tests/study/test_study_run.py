@@ -647,6 +647,11 @@ def test_an_interrupt_after_a_failure_ends_what_is_still_under_way(
     monkeypatch.setattr(stages, "train", train)
     study = read(write("seeds: [0]\nplaces: {node: {side_by_side: 2}}\n"))
     watch = Watcher()
-    with pytest.raises(KeyboardInterrupt):
-        run.execute(resolve_all(study), watch)
+    # A process that a script started with & ignores interrupts, and this test is of them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.execute(resolve_all(study), watch)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert heard == ["clean"] and ("failed", "train") in watch.events

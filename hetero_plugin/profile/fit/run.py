@@ -52,7 +52,7 @@ class _Gathered:
         """Operators."""
         return len(self.layers)
 
-    def spread(self) -> dict[str, float | None]:
+    def spread(self) -> dict[str, dict[str, float | bool] | None]:
         """`between` layers, and between operators."""
         ways = {"layers": self.layers, "operators": range(self.sites)}
         return {key: between(of, self.elements, self.changed) for key, of in ways.items()}

@@ -71,9 +71,13 @@ def _of(row: Mapping[str, Any]) -> list[str]:
                     f"differences {direction} correlate by {value:.2f} within a {pair}, and a "
                     "profile draws each by itself: the next operator sums more of it than it will"
                 )
-    apart = {key: value for key, value in row["spread"].items() if value and value > _APART}
-    if apart:
-        said = " and ".join(f"{key} by {100 * value:.0f} %" for key, value in apart.items())
+    apart = {key: one for key, one in row["spread"].items() if one is not None and one["sure"]}
+    said = " and ".join(
+        f"{key} by {100 * one['value']:.0f} %"
+        for key, one in apart.items()
+        if one["value"] > _APART
+    )
+    if said:
         found.append(
             f"among themselves {said} differ in the share changed (one standard deviation, beyond "
             "counting); the table is of all of them together, and no nearer to another one"
